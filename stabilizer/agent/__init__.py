@@ -1,0 +1,1 @@
+"""Inside the training job: measures, reports, obeys."""

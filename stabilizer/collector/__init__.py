@@ -1,0 +1,1 @@
+"""The service: hears, remembers, decides, tells."""
