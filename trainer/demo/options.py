@@ -1,0 +1,80 @@
+"""What the demo is asked to do, and its three arms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from stabilizer.protocol.decisions import Mode
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arm:
+    """One training job of the story."""
+
+    name: str
+    """Name in the report and in the table."""
+    mode: Mode
+    """How far the policy may go by itself."""
+    disturbed: bool
+    """Whether both disturbances happen to it."""
+    title: str
+    """What a person reads."""
+
+
+UNDISTURBED: Final = Arm(
+    name="undisturbed", mode=Mode.AUTO, disturbed=False, title="undisturbed, watched"
+)
+UNPROTECTED: Final = Arm(
+    name="unprotected", mode=Mode.OBSERVE, disturbed=True, title="disturbed, only observed"
+)
+PROTECTED: Final = Arm(
+    name="protected", mode=Mode.AUTO, disturbed=True, title="disturbed, protected"
+)
+ARMS: Final = (UNDISTURBED, UNPROTECTED, PROTECTED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Disturbances:
+    """When the two disturbances happen, in optimizer steps of a run without rollbacks."""
+
+    bad_from: int
+    bad_steps: int
+    restart_at: int
+
+    @property
+    def bad_until(self) -> int:
+        """First step behind the bad documents."""
+        return self.bad_from + self.bad_steps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DemoOptions:
+    """The command line of the demo."""
+
+    out: Path
+    """Folder for the database, the data, the logs and the checkpoints of this demo."""
+    seed: int = 0
+    """Seed of data, weights and disturbances of all arms."""
+    steps: int = 500
+    """Optimizer steps of each arm."""
+    preset: str = "idefics-tiny"
+    """Configuration preset of the trainer."""
+    report: Path | None = None
+    """Where the JSON report goes; None writes it to `out`."""
+    exit_when_done: bool = False
+    """End the collector when the story is told, instead of leaving it to the reader."""
+    timeout_seconds: float = 600.0
+    """After this time the demo gives up and says where it stood."""
+    final_steps: int = 50
+    """The final loss is the mean over this many last steps."""
+
+    @property
+    def disturbances(self) -> Disturbances:
+        """The bad documents come at 30 % of the run, the restarted schedule at 55 %."""
+        return Disturbances(
+            bad_from=round(0.30 * self.steps),
+            bad_steps=6,
+            restart_at=round(0.55 * self.steps),
+        )

@@ -1,0 +1,103 @@
+"""The three loss curves with what was seen and done, as a PNG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from stabilizer.protocol.commands import Command, RollbackParameters
+from trainer.demo.options import ARMS, PROTECTED, Disturbances
+from trainer.demo.report import ArmOutcome, applied
+
+# Okabe and Ito's colours: told apart with every kind of colour vision.
+COLOURS: Final = {"undisturbed": "#0072B2", "unprotected": "#D55E00", "protected": "#009E73"}
+
+
+def draw(arms: Mapping[str, ArmOutcome], disturbances: Disturbances, path: Path) -> None:
+    """Draw the losses of the arms over steps and write the picture to `path`."""
+    figure = Figure(figsize=(11, 6), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for arm in ARMS:
+        _draw_arm(axes, arms[arm.name], COLOURS[arm.name], arm.title)
+    _draw_disturbances(axes, disturbances)
+    for command in applied(arms[PROTECTED.name].commands):
+        _draw_command(axes, command)
+    _limit(axes, arms)
+    axes.set_xlabel("step (completed optimizer steps)")
+    axes.set_ylabel("training loss (nats)")
+    axes.set_title("A run diverges, is seen, is rewound, and learns on")
+    axes.grid(alpha=0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower left", frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _draw_arm(axes: Axes, outcome: ArmOutcome, colour: str, title: str) -> None:
+    axes.plot(outcome.curve.steps, outcome.curve.losses, color=colour, linewidth=1.3, label=title)
+    for steps, losses in outcome.curve.abandoned:
+        axes.plot(steps, losses, color=colour, linewidth=1.0, alpha=0.35, linestyle="--")
+
+
+def _draw_disturbances(axes: Axes, disturbances: Disturbances) -> None:
+    axes.axvspan(disturbances.bad_from, disturbances.bad_until, color="#999999", alpha=0.25)
+    axes.annotate(
+        "bad documents",
+        (disturbances.bad_from, 0.995),
+        xycoords=("data", "axes fraction"),
+        ha="right",
+        va="top",
+        rotation=90,
+        fontsize=8,
+        color="#555555",
+    )
+    axes.axvline(disturbances.restart_at, color="#999999", linestyle=":")
+    axes.annotate(
+        "learning rate restarts too high",
+        (disturbances.restart_at, 0.995),
+        xycoords=("data", "axes fraction"),
+        ha="right",
+        va="top",
+        rotation=90,
+        fontsize=8,
+        color="#555555",
+    )
+
+
+def _draw_command(axes: Axes, command: Command) -> None:
+    if command.result is None or command.result.applied_step is None:
+        return
+    step = command.result.applied_step
+    colour = COLOURS[PROTECTED.name]
+    axes.axvline(step, color=colour, linewidth=0.8)
+    label = command.kind.replace("_", " ")
+    if isinstance(command.parameters, RollbackParameters):
+        label = f"rollback {step} to {command.parameters.target.step}"
+    axes.annotate(
+        label,
+        (step, 0.55),
+        xycoords=("data", "axes fraction"),
+        rotation=90,
+        ha="left",
+        va="center",
+        fontsize=8,
+        color=colour,
+    )
+
+
+def _limit(axes: Axes, arms: Mapping[str, ArmOutcome]) -> None:
+    """Keep a loss of thousands from flattening the rest: the axis ends above the first losses."""
+    losses = [loss for outcome in arms.values() for loss in outcome.curve.losses]
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    start = max(
+        (outcome.curve.losses[0] for outcome in arms.values() if outcome.curve.losses), default=1.0
+    )
+    if finite:
+        axes.set_ylim(0, min(max(finite), 1.5 * start) * 1.05)

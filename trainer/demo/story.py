@@ -1,0 +1,182 @@
+"""The demo from beginning to end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import trainer
+from stabilizer.clock import Clock, SystemClock
+from stabilizer.errors import StabilizerError
+from stabilizer.protocol.runs import RunState
+from trainer.demo.client import CollectorClient
+from trainer.demo.console import StoryTeller
+from trainer.demo.lineage import follow
+from trainer.demo.options import ARMS, Arm, DemoOptions
+from trainer.demo.plot import draw
+from trainer.demo.processes import Process, Processes, ProcessFailedError
+from trainer.demo.report import ArmOutcome, build_report, verdict
+from trainer.demo.watch import ArmWatch, Event
+
+_LOOK_SECONDS: Final = 0.5
+_PROGRESS_SECONDS: Final = 15.0
+_ENDED: Final = (RunState.FINISHED, RunState.FAILED)
+
+
+def run_demo(options: DemoOptions, *, clock: Clock | None = None) -> int:
+    """Tell the story; returns the exit code: 0 if every check of the verdict passed."""
+    clock = clock or SystemClock()
+    began = clock.monotonic()
+    teller = StoryTeller()
+    options.out.mkdir(parents=True, exist_ok=True)
+    # Threads: three jobs share the machine; two threads each would fight for its cores.
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    with Processes(options.out / "logs", environment, clock) as processes:
+        url = _start_collector(options, processes)
+        _make_data(options, processes)
+        teller.opening(options, url)
+        jobs = {arm.name: _start_job(arm, options, processes, url) for arm in ARMS}
+        with CollectorClient(url) as client:
+            _watch(client, jobs, options, teller, clock)
+            outcomes = {arm.name: _outcome(client, arm, options) for arm in ARMS}
+        code = _conclude(options, outcomes, clock.monotonic() - began, teller)
+        if not options.exit_when_done:
+            _leave_open(teller, url)
+    return code
+
+
+def _start_collector(options: DemoOptions, processes: Processes) -> str:
+    ready = options.out / "collector.url"
+    ready.unlink(missing_ok=True)
+    database = options.out / "stabilizer.db"
+    for old in options.out.glob("stabilizer.db*"):
+        old.unlink()
+    collector = processes.start(
+        "collector",
+        "stabilizer",
+        ["serve", "--port", "0", "--database", f"sqlite:///{database}", "--ready-file", str(ready)],
+    )
+    return processes.wait_for_file(collector, ready, timeout=60.0)
+
+
+def _make_data(options: DemoOptions, processes: Processes) -> None:
+    arguments = ["data", "make", "--out", str(options.out / "data"), "--seed", str(options.seed)]
+    processes.run("data", "trainer", arguments, timeout=120.0)
+
+
+def policy_file(preset: str) -> Path:
+    """Path of the rules and the policy that belong to a preset."""
+    return Path(trainer.__file__).parent / "presets" / f"{preset}.policy.yaml"
+
+
+def job_arguments(arm: Arm, options: DemoOptions, url: str) -> list[str]:
+    """Return the command line of one arm, as a user would type it."""
+    arguments = ["fit", "--preset", options.preset, "--data", str(options.out / "data")]
+    arguments += ["--steps", str(options.steps), "--seed", str(options.seed)]
+    arguments += ["--collector", url, "--run", f"demo-{options.seed}-{arm.name}"]
+    arguments += ["--mode", arm.mode, "--policy", str(policy_file(options.preset))]
+    arguments += ["--out", str(options.out / arm.name)]
+    if arm.disturbed:
+        disturbances = options.disturbances
+        for setting in (
+            f"faults.bad_documents.from_step={disturbances.bad_from}",
+            f"faults.bad_documents.steps={disturbances.bad_steps}",
+            f"faults.lr_restart.at_step={disturbances.restart_at}",
+        ):
+            arguments += ["--set", setting]
+    return arguments
+
+
+def _start_job(arm: Arm, options: DemoOptions, processes: Processes, url: str) -> Process:
+    return processes.start(arm.name, "trainer", job_arguments(arm, options, url))
+
+
+def _watch(
+    client: CollectorClient,
+    jobs: Mapping[str, Process],
+    options: DemoOptions,
+    teller: StoryTeller,
+    clock: Clock,
+) -> None:
+    watches = {arm.name: ArmWatch(arm.name) for arm in ARMS}
+    began = told_at = clock.monotonic()
+    while any(job.is_running for job in jobs.values()):
+        if clock.monotonic() - began > options.timeout_seconds:
+            raise StabilizerError("the demo took too long", code="demo_timeout")
+        _raise_if_failed(jobs)
+        steps = _look(client, watches, options, teller)
+        if clock.monotonic() - told_at > _PROGRESS_SECONDS:
+            told_at = clock.monotonic()
+            teller.progress(steps, options.steps)
+        time.sleep(_LOOK_SECONDS)
+    _raise_if_failed(jobs)
+    _look(client, watches, options, teller)
+
+
+def _raise_if_failed(jobs: Mapping[str, Process]) -> None:
+    for job in jobs.values():
+        if not job.is_running and job.popen.returncode != 0:
+            raise job.failure()
+
+
+def _look(
+    client: CollectorClient,
+    watches: Mapping[str, ArmWatch],
+    options: DemoOptions,
+    teller: StoryTeller,
+) -> dict[str, int]:
+    """Tell what is new; returns the step of every arm that the collector knows."""
+    steps: dict[str, int] = {}
+    events: list[Event] = []
+    for name, watch in watches.items():
+        run = client.run_named(f"demo-{options.seed}-{name}")
+        if run is not None:
+            steps[name] = run.step
+            events += watch.news(
+                client.alerts(run.id), client.incidents(run.id), client.commands(run.id)
+            )
+    for event in events:
+        teller.tell(event)
+    return steps
+
+
+def _outcome(client: CollectorClient, arm: Arm, options: DemoOptions) -> ArmOutcome:
+    run = client.run_named(f"demo-{options.seed}-{arm.name}")
+    if run is None or run.state not in _ENDED:
+        raise ProcessFailedError(f"the collector does not know how the arm {arm.name} ended")
+    curve = follow(run.attempts, client.series(run.id, ["loss"]))
+    return ArmOutcome(
+        curve=curve,
+        final_loss=curve.final(options.final_steps),
+        alerts=client.alerts(run.id),
+        incidents=client.incidents(run.id),
+        commands=client.commands(run.id),
+    )
+
+
+def _conclude(
+    options: DemoOptions, outcomes: Mapping[str, ArmOutcome], seconds: float, teller: StoryTeller
+) -> int:
+    checks = verdict(outcomes, options.disturbances)
+    report = build_report(
+        outcomes, checks, seed=options.seed, seconds=seconds, final_steps=options.final_steps
+    )
+    path = options.report or options.out / "report.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1, allow_nan=False))
+    plot = path.with_suffix(".png")
+    draw(outcomes, options.disturbances, plot)
+    teller.closing(report, checks, str(plot))
+    return 0 if all(check.passed for check in checks) else 1
+
+
+def _leave_open(teller: StoryTeller, url: str) -> None:
+    teller.note(f"The collector is still there: {url}/docs. Ctrl-C ends it.")
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        teller.note("Ended.")

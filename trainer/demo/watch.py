@@ -1,0 +1,113 @@
+"""What is new on a run since the last look, in the order in which it happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from stabilizer.protocol.commands import Command, CommandState, ReadBack, RollbackParameters
+from stabilizer.protocol.decisions import Alert, AlertState, Decision, Incident
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One line of the story."""
+
+    arm: str
+    step: int
+    what: str
+    """seen, decided, ordered, done or refused."""
+    text: str
+
+
+@dataclass(slots=True)
+class ArmWatch:
+    """Remembers what has been told of one arm."""
+
+    arm: str
+    told_alerts: set[tuple[str, int]] = field(default_factory=set)
+    told_decisions: dict[str, int] = field(default_factory=dict)
+    told_commands: dict[str, CommandState] = field(default_factory=dict)
+
+    def news(
+        self, alerts: Sequence[Alert], incidents: Sequence[Incident], commands: Sequence[Command]
+    ) -> list[Event]:
+        """Return what has not been told yet, by step: seen before decided before done."""
+        events = [
+            *self._alerts(alerts),
+            *self._decisions(incidents),
+            *self._commands(commands),
+        ]
+        return sorted(events, key=lambda event: event.step)
+
+    def _alerts(self, alerts: Sequence[Alert]) -> Iterator[Event]:
+        fired = [alert for alert in alerts if alert.state is not AlertState.PENDING]
+        fired = [alert for alert in fired if alert.firing_step is not None]
+        fired.sort(key=_rule_and_step)
+        for (rule, step), group in groupby(fired, key=_rule_and_step):
+            if (rule, step) not in self.told_alerts:
+                self.told_alerts.add((rule, step))
+                yield Event(arm=self.arm, step=step, what="seen", text=_seen(list(group)))
+
+    def _decisions(self, incidents: Sequence[Incident]) -> Iterator[Event]:
+        for incident in incidents:
+            told = self.told_decisions.get(incident.id, 0)
+            self.told_decisions[incident.id] = len(incident.decisions)
+            for decision in incident.decisions[told:]:
+                text = f"incident {incident.number}: {_decided(decision)}"
+                yield Event(arm=self.arm, step=decision.step, what="decided", text=text)
+
+    def _commands(self, commands: Sequence[Command]) -> Iterator[Event]:
+        for command in commands:
+            if self.told_commands.get(command.id) == command.state:
+                continue
+            self.told_commands[command.id] = command.state
+            if command.is_settled:
+                yield self._settled(command)
+
+    def _settled(self, command: Command) -> Event:
+        result = command.result
+        applied = command.state is CommandState.APPLIED
+        step = command.issued_step or 0
+        if result is not None and result.applied_step is not None:
+            step = result.applied_step
+        text = f"{_named(command)}: {command.state}"
+        if result is not None and result.read_back is not None:
+            text += f"; the job reads back {_read_back(result.read_back)}"
+        elif result is not None and result.reason is not None:
+            text += f" ({result.reason}: {result.message})"
+        return Event(arm=self.arm, step=step, what="done" if applied else "refused", text=text)
+
+
+def _rule_and_step(alert: Alert) -> tuple[str, int]:
+    return alert.rule, alert.firing_step or 0
+
+
+def _seen(alerts: Sequence[Alert]) -> str:
+    worst = max(alerts, key=lambda alert: alert.score or 0.0)
+    text = f"rule {worst.rule} ({worst.severity})"
+    text += f" on {worst.series}" if len(alerts) == 1 else f" on {len(alerts)} series"
+    if worst.score is not None and worst.threshold is not None:
+        text += f", score {worst.score:.3g} past {worst.threshold:.3g}"
+    return text
+
+
+def _decided(decision: Decision) -> str:
+    text = f"{decision.kind} because {decision.reason.replace('_', ' ')}"
+    return f"{text}: {decision.message}" if decision.message else text
+
+
+def _named(command: Command) -> str:
+    if isinstance(command.parameters, RollbackParameters):
+        target = command.parameters.target.step
+        return f"rollback to step {target}, skip {command.parameters.skip_steps} steps of data"
+    return command.kind.replace("_", " ")
+
+
+def _read_back(read_back: ReadBack) -> str:
+    rates = ", ".join(f"{rate:.3g}" for rate in read_back.lr.values())
+    text = f"step {read_back.step}, lr {rates} (scale {read_back.lr_scale:.3g})"
+    if read_back.skipped_samples:
+        text += f", {read_back.skipped_samples} samples skipped"
+    return text
