@@ -42,6 +42,8 @@ class Disturbances:
     bad_from: int
     bad_steps: int
     restart_at: int
+    restart_factor: float = 30.0
+    """How many times too high the restarted schedule is."""
 
     @property
     def bad_until(self) -> int:

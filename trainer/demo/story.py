@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import trainer
 from stabilizer.clock import Clock, SystemClock
 from stabilizer.errors import StabilizerError
 from stabilizer.protocol.runs import RunState
+from trainer import presets
+from trainer.config import load_config
 from trainer.demo.client import CollectorClient
 from trainer.demo.console import StoryTeller
 from trainer.demo.lineage import follow
@@ -69,7 +70,7 @@ def _make_data(options: DemoOptions, processes: Processes) -> None:
 
 def policy_file(preset: str) -> Path:
     """Path of the rules and the policy that belong to a preset."""
-    return Path(trainer.__file__).parent / "presets" / f"{preset}.policy.yaml"
+    return Path(presets.__file__).parent / f"{preset}.policy.yaml"
 
 
 def job_arguments(arm: Arm, options: DemoOptions, url: str) -> list[str]:
@@ -80,14 +81,22 @@ def job_arguments(arm: Arm, options: DemoOptions, url: str) -> list[str]:
     arguments += ["--mode", arm.mode, "--policy", str(policy_file(options.preset))]
     arguments += ["--out", str(options.out / arm.name)]
     if arm.disturbed:
-        disturbances = options.disturbances
-        for setting in (
-            f"faults.bad_documents.from_step={disturbances.bad_from}",
-            f"faults.bad_documents.steps={disturbances.bad_steps}",
-            f"faults.lr_restart.at_step={disturbances.restart_at}",
-        ):
+        for setting in _faults(options):
             arguments += ["--set", setting]
     return arguments
+
+
+def _faults(options: DemoOptions) -> tuple[str, ...]:
+    """Say both disturbances in the words of the configuration: the data by its position."""
+    config = load_config(options.preset)
+    samples_per_step = config.data.batch_size * config.training.accumulate
+    disturbances = options.disturbances
+    return (
+        f"faults.bad_documents.first_sample={disturbances.bad_from * samples_per_step}",
+        f"faults.bad_documents.samples={disturbances.bad_steps * samples_per_step}",
+        f"faults.lr_restart.step={disturbances.restart_at}",
+        f"faults.lr_restart.factor={disturbances.restart_factor}",
+    )
 
 
 def _start_job(arm: Arm, options: DemoOptions, processes: Processes, url: str) -> Process:

@@ -89,7 +89,7 @@ def test_damage_is_told_by_field(what):
 def test_a_header_that_lies_about_its_shape_is_refused():
     whole = body(block([[1, 2, 3]]))
     lying = whole.replace(b'"num_frames":1', b'"num_frames":2')
-    with pytest.raises(InvalidInputError, match="blocks.0"):
+    with pytest.raises(InvalidInputError, match=r"blocks\.0"):
         decode_batch(lying)
 
 
