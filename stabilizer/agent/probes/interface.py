@@ -1,0 +1,149 @@
+"""A tap on the place where models of transformers look their attention function up.
+
+The models ask `ALL_ATTENTION_FUNCTIONS.get_interface(name, default)` at every forward. While a tap
+is open, the function they get is wrapped: it calls the one they would have got, with the same
+arguments, and shows queries, keys and mask to the tap afterwards. Neither a configuration nor the
+name of an implementation is changed, since models and mask functions compare those names; and the
+`eager` function of a model, which stands in no registry, is wrapped like any other.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from torch import Tensor, nn
+
+from stabilizer.agent.probes.attention import Masking, fits
+
+_REGISTRY: Final = "ALL_ATTENTION_FUNCTIONS"
+_LOOKUP: Final = "get_interface"
+_PARAMETERS: Final = ("module", "query", "key", "value", "attention_mask")
+_UNKNOWN_TERMS: Final = ("position_bias", "s_aux", "cu_seq_lens_q", "block_table")
+"""Arguments that change the scores in ways that `Masking` does not express."""
+
+_taps: list[AttentionTap] = []  # open ones of this process; the registry is one per process
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCall:
+    """What an attention was computed from; shapes as in `attention.summarize`."""
+
+    query: Tensor
+    key: Tensor
+    scale: float
+    masking: Masking
+
+
+def uses_interface(module: nn.Module) -> bool:
+    """Tell whether a module's class is defined where attention functions are looked up."""
+    return any(hasattr(sys.modules.get(cls.__module__), _REGISTRY) for cls in type(module).__mro__)
+
+
+class AttentionTap:
+    """Shows the attention calls of chosen modules while it is open.
+
+    Args:
+        shows: For each module what is called after its attention, with the call.
+    """
+
+    def __init__(self, shows: Mapping[nn.Module, Callable[[AttentionCall], None]]) -> None:
+        self._shows = shows
+
+    def open(self) -> None:
+        """Begin to show calls; opening twice changes nothing."""
+        if self._shows and self not in _taps:
+            _taps.append(self)
+            _install()
+
+    def close(self) -> None:
+        """Show no more; the last one to close leaves the registry as it was."""
+        if self in _taps:
+            _taps.remove(self)
+            if not _taps:
+                _uninstall()
+
+    def notice(self, implementation: str, call: dict[str, Any]) -> None:
+        """Show one call if it is of a chosen module and of a known form."""
+        show = self._shows.get(call["module"])
+        if show is not None and _is_known(call):
+            show(_described(implementation, call))
+
+
+def _registry() -> Any:  # noqa: ANN401  an object of transformers, which need not be installed
+    return getattr(sys.modules.get("transformers.modeling_utils"), _REGISTRY, None)
+
+
+def _install() -> None:
+    registry = _registry()
+    lookup = getattr(registry, _LOOKUP, None)
+    if lookup is None or getattr(lookup, "func", None) is _tapped_lookup:
+        return
+    setattr(registry, _LOOKUP, functools.partial(_tapped_lookup, lookup))
+
+
+def _uninstall() -> None:
+    registry = _registry()
+    mine = getattr(registry, _LOOKUP, None)
+    if not isinstance(mine, functools.partial) or mine.func is not _tapped_lookup:
+        return
+    delattr(registry, _LOOKUP)
+    before = mine.args[0]
+    if getattr(registry, _LOOKUP) != before:  # somebody else's, from before us
+        setattr(registry, _LOOKUP, before)
+
+
+def _tapped_lookup(
+    lookup: Callable[..., Callable[..., Any]], implementation: str, default: Callable[..., Any]
+) -> Callable[..., Any]:
+    return functools.partial(_attend, lookup(implementation, default), implementation)
+
+
+def _attend(
+    function: Callable[..., Any],
+    implementation: str,
+    *args: Any,  # noqa: ANN401  whatever the model passes
+    **kwargs: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401  and gets
+    output = function(*args, **kwargs)
+    call = dict(zip(_PARAMETERS, args, strict=False)) | kwargs
+    for tap in _taps:
+        tap.notice(implementation or "eager", call)
+    return output
+
+
+def _is_known(call: dict[str, Any]) -> bool:
+    return all(call.get(name) is None for name in _UNKNOWN_TERMS) and fits(
+        call.get("query"), call.get("key"), call.get("attention_mask")
+    )
+
+
+def _described(implementation: str, call: dict[str, Any]) -> AttentionCall:
+    query, key, mask = call["query"], call["key"], call.get("attention_mask")
+    flash = "flash" in implementation
+    scaling = call.get("scaling")
+    masking = Masking(
+        mask=mask,
+        causal=_is_causal(implementation, call),
+        offset=key.shape[2] - query.shape[2] if flash else 0,
+        window=call.get("sliding_window") if flash else None,
+        softcap=call.get("softcap"),
+    )
+    return AttentionCall(
+        query, key, query.shape[-1] ** -0.5 if scaling is None else float(scaling), masking
+    )
+
+
+def _is_causal(implementation: str, call: dict[str, Any]) -> bool:
+    """As the implementations themselves decide: eager ones know no causality but the mask's."""
+    if implementation == "eager":
+        return False
+    asked = call.get("is_causal")
+    if asked is None:
+        asked = getattr(call["module"], "is_causal", True)
+    if "flash" in implementation:
+        return bool(asked)
+    return bool(asked) and call.get("attention_mask") is None and call["query"].shape[2] > 1
