@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -67,6 +67,8 @@ class CollectorSettings(BaseSettings):
     """Time between two looks for lost runs and expired commands."""
     max_body_bytes: Annotated[int, Field(ge=1024, le=2**30)] = DEFAULT_MAX_BODY_BYTES
     """Largest body of frames, of a registration or of catalogs; other bodies stay below 1 MiB."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much is logged on standard error."""
     shutdown_seconds: Annotated[float, Field(gt=0, le=300)] = 5.0
     """How long requests may take to end after SIGTERM before they are cut off."""
 

@@ -1,0 +1,19 @@
+"""The command `stabilizer`."""
+
+from __future__ import annotations
+
+import typer
+
+from stabilizer.cli import db, rules, serve, token
+
+app = typer.Typer(
+    name="stabilizer",
+    help="Watches training jobs, decides, and tells them what to do.",
+    no_args_is_help=True,
+    # Their frames would show the values of settings.
+    pretty_exceptions_enable=False,
+)
+app.command("serve")(serve.serve)
+app.add_typer(rules.app, name="rules")
+app.add_typer(db.app, name="db")
+app.add_typer(token.app, name="token")

@@ -1,0 +1,60 @@
+"""`stabilizer rules`: look at rule files before a collector does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stabilizer.cli.failures import EXIT_UNUSABLE, told_plainly
+from stabilizer.errors import ConfigurationError, RuleDefinitionError, RuleFileError
+from stabilizer.rules.loader import default_rules, load_rules
+
+app = typer.Typer(help="Rule files.", no_args_is_help=True)
+
+
+@app.command()
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Rule files (YAML).")],
+) -> None:
+    """Check rule files as a whole; every mistake is a line `file:line: field: message`."""
+    num_bad = 0
+    for file in files:
+        mistakes = _mistakes(file)
+        num_bad += bool(mistakes)
+        for mistake in mistakes:
+            typer.echo(mistake)
+    if num_bad:
+        raise typer.Exit(EXIT_UNUSABLE)
+
+
+def _mistakes(file: Path) -> list[str]:
+    with told_plainly():
+        text = _read(file)
+    try:
+        rules = load_rules(text, str(file))
+    except RuleFileError as group:
+        return [str(error) for error in _leaves(group)]
+    typer.echo(f"{file}: ok, {len(rules.rules)} rules, hash {rules.hash}")
+    return []
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{file}: cannot be read: {error}") from error
+
+
+def _leaves(group: ExceptionGroup[RuleDefinitionError]) -> list[RuleDefinitionError]:
+    found: list[RuleDefinitionError] = []
+    for error in group.exceptions:
+        found.extend(_leaves(error) if isinstance(error, ExceptionGroup) else [error])
+    return found
+
+
+@app.command()
+def show() -> None:
+    """Print the rule file that runs get if they bring none of their own."""
+    typer.echo(default_rules().text, nl=False)

@@ -1,0 +1,70 @@
+"""`stabilizer serve`: the collector."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stabilizer.cli.failures import needs_extra, told_plainly
+from stabilizer.clock import SystemClock
+from stabilizer.errors import ConfigurationError
+from stabilizer.settings import load_collector_settings
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Name or address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes any free one.")] = None,
+    database: Annotated[
+        str | None, typer.Option(help="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.")
+    ] = None,
+    rules: Annotated[
+        Path | None, typer.Option(help="Rules of runs that bring none of their own.")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with one token a line; needed beyond loopback.")
+    ] = None,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Written with the URL when requests are answered.")
+    ] = None,
+) -> None:
+    """Collect, judge and command: serve the REST API until SIGTERM or Ctrl-C.
+
+    What is not given here comes from the environment (STABILIZER_HOST, STABILIZER_DATABASE_URL,
+    STABILIZER_TOKENS, ...), and then from the defaults. The database is brought up to date first.
+    """
+    given = {
+        "host": host,
+        "port": port,
+        "database_url": database,
+        "rules_file": rules,
+        "token_file": token_file,
+    }
+
+    def announce(url: str) -> None:
+        typer.echo(f"listening on {url}")
+        if ready_file is not None:
+            _write_ready_file(ready_file, url)
+
+    with told_plainly():
+        settings = load_collector_settings(
+            **{name: value for name, value in given.items() if value is not None}
+        )
+        logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
+        with needs_extra("collector"):
+            from stabilizer.collector.api.server import run_server  # noqa: PLC0415  an extra
+        run_server(settings, SystemClock(), announce)
+
+
+def _write_ready_file(path: Path, url: str) -> None:
+    """Write it in one piece: who waits for the file never reads half a URL."""
+    draft = path.with_name(path.name + ".draft")
+    try:
+        draft.write_text(url + "\n", encoding="ascii")
+        draft.replace(path)
+    except OSError as error:
+        raise ConfigurationError(f"ready file {str(path)!r} cannot be written: {error}") from error

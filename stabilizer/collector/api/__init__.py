@@ -1,0 +1,1 @@
+"""HTTP: routers, access, errors as problem documents, metrics. Knows no SQL."""

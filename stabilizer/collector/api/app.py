@@ -1,0 +1,83 @@
+"""The collector as an ASGI application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache, partial
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+
+from stabilizer.clock import Clock
+from stabilizer.collector.api.access import AccessGuard
+from stabilizer.collector.api.error_handlers import add_error_handlers
+from stabilizer.collector.api.long_poll import LongPolls
+from stabilizer.collector.api.metrics import Metrics, RequestMetrics
+from stabilizer.collector.api.openapi import PREFIX, describe, operation_id
+from stabilizer.collector.api.routers import commands, control, health, incidents, runs, telemetry
+from stabilizer.collector.api.routers import series as series_router
+from stabilizer.collector.api.sweeper import Sweeper
+from stabilizer.collector.services.container import Services, build_services
+from stabilizer.settings import CollectorSettings
+
+
+def create_app(
+    settings: CollectorSettings, clock: Clock, services: Services | None = None
+) -> FastAPI:
+    """Build the collector.
+
+    Args:
+        settings: Surroundings; nothing else is read from the environment.
+        clock: Source of time.
+        services: Given by tests; otherwise built here, with the database brought up to date, and
+            closed when the app ends.
+
+    Raises:
+        ConfigurationError: The settings or the rules cannot be used.
+        StorageError: The database cannot be opened, or another collector holds it.
+    """
+    owns_services = services is None
+    services = services or build_services(settings, clock)
+    metrics = Metrics(clock)
+    app = FastAPI(
+        title="Stabilizer",
+        version=version("stabilizer"),
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        generate_unique_id_function=operation_id,
+        lifespan=_lifespan_of(owns_services),
+    )
+    app.state.settings = settings
+    app.state.services = services
+    app.state.metrics = metrics
+    app.state.long_polls = LongPolls()
+    app.state.sweeper = Sweeper(services, settings.sweep_seconds, metrics)
+    app.include_router(health.router)
+    for router in (runs, telemetry, series_router, incidents, commands, control):
+        app.include_router(router.router, prefix=PREFIX)
+    add_error_handlers(app)
+    app.add_middleware(AccessGuard, settings=settings)
+    app.add_middleware(RequestMetrics, metrics=metrics, clock=clock)  # outermost: counts refusals
+    app.openapi = cache(partial(describe, app))  # type: ignore[method-assign]  # as FastAPI says
+    return app
+
+
+def _lifespan_of(owns_services: bool) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        services: Services = app.state.services
+        polls: LongPolls = app.state.long_polls
+        polls.open()
+        unsubscribe = services.changes.subscribe(polls.notify)
+        try:
+            async with app.state.sweeper.running(app.state.settings.shutdown_seconds):
+                yield
+        finally:
+            polls.close()
+            unsubscribe()
+            if owns_services:
+                await run_in_threadpool(services.close)
+
+    return lifespan

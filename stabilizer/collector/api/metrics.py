@@ -1,0 +1,149 @@
+"""What the collector tells Prometheus about itself.
+
+Labels take values from fixed sets only: route templates, states, codes. A raw path or a run's id
+would let a caller make as many series as it likes.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stabilizer.clock import Clock
+from stabilizer.protocol.batches import BatchAnswer
+from stabilizer.protocol.frames import Batch
+from stabilizer.protocol.version import PROTOCOL_VERSION
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
+"""Seconds: a batch takes a few milliseconds, a long poll up to 60."""
+
+
+class Metrics:
+    """The counters of one app, in a registry of its own: two apps in one process never mix."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "stabilizer_http_requests",
+            "Requests answered.",
+            ("method", "route", "status"),
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "stabilizer_http_request_seconds",
+            "Time from the first byte of a request to the last of its answer; long polls wait.",
+            ("method", "route"),
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self.batches = Counter(
+            "stabilizer_batches",
+            "Batches by outcome: accepted, duplicate, or refused with a code.",
+            ("outcome", "code"),
+            registry=registry,
+        )
+        self.frames = Counter("stabilizer_frames", "Frames stored.", registry=registry)
+        self.points = Counter("stabilizer_points", "Values stored.", registry=registry)
+        self.last_frame = Gauge(
+            "stabilizer_last_frame_timestamp_seconds",
+            "When frames were last stored; 0 for never since the start.",
+            registry=registry,
+        )
+        self.sweeps = Counter(
+            "stabilizer_sweeps",
+            "Looks for lost runs and expired commands, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.scrape_failures = Counter(
+            "stabilizer_scrape_failures",
+            "Scrapes that the database did not answer; they show no state.",
+            registry=registry,
+        )
+        info = Info("stabilizer_build", "This collector.", registry=registry)
+        info.info(
+            {
+                "version": version("stabilizer"),
+                "python": platform.python_version(),
+                "protocol_version": str(PROTOCOL_VERSION),
+            }
+        )
+
+    def stored(self, answer: BatchAnswer, frames: int, points: int) -> None:
+        """Count a batch that was taken, or had been before."""
+        if answer.duplicate:
+            self.batches.labels("duplicate", "").inc()
+            return
+        self.batches.labels("accepted", "").inc()
+        if frames:
+            self.frames.inc(frames)
+            self.points.inc(points)
+            self.last_frame.set(self._clock.now().timestamp())
+
+    def refused(self, code: str) -> None:
+        """Count a batch that was refused."""
+        self.batches.labels("refused", code).inc()
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request."""
+        name = method if method in _METHODS else "other"
+        self.requests.labels(name, route, str(status)).inc()
+        self.request_seconds.labels(name, route).observe(seconds)
+
+    def exposition(self) -> bytes:
+        """Write all metrics in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+def count_points(batch: Batch) -> tuple[int, int]:
+    """Count the frames and the values of a batch; absent values do not count."""
+    frames = sum(len(block) for block in batch.blocks)
+    points = sum(
+        block.values.size if block.present is None else int(block.present.sum())
+        for block in batch.blocks
+    )
+    return frames, points
+
+
+class RequestMetrics:
+    """ASGI middleware that counts and times every request, refused and failed ones too."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, clock: Clock) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on and note how it ended."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = self._clock.monotonic()
+        status = 500  # what the outermost layer answers if nothing is sent from here
+
+        async def note_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_status)
+        finally:
+            seconds = self._clock.monotonic() - began
+            self._metrics.observe(scope["method"], route_template(scope), status, seconds)
+
+
+def route_template(scope: Scope) -> str:
+    """Name the route that a request took, never its path; `none` if it reached no route."""
+    route: BaseRoute | None = scope.get("route")
+    template: str = getattr(route, "path", "none")
+    return template

@@ -1,0 +1,167 @@
+"""Instructions to jobs, by the policy or by hand."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from stabilizer.collector.api.bodies import JSON, BoundedRoute
+from stabilizer.collector.api.dependencies import (
+    Actor,
+    CommandId,
+    LongPollsDep,
+    RunId,
+    ServicesDep,
+)
+from stabilizer.collector.api.long_poll import poll_until_news, watching
+from stabilizer.collector.api.openapi import problems
+from stabilizer.errors import InvalidInputError
+from stabilizer.protocol.batches import BatchAnswer
+from stabilizer.protocol.commands import Command, CommandResult, CommandState
+from stabilizer.protocol.queries import CommandCreate, Note
+
+MAX_WAIT_SECONDS: Final = 60.0
+CLIENT_CLOSED_REQUEST: Final = 499
+"""Seen by nobody but the metrics."""
+
+router = APIRouter(tags=["commands"], route_class=BoundedRoute)
+
+
+class CommandQuery(BaseModel):
+    """Which commands to list."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    states: tuple[CommandState, ...] = ()
+    """Empty takes every state."""
+
+
+class NextQuery(BaseModel):
+    """For which commands to wait, and how long."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attempt: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    """The attempt that the job is in."""
+    wait: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS)] = 0.0
+    """Seconds; 0 answers at once."""
+    known: Annotated[tuple[str, ...] | None, Field(max_length=100)] = None
+    """Ids of unsettled commands that the job has already. With them given, a command whose
+    delivery was lost on the way is handed out again at once."""
+
+
+@router.post(
+    "/runs/{run_id}/commands",
+    status_code=201,
+    summary="Send a command by hand",
+    responses=problems(400, 404, 409, 413, 415),
+)
+def create_command(
+    run_id: RunId, command: CommandCreate, actor: Actor, services: ServicesDep
+) -> Command:
+    """Write a command down; the job takes it up with its next report or long poll."""
+    return services.commands.create(run_id, command, actor)
+
+
+@router.get("/runs/{run_id}/commands", summary="List commands of a run", responses=problems(404))
+def list_commands(
+    run_id: RunId, query: Annotated[CommandQuery, Query()], services: ServicesDep
+) -> list[Command]:
+    """List the commands of a run with their results, oldest first."""
+    return services.commands.list(run_id, query.states)
+
+
+@router.get(
+    "/runs/{run_id}/commands/next",
+    summary="Wait for commands",
+    response_model=BatchAnswer,
+    responses=problems(404, 409),
+)
+async def next_commands(
+    request: Request,
+    run_id: RunId,
+    query: Annotated[NextQuery, Query()],
+    services: ServicesDep,
+    polls: LongPollsDep,
+) -> Response:
+    """Answer as soon as there is a command that the job does not have, or when the time is up.
+
+    For jobs that stand still and so send no frames. Every unsettled command is in the answer.
+    """
+
+    def look() -> tuple[BatchAnswer, bool]:
+        if query.known is not None:
+            answer = services.commands.poll(run_id, query.attempt)
+            return answer, any(command.id not in query.known for command in answer.commands)
+        fresh = services.commands.list(run_id, {CommandState.PENDING})
+        return services.commands.poll(run_id, query.attempt), bool(fresh)
+
+    with polls.waiting(run_id) as waiting:
+        async with watching(request, waiting):
+            answer = await poll_until_news(look, waiting, polls, query.wait)
+    if answer is None:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return Response(answer.model_dump_json(), media_type=JSON)
+
+
+@router.post(
+    "/runs/{run_id}/commands/{command_id}/result",
+    summary="Report what became of a command",
+    responses=problems(400, 404, 409, 413, 415),
+)
+def post_result(
+    run_id: RunId, command_id: CommandId, result: CommandResult, services: ServicesDep
+) -> Command:
+    """Tell whether a command was carried out, with what was read back. Twice changes nothing."""
+    if result.command_id != command_id:
+        raise InvalidInputError(
+            f"command_id is {result.command_id[:64]!r}; allowed: {command_id!r}, as in the path",
+            field="command_id",
+            value=result.command_id,
+            allowed=f"{command_id!r}, as in the path",
+        )
+    return services.commands.result(run_id, result)
+
+
+@router.get("/commands/{command_id}", summary="Show a command", responses=problems(404))
+def get_command(command_id: CommandId, services: ServicesDep) -> Command:
+    """Show a command with its result."""
+    return services.commands.get(command_id)
+
+
+@router.post(
+    "/commands/{command_id}/approve",
+    summary="Approve a proposed command",
+    responses=problems(400, 404, 409, 413, 415),
+)
+def approve_command(
+    command_id: CommandId, note: Note, actor: Actor, services: ServicesDep
+) -> Command:
+    """Let a proposed command go to the job."""
+    return services.commands.approve(command_id, note, actor)
+
+
+@router.post(
+    "/commands/{command_id}/reject",
+    summary="Reject a proposed command",
+    responses=problems(400, 404, 409, 413, 415),
+)
+def reject_command(
+    command_id: CommandId, note: Note, actor: Actor, services: ServicesDep
+) -> Command:
+    """Refuse a proposed command; it will not be sent."""
+    return services.commands.reject(command_id, note, actor)
+
+
+@router.post(
+    "/commands/{command_id}/cancel",
+    summary="Cancel a command",
+    responses=problems(400, 404, 409, 413, 415),
+)
+def cancel_command(
+    command_id: CommandId, note: Note, actor: Actor, services: ServicesDep
+) -> Command:
+    """Withdraw a command that is not settled yet."""
+    return services.commands.cancel(command_id, note, actor)

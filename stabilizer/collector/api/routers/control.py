@@ -1,0 +1,60 @@
+"""The switch over all runs, and silences."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from stabilizer.collector.api.bodies import BoundedRoute
+from stabilizer.collector.api.dependencies import Actor, ServicesDep, SilenceId
+from stabilizer.collector.api.openapi import problems
+from stabilizer.protocol.queries import (
+    ControlState,
+    ControlUpdate,
+    Note,
+    Silence,
+    SilenceCreate,
+)
+
+router = APIRouter(tags=["control"], route_class=BoundedRoute)
+
+
+@router.get("/control", summary="Show the switch over all runs", responses=problems())
+def get_control(services: ServicesDep) -> ControlState:
+    """Show whether the policy may act at all, who said so, and the silences in force."""
+    return services.control.get()
+
+
+@router.put("/control", summary="Arm or disarm", responses=problems(400, 413, 415))
+def put_control(update: ControlUpdate, actor: Actor, services: ServicesDep) -> ControlState:
+    """Let the policy act, or keep it from acting on any run. Commands by hand still work."""
+    return services.control.update(update, actor)
+
+
+@router.get("/silences", summary="List silences", responses=problems())
+def list_silences(services: ServicesDep) -> list[Silence]:
+    """List the silences in force."""
+    return services.control.silences()
+
+
+@router.post(
+    "/silences",
+    status_code=201,
+    summary="Silence a rule",
+    responses=problems(400, 404, 409, 413, 415),
+)
+def create_silence(silence: SilenceCreate, actor: Actor, services: ServicesDep) -> Silence:
+    """Mute a rule for decisions until a step or a moment; it goes on being evaluated."""
+    return services.control.add_silence(silence, actor)
+
+
+@router.delete(
+    "/silences/{silence_id}", status_code=204, summary="End a silence", responses=problems(404)
+)
+def delete_silence(
+    silence_id: SilenceId, note: Annotated[Note, Query()], actor: Actor, services: ServicesDep
+) -> Response:
+    """Let a silenced rule take part in decisions again."""
+    services.control.remove_silence(silence_id, note, actor)
+    return Response(status_code=204)

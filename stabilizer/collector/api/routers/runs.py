@@ -1,0 +1,59 @@
+"""Training jobs: register, look up, change, remove."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from stabilizer.collector.api.bodies import JSON, BoundedRoute, check_content_type, parse_message
+from stabilizer.collector.api.dependencies import Actor, RunId, ServicesDep
+from stabilizer.collector.api.openapi import json_body, problems
+from stabilizer.protocol.queries import Note, RunPage, RunQuery
+from stabilizer.protocol.runs import Run, RunRegister, RunRegistered, RunUpdate
+
+router = APIRouter(prefix="/runs", tags=["runs"], route_class=BoundedRoute)
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Register a job",
+    response_model=RunRegistered,
+    responses=problems(400, 409, 413, 415, 426),
+    openapi_extra=json_body(RunRegister),
+)
+async def register_run(request: Request, services: ServicesDep) -> RunRegistered:
+    """Begin an attempt. The same name and key come back to the same run."""
+    check_content_type(request, JSON)
+    body = await request.body()
+    # Catalogs of many thousand series are read in a worker thread as well.
+    return await run_in_threadpool(lambda: services.runs.register(parse_message(body, RunRegister)))
+
+
+@router.get("", summary="List runs", responses=problems())
+def list_runs(query: Annotated[RunQuery, Query()], services: ServicesDep) -> RunPage:
+    """List runs page by page, without their attempts."""
+    return services.runs.list(query)
+
+
+@router.get("/{run_id}", summary="Show a run", responses=problems(404))
+def get_run(run_id: RunId, services: ServicesDep) -> Run:
+    """Show a run with all its attempts."""
+    return services.runs.get(run_id)
+
+
+@router.patch("/{run_id}", summary="Change a run", responses=problems(400, 404, 409, 413, 415))
+def update_run(run_id: RunId, update: RunUpdate, actor: Actor, services: ServicesDep) -> Run:
+    """Change how far the policy may go on this run."""
+    return services.runs.update(run_id, update, actor)
+
+
+@router.delete("/{run_id}", status_code=204, summary="Remove a run", responses=problems(404, 409))
+def delete_run(
+    run_id: RunId, note: Annotated[Note, Query()], actor: Actor, services: ServicesDep
+) -> Response:
+    """Remove a run and what it measured; the audit log keeps what was done to it."""
+    services.runs.delete(run_id, actor, note.reason)
+    return Response(status_code=204)

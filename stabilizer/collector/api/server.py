@@ -1,0 +1,133 @@
+"""The collector as a process: a socket, a server, an orderly end."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from stabilizer.clock import Clock
+from stabilizer.collector.api.app import create_app
+from stabilizer.collector.api.long_poll import LongPolls
+from stabilizer.errors import ConfigurationError
+from stabilizer.settings import CollectorSettings
+
+logger = logging.getLogger(__name__)
+
+_KEEP_ALIVE_SECONDS = 75
+"""Longer than the agent's longest silence, so that a job keeps its connection."""
+
+
+class CollectorServer(uvicorn.Server):
+    """Says when it serves, and sends long polls home before it waits for open requests.
+
+    Args:
+        config: Of uvicorn.
+        polls: The requests that wait in the app.
+        on_ready: Called once when requests are answered.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, polls: LongPolls, on_ready: Callable[[], None]
+    ) -> None:
+        super().__init__(config)
+        self._polls = polls
+        self._on_ready = on_ready
+        self.has_served = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then tell."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the long polls first: uvicorn waits for requests before it tells the app."""
+        self.has_served = True
+        self._polls.close()
+        await super().shutdown(sockets)
+
+
+def run_server(settings: CollectorSettings, clock: Clock, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then end what is under way and return.
+
+    Args:
+        settings: Surroundings.
+        clock: Source of time.
+        on_ready: Called once with the real URL when requests are answered.
+
+    Raises:
+        ConfigurationError: Settings, rules or address cannot be used.
+        StorageError: The database cannot be opened, or another collector holds it.
+    """
+    listener = _listen(settings.host, settings.port)
+    try:
+        url = _url_of(listener)
+        app = create_app(settings, clock)
+        server = _build_server(app, settings, lambda: on_ready(url))
+        with _orderly_signals(server):
+            server.run(sockets=[listener])
+    finally:
+        listener.close()
+    logger.info("ended")
+
+
+def _build_server(
+    app: FastAPI, settings: CollectorSettings, on_ready: Callable[[], None]
+) -> CollectorServer:
+    config = uvicorn.Config(
+        app,
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
+    )
+    return CollectorServer(config, app.state.long_polls, on_ready)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind before anything else is begun, so that a taken port costs nothing."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on host {host!r}, port {port}: {error.strerror or error}"
+        ) from error
+
+
+def _url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextmanager
+def _orderly_signals(server: CollectorServer) -> Iterator[None]:
+    """Let a signal after an orderly end do nothing.
+
+    uvicorn raises the signal that ended it once more when it is done; with the handlers of Python
+    an orderly end would look like a crash.
+    """
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if not server.has_served:
+            raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, handle) for number in uvicorn.server.HANDLED_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
