@@ -61,7 +61,7 @@ class SeriesTable:
 
     def __init__(self, every_step: Catalog, modules: Catalog | None) -> None:
         self._slots: dict[SeriesKey, Slot] = {}
-        self._by_name: dict[tuple[str, tuple[tuple[str, str], ...]], Slot | None] = {}
+        self._by_name: dict[tuple[str, tuple[tuple[str, str], ...]], Slot] = {}
         self.every_step = every_step
         self.modules = modules
         self._extra_keys: list[SeriesKey] = []
@@ -94,13 +94,12 @@ class SeriesTable:
             pydantic.ValidationError: Name or labels are not those of a series.
         """
         wanted = (name, tuple(sorted(labels.items())))
-        if wanted not in self._by_name:
-            if len(self._by_name) >= 2 * MAX_EXTRA_SERIES:
-                return None
-            self._by_name[wanted] = self._find_or_append(
-                SeriesKey(metric=name, labels=dict(labels))
-            )
-        return self._by_name[wanted]
+        slot = self._by_name.get(wanted)
+        if slot is None:
+            slot = self._find_or_append(SeriesKey(metric=name, labels=dict(labels)))
+            if slot is not None:
+                self._by_name[wanted] = slot
+        return slot
 
     def _find_or_append(self, key: SeriesKey) -> Slot | None:
         if key in self._slots:

@@ -97,8 +97,8 @@ class AttentionSummaries:
         """
         summaries = [parts[index] for index in self.parts]
         heads = (len(summaries[0]) - 2) // 2
-        total = np.sum(summaries, axis=0)
-        sums, counts = total[:heads], total[heads : 2 * heads]
+        total = np.sum([summary[: 2 * heads] for summary in summaries], axis=0)
+        sums, counts = total[:heads], total[heads:]
         values = []
         if counts.any():
             entropies = sums[counts > 0] / counts[counts > 0]
