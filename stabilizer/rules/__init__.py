@@ -1,0 +1,1 @@
+"""The brain: series in, decisions out. Pure: no I/O, no clock, no randomness."""

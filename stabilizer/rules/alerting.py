@@ -1,0 +1,185 @@
+"""From verdicts to alerts: inactive, pending, firing, resolved; counted in evaluated samples.
+
+Without a quorum every series of a rule has its own alert. With one, the rule has a single alert
+whose condition is that enough series are flagged together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from stabilizer.protocol.decisions import AlertState, Severity
+from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State
+from stabilizer.rules.outcome import AlertChange, AlertKey
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveAlert:
+    """An alert that is pending or firing."""
+
+    key: AlertKey
+    severity: Severity
+    firing_step: int | None = None
+    """None while it is pending."""
+
+    @property
+    def is_firing(self) -> bool:
+        """Whether it fires, rather than being pending."""
+        return self.firing_step is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One evaluation of every instance of a rule.
+
+    Args:
+        known: Shape [I]; the instance was evaluated.
+        flagged: Shape [I]; its condition holds. Implies known.
+        values: Shape [I]; the samples, as data for the alert.
+        scores: Shape [I]; what was compared with the threshold.
+        message: For all that change with this sample.
+    """
+
+    known: BoolArray
+    flagged: BoolArray
+    values: FloatArray
+    scores: FloatArray
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertingSpec:
+    """What the state machine needs to know of its rule."""
+
+    rule: str
+    severity: Severity
+    for_: int
+    keep_firing_for: int
+    threshold: float | None
+
+
+class AlertTable:
+    """The alerts of one rule: I instances, of which few are ever active.
+
+    Attributes:
+        active: Pending and firing alerts by instance.
+    """
+
+    def __init__(self, spec: AlertingSpec) -> None:
+        self._spec = spec
+        self.active: dict[int, ActiveAlert] = {}
+        self._flagged_in_a_row = np.empty(0, np.int64)
+        self._clear_in_a_row = np.empty(0, np.int64)
+
+    def resize(self, num_instances: int) -> None:
+        """Make room for more instances."""
+        missing = max(0, num_instances - len(self._flagged_in_a_row))
+        zeros = np.zeros(missing, np.int64)
+        self._flagged_in_a_row = np.concatenate([self._flagged_in_a_row, zeros])
+        self._clear_in_a_row = np.concatenate([self._clear_in_a_row, zeros])
+
+    def advance(
+        self, attempt: int, step: int, sample: Sample, names: list[str]
+    ) -> list[AlertChange]:
+        """Evaluate one sample of every instance; return what changed."""
+        if not self.active and not sample.flagged.any():
+            return []
+        clear = sample.known & ~sample.flagged
+        self._flagged_in_a_row[clear] = 0
+        self._flagged_in_a_row[sample.flagged] += 1
+        self._clear_in_a_row[sample.flagged] = 0
+        self._clear_in_a_row[clear] += 1
+        changes: list[AlertChange] = []
+        touched = sorted({*np.flatnonzero(sample.flagged).tolist(), *self.active})
+        for instance in touched:
+            if not sample.known[instance]:
+                continue
+            key = AlertKey(attempt, self._spec.rule, names[instance], step)
+            changes.extend(self._move(instance, key, sample))
+        return changes
+
+    def _move(self, instance: int, key: AlertKey, sample: Sample) -> Iterator[AlertChange]:
+        alert = self.active.get(instance)
+        step = key.pending_step
+        if sample.flagged[instance]:
+            if alert is None:
+                alert = ActiveAlert(key, self._spec.severity)
+                self.active[instance] = alert
+                if self._spec.for_ > 1:
+                    yield self._change(alert, AlertState.PENDING, step, instance, sample)
+            is_due = self._flagged_in_a_row[instance] >= self._spec.for_
+            if is_due and not alert.is_firing:
+                alert = replace(alert, firing_step=step)
+                self.active[instance] = alert
+                yield self._change(alert, AlertState.FIRING, step, instance, sample)
+        elif alert is not None and not alert.is_firing:
+            del self.active[instance]
+            yield self._change(alert, AlertState.INACTIVE, step, instance, sample)
+        elif alert is not None and self._clear_in_a_row[instance] >= self._spec.keep_firing_for:
+            del self.active[instance]
+            yield self._change(alert, AlertState.RESOLVED, step, instance, sample)
+
+    def _change(
+        self, alert: ActiveAlert, state: AlertState, step: int, instance: int, sample: Sample
+    ) -> AlertChange:
+        score = float(sample.scores[instance])
+        return AlertChange(
+            key=alert.key,
+            severity=alert.severity,
+            state=state,
+            step=step,
+            firing_step=alert.firing_step,
+            resolved_step=step if state is AlertState.RESOLVED else None,
+            value=float(sample.values[instance]),
+            score=None if np.isnan(score) else score,
+            threshold=self._spec.threshold,
+            message=sample.message,
+        )
+
+    def reset(self, step: int, message: str) -> list[AlertChange]:
+        """End all alerts, since what they saw is no longer so."""
+        changes = [
+            AlertChange(
+                key=alert.key,
+                severity=alert.severity,
+                state=AlertState.RESOLVED if alert.is_firing else AlertState.INACTIVE,
+                step=step,
+                firing_step=alert.firing_step,
+                resolved_step=step if alert.is_firing else None,
+                threshold=self._spec.threshold,
+                message=message,
+            )
+            for _, alert in sorted(self.active.items())
+        ]
+        self.active.clear()
+        self._flagged_in_a_row[:] = 0
+        self._clear_in_a_row[:] = 0
+        return changes
+
+    def state(self) -> State:
+        """Return the arrays: counts, and of every active alert instance, attempt and steps."""
+        rows = [
+            (instance, alert.key.attempt, alert.key.pending_step, alert.firing_step)
+            for instance, alert in sorted(self.active.items())
+        ]
+        active = np.array([[-1 if v is None else v for v in row] for row in rows], np.int64)
+        return {
+            "flagged": self._flagged_in_a_row,
+            "clear": self._clear_in_a_row,
+            "active": active.reshape(-1, 4),
+        }
+
+    def load(self, state: State, names: list[str]) -> None:
+        """Take over the arrays."""
+        self._flagged_in_a_row = np.array(state["flagged"], np.int64)
+        self._clear_in_a_row = np.array(state["clear"], np.int64)
+        table: npt.NDArray[np.int64] = np.array(state["active"], np.int64)
+        self.active = {}
+        for instance, attempt, pending, firing in table.tolist():
+            key = AlertKey(attempt, self._spec.rule, names[instance], pending)
+            fired = None if firing < 0 else firing
+            self.active[instance] = ActiveAlert(key, self._spec.severity, fired)

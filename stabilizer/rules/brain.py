@@ -1,0 +1,243 @@
+"""The brain of one run: frames in, alerts, incidents and commands out.
+
+Pure: no clock, no I/O, no randomness. The same calls in the same order give the same outcomes, bit
+for bit, also when the state is saved and loaded in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from stabilizer.errors import ConfigurationError, InvalidInputError
+from stabilizer.protocol.batches import Marker, MarkerKind, SnapshotInfo
+from stabilizer.protocol.commands import Command
+from stabilizer.protocol.decisions import Severity
+from stabilizer.protocol.frames import Float32Array
+from stabilizer.protocol.sampling import SamplingPlan
+from stabilizer.protocol.series import Catalog
+from stabilizer.rules.alerting import ActiveAlert
+from stabilizer.rules.codec import decode_state, encode_state
+from stabilizer.rules.detectors.interface import BoolArray
+from stabilizer.rules.loader import RuleFile
+from stabilizer.rules.outcome import (
+    AlertChange,
+    AlertKey,
+    Outcome,
+    PolicyContext,
+    RuleHealth,
+)
+from stabilizer.rules.policy.loss_level import loss_column
+from stabilizer.rules.policy.memory import Memory
+from stabilizer.rules.policy.policy import Policy
+from stabilizer.rules.rule import Rule
+
+_MEMORY = TypeAdapter(Memory)
+
+__all__ = ["Brain", "PolicyContext"]
+
+
+class Brain:
+    """Evaluates the rules of one run and decides.
+
+    Call `observe` for every frame of a step, then `decide` once. Not thread-safe.
+    """
+
+    def __init__(self, rules: RuleFile) -> None:
+        self._file = rules
+        self._rules = [Rule(spec) for spec in rules.rules]
+        spoiling = frozenset(spec.name for spec in rules.rules if spec.needs_rollback)
+        self._policy = Policy(rules.policy, spoiling)
+        self._catalogs: dict[str, Catalog] = {}
+        self._loss_columns: dict[str, tuple[int, bool] | None] = {}
+        self._last_steps: dict[str, int] = {}
+        self._attempt = 0
+        self._burst_until: int | None = None
+
+    def add_catalog(self, catalog: Catalog) -> None:
+        """Make a catalog known. Again, it changes nothing."""
+        if catalog.id not in self._catalogs:
+            self._catalogs[catalog.id] = catalog
+            self._loss_columns[catalog.id] = loss_column(catalog)
+
+    def begin_attempt(self, number: int, from_step: int, reason: MarkerKind) -> Outcome:
+        """Go on from a step in a new attempt; one that has begun already changes nothing.
+
+        Alerts end. Baselines forget what was learned after `from_step`, and keep the rest.
+        """
+        out = Outcome()
+        if number <= self._attempt:
+            return out
+        is_first = number == 1 and from_step == 0  # nothing is resumed at the start of a run
+        self._attempt = number
+        for rule in self._rules:
+            out.alerts += rule.begin_attempt(from_step, None if is_first else reason)
+        for change in out.alerts:
+            self._policy.memory.lineage.alert_changed(change)
+        self._policy.begin_attempt(number, from_step)
+        self._last_steps.clear()
+        self._burst_until = None
+        if self._policy.memory.incident is not None:
+            self._burst_until = from_step + self._file.policy.sampling.burst
+        return out
+
+    def marker(self, marker: Marker) -> None:
+        """Take note of an event of the job."""
+        for rule in self._rules:
+            rule.marker(marker)
+
+    def set_snapshots(self, snapshots: Sequence[SnapshotInfo]) -> None:
+        """Take over the whole inventory of the job's snapshots."""
+        self._policy.memory.lineage.set_snapshots(snapshots)
+
+    def observe(
+        self, catalog_id: str, step: int, values: Float32Array, present: BoolArray | None = None
+    ) -> Outcome:
+        """Evaluate the rules on one frame.
+
+        A frame at or before the catalog's last step within the attempt has been seen: it is left
+        out.
+
+        Args:
+            catalog_id: A catalog that has been added.
+            step: Completed optimizer steps.
+            values: Shape [N], in catalog order; NaN and Inf are data.
+            present: Shape [N]; None if everything was measured.
+
+        Raises:
+            InvalidInputError: The catalog is not known, or the shape is not the catalog's.
+        """
+        catalog = self._checked(catalog_id, values, present)
+        out = Outcome()
+        if step <= self._last_steps.get(catalog_id, -1):
+            return out
+        self._last_steps[catalog_id] = step
+        if self._attempt == 0:
+            self.begin_attempt(1, 0, MarkerKind.RESUME)
+        self._observe_loss(catalog_id, values, present)
+        for rule in self._rules:
+            out.alerts += rule.observe(self._attempt, step, catalog, values, present)
+        for change in out.alerts:
+            self._policy.memory.lineage.alert_changed(change)
+            self._extend_burst(change)
+        return out
+
+    def _checked(self, catalog_id: str, values: Float32Array, present: BoolArray | None) -> Catalog:
+        catalog = self._catalogs.get(catalog_id)
+        if catalog is None:
+            raise InvalidInputError(
+                f"catalog {catalog_id!r} is not known", field="catalog", value=catalog_id
+            )
+        shapes = {values.shape} | ({present.shape} if present is not None else set())
+        if shapes != {(len(catalog),)}:
+            raise InvalidInputError(
+                f"a frame of shape {values.shape} is not of catalog {catalog_id!r}",
+                field="values",
+                value=str(values.shape),
+                allowed=str((len(catalog),)),
+            )
+        return catalog
+
+    def _observe_loss(
+        self, catalog_id: str, values: Float32Array, present: BoolArray | None
+    ) -> None:
+        found = self._loss_columns[catalog_id]
+        if found is None:
+            return
+        column, is_total = found
+        if present is None or present[column]:
+            self._policy.memory.loss.observe(float(values[column]), is_total=is_total)
+
+    def _extend_burst(self, change: AlertChange) -> None:
+        if change.severity is Severity.NOTICE or change.resolved_step is not None:
+            return
+        until = change.key.pending_step + self._file.policy.sampling.burst
+        self._burst_until = max(until, self._burst_until or 0)
+
+    def decide(self, step: int, context: PolicyContext) -> Outcome:
+        """Decide what to do; called once after all frames of a step."""
+        active: dict[AlertKey, ActiveAlert] = {}
+        for rule in self._rules:
+            for alert in rule.alerts.active.values():
+                active[alert.key] = alert
+        if self._burst_until is not None and step >= self._burst_until:
+            self._burst_until = None
+        return self._policy.decide(step, context, active)
+
+    def command_changed(self, command: Command) -> Outcome:
+        """Take note of a command's new state, be it the policy's own or a person's."""
+        return self._policy.command_changed(command)
+
+    def end_run(self, step: int) -> Outcome:
+        """Close what is open: the run is over."""
+        alerts = [change for rule in self._rules for change in rule.end(step)]
+        out = self._policy.end_run(step)
+        out.alerts = alerts
+        return out
+
+    @property
+    def healthy_snapshots(self) -> tuple[str, ...]:
+        """Ids of the healthy snapshots of the present branch."""
+        return tuple(self._policy.memory.lineage.healthy)
+
+    @property
+    def sampling_plan(self) -> SamplingPlan:
+        """How often the job is to measure, with a burst while an alert settles."""
+        plan = self._file.policy.sampling_plan
+        return plan.model_copy(update={"burst_until_step": self._burst_until})
+
+    @property
+    def rule_health(self) -> list[RuleHealth]:
+        """The health of every rule, in the order of the file."""
+        return [rule.health for rule in self._rules]
+
+    def state_dict(self) -> bytes:
+        """Return everything that `load_state` needs to go on as if nothing had happened."""
+        heads: list[JsonValue] = []
+        arrays: dict[str, npt.NDArray[np.generic]] = {}
+        for index, rule in enumerate(self._rules):
+            head, own = rule.state()
+            heads.append(head)
+            arrays |= {f"{index}.{name}": array for name, array in own.items()}
+        content = {
+            "rules_hash": self._file.hash,
+            "attempt": self._attempt,
+            "last_steps": self._last_steps,
+            "burst_until": self._burst_until,
+            "rules": heads,
+            "memory": _MEMORY.dump_python(self._policy.memory, mode="json"),
+        }
+        return encode_state(content, arrays)
+
+    def load_state(self, state: bytes) -> None:
+        """Take over a saved state. Catalogs are added apart, before or after.
+
+        Raises:
+            ConfigurationError: It is damaged, or belongs to other rules; nothing has changed then.
+        """
+        head, arrays = decode_state(state)
+        if head.get("rules_hash") != self._file.hash:
+            raise ConfigurationError(
+                f"the saved state belongs to rules {head.get('rules_hash')}, "
+                f"not to {self._file.hash}"
+            )
+        try:
+            rules = [Rule(spec) for spec in self._file.rules]
+            for index, (rule, own) in enumerate(zip(rules, head["rules"], strict=True)):
+                rule.load(own, _own_arrays(arrays, f"{index}."))
+            memory = _MEMORY.validate_python(head["memory"])
+            attempt, burst = int(head["attempt"]), head["burst_until"]
+            last_steps = {str(name): int(step) for name, step in head["last_steps"].items()}
+        except (KeyError, ValueError, TypeError, ValidationError) as error:
+            raise ConfigurationError(f"the saved state is damaged: {error}") from error
+        self._rules, self._policy.memory = rules, memory
+        self._attempt, self._burst_until, self._last_steps = attempt, burst, last_steps
+
+
+def _own_arrays(arrays: dict[str, Any], prefix: str) -> dict[str, np.ndarray[Any, Any]]:
+    length = len(prefix)
+    return {name[length:]: array for name, array in arrays.items() if name.startswith(prefix)}

@@ -1,0 +1,102 @@
+"""A learned baseline: a ring of healthy samples, its statistics now and then, and patience."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State
+from stabilizer.rules.detectors.patience import Patience
+from stabilizer.rules.detectors.ring import SampleRing
+
+REFRESH_EVERY: Final = 16
+"""Samples between two computations of the statistics, once there are many: a median of 128 moves
+little in 16, and computing it is the dear part."""
+
+
+class Baseline:
+    """Statistics of the healthy samples of every series.
+
+    The owner computes them in `refresh` when `is_stale` says so, into arrays that it keeps.
+
+    Args:
+        window: Samples remembered.
+        warm_up: Samples before a series is ready.
+        patience: Flagged samples in a row after which a series begins anew.
+    """
+
+    def __init__(self, window: int, warm_up: int, patience: int) -> None:
+        self.ring = SampleRing(window)
+        self.warm_up = warm_up
+        self._patience = Patience(patience)
+        self._since = np.zeros(1, np.int64)
+        self.ready = np.empty(0, np.bool_)
+
+    def resize(self, num_series: int) -> None:
+        """Make room for more series."""
+        self.ring.resize(num_series)
+        self._patience.resize(num_series)
+        missing = max(0, num_series - len(self.ready))
+        self.ready = np.concatenate([self.ready, np.zeros(missing, np.bool_)])
+
+    def learn(self, step: int, values: FloatArray, known: BoolArray, flagged: BoolArray) -> None:
+        """Take in one sample of every series.
+
+        Args:
+            step: Completed optimizer steps.
+            values: Shape [N]; finite where learnable.
+            known: Shape [N]; a verdict was given. Samples that are neither known nor flagged but
+                finite are learned as well: `values` is NaN where nothing is to be learned.
+            flagged: Shape [N]; not learned.
+        """
+        accepted = self._patience.spend(known, flagged)
+        if accepted is not None:
+            self.ring.clear(accepted)
+            self.ready[accepted] = False
+        self.ring.push(step, values, np.isfinite(values) & ~flagged)
+        self._since += 1
+
+    def is_stale(self) -> bool:
+        """Tell whether the statistics are to be computed again, and count on that being done.
+
+        Often while there are few samples, every `REFRESH_EVERY` samples later.
+        """
+        count = self.ring.count
+        if not count.size:
+            return False
+        fewest = int(count[count > 0].min(initial=self.ring.window))
+        every = min(REFRESH_EVERY, max(1, fewest // 4))
+        became_ready = ((count >= self.warm_up) & ~self.ready).any()
+        if not became_ready and self._since[0] < every:
+            return False
+        self.ready = count >= self.warm_up
+        self._since[:] = 0
+        return bool(self.ready.any())
+
+    def rewind(self, step: int) -> None:
+        """Forget what was learned after a step."""
+        self.ring.rewind(step)
+        self._patience.clear()
+        self._invalidate()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.ring.clear(np.ones(len(self.ready), np.bool_))
+        self._patience.clear()
+        self._invalidate()
+
+    def _invalidate(self) -> None:
+        self.ready[:] = False
+
+    def state(self) -> State:
+        """Return the arrays."""
+        own = {"since": self._since, "ready": self.ready}
+        return {**self.ring.state("ring"), **self._patience.state(), **own}
+
+    def load(self, state: State) -> None:
+        """Take over the arrays."""
+        self.ring.load(state, "ring")
+        self._patience.load(state)
+        self._since = np.array(state["since"], np.int64)
+        self.ready = np.array(state["ready"], np.bool_)

@@ -1,0 +1,68 @@
+"""A fall under a bound and clearly under the series' own baseline, such as attention entropy's."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from stabilizer.rules.detectors.baseline import Baseline
+from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State, Verdict
+from stabilizer.rules.spec import CollapseSpec
+
+BEST_SHARE: Final = 0.9
+"""The baseline is the upper decile: a slow collapse drags a median along, but not the best."""
+
+
+class Collapse:
+    """Flags samples that are low and have fallen. A module that was always low is not flagged.
+
+    The score is the sample as a share of its baseline.
+    """
+
+    def __init__(self, spec: CollapseSpec) -> None:
+        self._below = spec.below
+        self.threshold: float | None = 1.0 - spec.drop
+        self._keep = 1.0 - spec.drop
+        self._baseline = Baseline(spec.window, spec.warm_up, spec.patience)
+        self._best = np.empty(0)
+
+    def resize(self, num_series: int) -> None:
+        """Make room for more series."""
+        self._baseline.resize(num_series)
+        missing = max(0, num_series - len(self._best))
+        self._best = np.concatenate([self._best, np.full(missing, np.nan)])
+
+    def update(self, step: int, values: FloatArray, usable: BoolArray) -> Verdict:
+        """Judge one sample of every series, then learn the healthy ones."""
+        finite = usable & np.isfinite(values)
+        values = np.where(finite, values, np.nan)
+        known = finite & self._baseline.ready
+        has_fallen = values < self._best - (1.0 - self._keep) * np.abs(self._best)
+        flagged = known & has_fallen & (values < self._below)
+        score = np.where(known, values / np.where(self._best == 0, np.nan, self._best), np.nan)
+        self._baseline.learn(step, values, known, flagged)
+        self._refresh()
+        return Verdict(known, flagged, score)
+
+    def _refresh(self) -> None:
+        if self._baseline.is_stale():
+            self._best = self._baseline.ring.quantile(BEST_SHARE)
+
+    def rewind(self, step: int) -> None:
+        """Forget what was learned after a step."""
+        self._baseline.rewind(step)
+        self._refresh()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._baseline.forget()
+
+    def state(self) -> State:
+        """Return the arrays."""
+        return {**self._baseline.state(), "best": self._best}
+
+    def load(self, state: State) -> None:
+        """Take over the arrays."""
+        self._baseline.load(state)
+        self._best = np.array(state["best"], np.float64)

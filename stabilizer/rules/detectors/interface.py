@@ -1,0 +1,99 @@
+"""What a detector is: samples of many series in, verdicts out, with a state of fixed size.
+
+Shapes: N is the number of series that the rule has selected so far. A sample that is absent,
+inhibited or non-finite is not judged and not learned; a flagged sample is judged, not learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+State = Mapping[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a detector says of one sample of every series.
+
+    Args:
+        known: Shape [N]; whether there is a verdict at all. Unknown is not healthy.
+        flagged: Shape [N]; implies known.
+        score: Shape [N]; what was compared with the threshold, NaN where unknown.
+    """
+
+    known: BoolArray
+    flagged: BoolArray
+    score: FloatArray
+
+
+class Detector(Protocol):
+    """A condition on every series of a rule, each by itself."""
+
+    @property
+    def threshold(self) -> float | None:
+        """What scores are compared with; None if there is nothing to compare."""
+        ...
+
+    def resize(self, num_series: int) -> None:
+        """Make room for more series; those that are there keep their state."""
+        ...
+
+    def update(self, step: int, values: FloatArray, usable: BoolArray) -> Verdict:
+        """Judge one sample of every series, then learn from those that are healthy.
+
+        Args:
+            step: Completed optimizer steps; ascends within an attempt.
+            values: Shape [N]; anything where not usable.
+            usable: Shape [N]; measured, and not inhibited.
+        """
+        ...
+
+    def rewind(self, step: int) -> None:
+        """Forget what was learned after this step: a new attempt goes on from there."""
+        ...
+
+    def forget(self) -> None:
+        """Begin anew: the job has entered a new phase."""
+        ...
+
+    def state(self) -> State:
+        """Return the arrays that make up the state; not copies."""
+        ...
+
+    def load(self, state: State) -> None:
+        """Take over a state.
+
+        Raises:
+            KeyError: An array is missing.
+            ValueError: An array has another shape than this detector's.
+        """
+        ...
+
+
+def grow(array: npt.NDArray[np.generic], num_series: int, fill: float) -> npt.NDArray[np.generic]:
+    """Return an array with more rows, filled with `fill`; itself if it has as many."""
+    missing = num_series - len(array)
+    if missing <= 0:
+        return array
+    rows = np.full((missing, *array.shape[1:]), fill, array.dtype)
+    return np.concatenate([array, rows])
+
+
+def take(state: State, name: str, like: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Take an array out of a saved state, checked against the one that it replaces.
+
+    Raises:
+        KeyError: It is missing.
+        ValueError: Its shape or type is another one.
+    """
+    array = state[name]
+    if array.shape[1:] != like.shape[1:] or array.dtype != like.dtype:
+        raise ValueError(f"{name} has shape {array.shape}, type {array.dtype}; not {like.shape}")
+    return array.copy()

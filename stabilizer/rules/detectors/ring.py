@@ -1,0 +1,123 @@
+"""The last samples of every series, each series at its own pace, with robust statistics."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State
+
+MAD_TO_SIGMA = 1.4826
+"""Makes the median absolute deviation of a normal distribution its standard deviation."""
+
+
+class SampleRing:
+    """The last `window` samples of N series and the steps at which they were taken.
+
+    Steps ascend within a series, so that a rewind takes off exactly the newest samples.
+
+    Attributes:
+        values: Shape [N, window], float32; +inf where there is no sample: it sorts last.
+        steps: Shape [N, window], int64; -1 where there is no sample.
+        count: Shape [N]; samples at hand.
+    """
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self.values = np.empty((0, window), np.float32)
+        self.steps = np.empty((0, window), np.int64)
+        self.count = np.empty(0, np.int64)
+        self._next = np.empty(0, np.int64)
+
+    def resize(self, num_series: int) -> None:
+        """Make room for more series."""
+        missing = num_series - len(self.count)
+        if missing <= 0:
+            return
+        empty = np.full((missing, self.window), np.inf, np.float32)
+        self.values = np.concatenate([self.values, empty])
+        never = np.full((missing, self.window), -1, np.int64)
+        self.steps = np.concatenate([self.steps, never])
+        zeros = np.zeros(missing, np.int64)
+        self.count = np.concatenate([self.count, zeros])
+        self._next = np.concatenate([self._next, zeros])
+
+    def push(self, step: int, values: FloatArray, rows: BoolArray) -> None:
+        """Add a finite sample to the series in `rows`."""
+        index = np.flatnonzero(rows)
+        if index.size == 0:
+            return
+        slot = self._next[index]
+        self.values[index, slot] = values[index]
+        self.steps[index, slot] = step
+        self._next[index] = (slot + 1) % self.window
+        self.count[index] = np.minimum(self.count[index] + 1, self.window)
+
+    def rewind(self, step: int) -> None:
+        """Take off the samples after a step."""
+        later = self.steps > step
+        if not later.any():
+            return
+        taken = later.sum(axis=1)
+        self.values[later] = np.inf
+        self.steps[later] = -1
+        self.count -= taken
+        self._next = (self._next - taken) % self.window
+
+    def clear(self, rows: BoolArray) -> None:
+        """Take off all samples of the series in `rows`."""
+        self.values[rows] = np.inf
+        self.steps[rows] = -1
+        self.count[rows] = 0
+        self._next[rows] = 0
+
+    def median(self) -> FloatArray:
+        """Return the median of every series; +inf for one without samples."""
+        return _median(self.values, self.count)
+
+    def spread(self, center: FloatArray) -> FloatArray:
+        """Return the scaled median absolute deviation from `center` of every series."""
+        with np.errstate(invalid="ignore"):  # inf - inf for series without samples
+            deviation = np.abs(self.values - center[:, None].astype(np.float32))
+        return MAD_TO_SIGMA * _median(deviation, self.count)
+
+    def quantile(self, share: float) -> FloatArray:
+        """Return the sample of every series that stands at this share of its order."""
+        rank = np.floor(share * np.maximum(self.count - 1, 0) + 0.5).astype(np.int64)
+        ordered = np.sort(self.values, axis=1)
+        return np.take_along_axis(ordered, rank[:, None], axis=1)[:, 0].astype(np.float64)
+
+    def state(self, prefix: str) -> State:
+        """Return the arrays, named with a prefix."""
+        names = ("values", "steps", "count", "_next")
+        return {f"{prefix}.{name.strip('_')}": getattr(self, name) for name in names}
+
+    def load(self, state: State, prefix: str) -> None:
+        """Take over the arrays.
+
+        Raises:
+            KeyError: An array is missing.
+            ValueError: The window is another one.
+        """
+        values = np.array(state[f"{prefix}.values"], np.float32)
+        if values.ndim != 2 or values.shape[1] != self.window:
+            raise ValueError(f"{prefix} has shape {values.shape}; its window is {self.window}")
+        self.values = values
+        self.steps = np.array(state[f"{prefix}.steps"], np.int64)
+        self.count = np.array(state[f"{prefix}.count"], np.int64)
+        self._next = np.array(state[f"{prefix}.next"], np.int64)
+
+
+def _median(values: npt.NDArray[np.float32], count: npt.NDArray[np.int64]) -> FloatArray:
+    """Median of the first `count` values in order; the rest of each row is +inf or NaN."""
+    window = values.shape[1]
+    if len(count) and (count == window).all():
+        middle = ((window - 1) // 2, window // 2)
+        part = np.partition(values, middle, axis=1)
+        low, high = part[:, middle[0]], part[:, middle[1]]
+    else:
+        ordered = np.sort(values, axis=1)
+        last = np.maximum(count - 1, 0)
+        low = np.take_along_axis(ordered, (last // 2)[:, None], axis=1)[:, 0]
+        high = np.take_along_axis(ordered, ((last + 1) // 2)[:, None], axis=1)[:, 0]
+    return 0.5 * (low.astype(np.float64) + high.astype(np.float64))

@@ -1,0 +1,85 @@
+"""Distance from the median of the last healthy samples, in scaled median absolute deviations."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stabilizer.rules.detectors.baseline import Baseline
+from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State, Verdict
+from stabilizer.rules.spec import RobustZscoreSpec, Scale
+
+
+class RobustZscore:
+    """Flags samples far above the median of the window; far from it, if two-sided.
+
+    On a log scale samples must be positive; others are neither judged nor learned.
+
+    Source:
+        Iglewicz and Hoaglin (1993); the factor 1.4826 makes the median absolute deviation
+        comparable to a standard deviation.
+    """
+
+    def __init__(self, spec: RobustZscoreSpec) -> None:
+        self.threshold: float | None = spec.above
+        self._spec = spec
+        self._above = spec.above
+        self._is_log = spec.scale is Scale.LOG
+        self._baseline = Baseline(spec.window, spec.warm_up, spec.patience)
+        self._center = np.empty(0)
+        self._spread = np.empty(0)
+
+    def resize(self, num_series: int) -> None:
+        """Make room for more series."""
+        self._baseline.resize(num_series)
+        more = np.full(max(0, num_series - len(self._center)), np.nan)
+        self._center = np.concatenate([self._center, more])
+        self._spread = np.concatenate([self._spread, more])
+
+    def update(self, step: int, values: FloatArray, usable: BoolArray) -> Verdict:
+        """Judge one sample of every series, then learn the healthy ones."""
+        finite = usable & np.isfinite(values)
+        if self._is_log:
+            finite &= values > 0
+            scaled = np.log(np.where(finite, values, np.nan))
+        else:
+            scaled = np.where(finite, values, np.nan)
+        known = finite & self._baseline.ready
+        score = np.where(known, (scaled - self._center) / self._spread, np.nan)
+        distance = np.abs(score) if self._spec.two_sided else score
+        flagged = known & (distance > self._above)
+        self._baseline.learn(step, scaled, known, flagged)
+        self._refresh()
+        return Verdict(known, flagged, score)
+
+    def _refresh(self) -> None:
+        if not self._baseline.is_stale():
+            return
+        ring = self._baseline.ring
+        self._center = ring.median()
+        spread = ring.spread(self._center)
+        if not self._is_log:
+            spread = np.maximum(spread, self._spec.relative_floor * np.abs(self._center))
+        self._spread = np.maximum(spread, max(self._spec.absolute_floor, _TINY))
+
+    def rewind(self, step: int) -> None:
+        """Forget what was learned after a step."""
+        self._baseline.rewind(step)
+        self._refresh()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._baseline.forget()
+
+    def state(self) -> State:
+        """Return the arrays."""
+        return {**self._baseline.state(), "center": self._center, "spread": self._spread}
+
+    def load(self, state: State) -> None:
+        """Take over the arrays."""
+        self._baseline.load(state)
+        self._center = np.array(state["center"], np.float64)
+        self._spread = np.array(state["spread"], np.float64)
+
+
+_TINY = 1e-12
+"""Keeps the division defined for a constant series without a floor."""

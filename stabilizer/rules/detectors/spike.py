@@ -1,0 +1,96 @@
+"""A sudden move up or down, such as the fall of z-loss when the logits collapse."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from stabilizer.rules.detectors.baseline import Baseline
+from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State, Verdict
+from stabilizer.rules.detectors.ring import MAD_TO_SIGMA
+from stabilizer.rules.spec import Direction, SpikeSpec
+
+_TINY = 1e-12
+
+
+class Spike:
+    """Flags a sample that is far from the last few, in units of the series' own steps.
+
+    The center is the median of a short window. The spread comes from the differences of successive
+    samples, so that a trend within the window widens nothing. The score is signed.
+    """
+
+    def __init__(self, spec: SpikeSpec) -> None:
+        self.threshold: float | None = spec.above
+        self._spec = spec
+        self._above = spec.above
+        self._levels = Baseline(spec.window, spec.warm_up, spec.patience)
+        self._jumps = Baseline(spec.window, spec.warm_up, spec.patience)
+        self._last = np.empty(0)
+        self._center = np.empty(0)
+        self._spread = np.empty(0)
+
+    def resize(self, num_series: int) -> None:
+        """Make room for more series."""
+        self._levels.resize(num_series)
+        self._jumps.resize(num_series)
+        more = np.full(max(0, num_series - len(self._last)), np.nan)
+        self._last = np.concatenate([self._last, more])
+        self._center = np.concatenate([self._center, more])
+        self._spread = np.concatenate([self._spread, more])
+
+    def update(self, step: int, values: FloatArray, usable: BoolArray) -> Verdict:
+        """Judge one sample of every series, then learn the healthy ones."""
+        finite = usable & np.isfinite(values)
+        values = np.where(finite, values, np.nan)
+        known = finite & self._levels.ready & self._jumps.ready
+        score = np.where(known, (values - self._center) / self._spread, np.nan)
+        flagged = known & (self._oriented(score) > self._above)
+        jumps = np.abs(values - self._last)
+        self._levels.learn(step, values, known, flagged)
+        self._jumps.learn(step, jumps, known, flagged)
+        self._last = np.where(finite & ~flagged, values, self._last)
+        self._refresh()
+        return Verdict(known, flagged, score)
+
+    def _oriented(self, score: FloatArray) -> FloatArray:
+        if self._spec.direction is Direction.BOTH:
+            return np.abs(score)
+        return -score if self._spec.direction is Direction.DOWN else score
+
+    def _refresh(self) -> None:
+        if self._levels.is_stale():
+            self._center = self._levels.ring.median()
+        if self._jumps.is_stale():
+            self._spread = self._jumps.ring.median() * (MAD_TO_SIGMA / math.sqrt(2))
+        floor = self._spec.relative_floor * np.abs(self._center)
+        self._spread = np.maximum(
+            self._spread, np.maximum(floor, max(self._spec.absolute_floor, _TINY))
+        )
+
+    def rewind(self, step: int) -> None:
+        """Forget what was learned after a step."""
+        self._levels.rewind(step)
+        self._jumps.rewind(step)
+        self._last[:] = np.nan
+        self._refresh()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._levels.forget()
+        self._jumps.forget()
+        self._last[:] = np.nan
+
+    def state(self) -> State:
+        """Return the arrays."""
+        arrays = {f"levels.{name}": array for name, array in self._levels.state().items()}
+        arrays |= {f"jumps.{name}": array for name, array in self._jumps.state().items()}
+        return {**arrays, "last": self._last, "center": self._center, "spread": self._spread}
+
+    def load(self, state: State) -> None:
+        """Take over the arrays."""
+        self._levels.load({k[7:]: v for k, v in state.items() if k.startswith("levels.")})
+        self._jumps.load({k[6:]: v for k, v in state.items() if k.startswith("jumps.")})
+        for name in ("last", "center", "spread"):
+            setattr(self, f"_{name}", np.array(state[name], np.float64))

@@ -1,0 +1,204 @@
+"""What becomes of commands: the policy's own, and those of people."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from stabilizer.protocol.commands import (
+    Command,
+    CommandState,
+    RejectReason,
+    RollbackParameters,
+)
+from stabilizer.protocol.decisions import DecisionKind, DecisionReason, IncidentState
+from stabilizer.rules.outcome import DecisionRecord, Outcome
+from stabilizer.rules.policy.guards import kinds
+from stabilizer.rules.policy.incident import Flight, IncidentRecord, Watch
+from stabilizer.rules.policy.memory import Memory
+from stabilizer.rules.policy_spec import GuardsSpec
+
+POLICY_ACTOR: Final = "policy"
+
+
+class CommandDesk:
+    """Follows the commands of one run."""
+
+    def __init__(self, guards: GuardsSpec) -> None:
+        self._guards = guards
+
+    def change(self, memory: Memory, command: Command) -> Outcome:
+        """Take note of a command's new state. The same state twice changes nothing."""
+        out = Outcome()
+        incident = memory.incident
+        flight = None if incident is None else incident.flight
+        if incident is not None and flight is not None and _is_same(flight, command):
+            flight.command_id = command.id
+            self._own(memory, incident, command, out)
+        elif command.actor != POLICY_ACTOR and kinds(command.parameters):
+            self._manual(memory, command, out)
+        return out
+
+    # the policy's own
+
+    def _own(
+        self, memory: Memory, incident: IncidentRecord, command: Command, out: Outcome
+    ) -> None:
+        flight = incident.flight
+        if flight is None:
+            return
+        if command.state in (CommandState.PENDING, CommandState.DELIVERED):
+            flight.proposed = False
+        elif command.state is CommandState.APPLIED:
+            incident.flight = None
+            self._applied(memory, incident, command, out)
+        elif command.is_settled:
+            incident.flight = None
+            self._failed(memory, incident, flight, command, out)
+
+    def _applied(
+        self, memory: Memory, incident: IncidentRecord, command: Command, out: Outcome
+    ) -> None:
+        memory.ledger.note(command.parameters)
+        if not kinds(command.parameters):  # the pause at the end of the ladder
+            incident.state = IncidentState.OPEN
+            incident.is_escalated = True
+            out.incidents.append(incident.change())
+            return
+        incident.was_treated = True
+        incident.state = IncidentState.WATCHING
+        watch = _watch(memory, incident, command, self._guards.watch)
+        incident.watch = watch
+        self._record(
+            memory,
+            incident,
+            out,
+            DecisionKind.WAIT,
+            DecisionReason.WATCHING,
+            f"{command.kind} is applied; it must prove itself",
+            deadline=watch.until_step,
+        )
+
+    def _failed(
+        self,
+        memory: Memory,
+        incident: IncidentRecord,
+        flight: Flight,
+        command: Command,
+        out: Outcome,
+    ) -> None:
+        incident.state = IncidentState.OPEN
+        incident.num_failed += 1
+        incident.cause = DecisionReason.COMMAND_FAILED
+        reason = command.reason if command.result is None else command.result.reason
+        by_person = reason == RejectReason.REFUSED_BY_PERSON
+        if by_person or command.state is CommandState.CANCELLED:
+            incident.held_until = memory.ledger.trained + self._guards.cooldown
+        if incident.num_failed >= self._guards.max_tries:
+            incident.is_escalated = not kinds(command.parameters)
+            incident.next_rung(flight.rung + 1)
+        text = f"{command.kind} came to nothing: {command.state}" + (
+            f", {reason}" if reason else ""
+        )
+        self._record(memory, incident, out, DecisionKind.HOLD, DecisionReason.COMMAND_FAILED, text)
+
+    # people's
+
+    def _manual(self, memory: Memory, command: Command, out: Outcome) -> None:
+        is_known = command.id in memory.manual
+        if command.state is CommandState.PROPOSED:
+            return
+        if not command.is_settled:
+            if not is_known:
+                memory.manual.append(command.id)
+                self._give_way(memory, command, out)
+            return
+        if is_known:
+            memory.manual.remove(command.id)
+        if command.state is CommandState.APPLIED and command.id not in memory.manual_done:
+            memory.manual_done = [*memory.manual_done[-31:], command.id]
+            self._manual_applied(memory, command, out)
+
+    def _give_way(self, memory: Memory, command: Command, out: Outcome) -> None:
+        """Take a proposal back: a person has decided otherwise."""
+        incident = memory.incident
+        if incident is None or incident.flight is None or not incident.flight.proposed:
+            return
+        out.cancellations.append(incident.flight.key)
+        incident.flight = None
+        incident.state = IncidentState.OPEN
+        text = f"{command.actor} has sent {command.kind}"
+        self._record(
+            memory, incident, out, DecisionKind.WAIT, DecisionReason.COMMAND_IN_FLIGHT, text
+        )
+
+    def _manual_applied(self, memory: Memory, command: Command, out: Outcome) -> None:
+        memory.ledger.note(command.parameters)
+        incident = memory.incident
+        if incident is None:
+            return
+        if incident.flight is not None:
+            out.cancellations.append(incident.flight.key)
+            incident.flight = None
+        incident.was_treated = True
+        incident.reference = memory.loss.level
+        incident.acted_step = memory.step
+        incident.state = IncidentState.WATCHING
+        watch = _watch(memory, incident, command, self._guards.watch)
+        incident.watch = watch
+        self._record(
+            memory,
+            incident,
+            out,
+            DecisionKind.ACT,
+            DecisionReason.MANUAL,
+            f"{command.actor} applied {command.kind}",
+            deadline=watch.until_step,
+        )
+
+    @staticmethod
+    def _record(  # noqa: PLR0913  a decision has these parts
+        memory: Memory,
+        incident: IncidentRecord,
+        out: Outcome,
+        kind: DecisionKind,
+        reason: DecisionReason,
+        message: str,
+        *,
+        deadline: int | None = None,
+    ) -> None:
+        incident.last = (kind, reason, None)
+        decision = DecisionRecord(
+            memory.step, memory.attempt, kind, reason, message, deadline_step=deadline
+        )
+        out.incidents.append(incident.change(decision))
+
+
+def _is_same(flight: Flight, command: Command) -> bool:
+    if flight.command_id is not None:
+        return flight.command_id == command.id
+    return (
+        command.actor == POLICY_ACTOR
+        and command.issued_step == flight.issued_step
+        and command.attempt == flight.attempt
+        and command.parameters == flight.parameters
+    )
+
+
+def _watch(memory: Memory, incident: IncidentRecord, command: Command, num_steps: int) -> Watch:
+    """Begin to watch: from where the job now stands, and at least to where it stood before."""
+    parameters, read_back = command.parameters, None
+    if command.result is not None:
+        read_back = command.result.read_back
+    is_rollback = isinstance(parameters, RollbackParameters)
+    step = memory.step
+    if isinstance(parameters, RollbackParameters):
+        step = parameters.target.step
+    if read_back is not None:
+        step = read_back.step
+    return Watch(
+        since=memory.ledger.trained,
+        until_step=max(step + num_steps, incident.acted_step),
+        is_rollback=is_rollback,
+        reference=incident.reference,
+        awaits_attempt=is_rollback and memory.attempt <= command.attempt,
+    )

@@ -1,0 +1,102 @@
+"""What holds an action back: the global disarm, the budget, the cooldown.
+
+Counted in steps trained: steps that are repeated after a rollback count again, so that a cooldown
+also passes when the step number goes back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from stabilizer.protocol.commands import CommandKind, CommandParameters, RollbackParameters
+from stabilizer.protocol.decisions import DecisionReason
+from stabilizer.rules.policy_spec import GuardsSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Intervention:
+    """An applied rollback or cut, and when it was: in steps trained."""
+
+    kind: CommandKind
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an action is held back, and for how many steps more; None if no end is known."""
+
+    reason: DecisionReason
+    message: str
+    steps: int | None = None
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The interventions of a run and its steps trained so far."""
+
+    trained: int = 0
+    last_step: int | None = None
+    interventions: list[Intervention] = field(default_factory=list)
+
+    def advance(self, step: int) -> None:
+        """Count on to a step."""
+        if self.last_step is not None:
+            self.trained += max(0, step - self.last_step)
+        self.last_step = step
+
+    def begin_attempt(self, from_step: int) -> None:
+        """Go on from a step."""
+        self.last_step = from_step
+
+    def note(self, parameters: CommandParameters) -> None:
+        """Note an applied command, if it is an intervention."""
+        for kind in kinds(parameters):
+            self.interventions.append(Intervention(kind, self.trained))
+
+    def forget_before(self, steps: int) -> None:
+        """Drop what is older than any guard looks back."""
+        oldest = self.trained - steps
+        if self.interventions and self.interventions[0].at < oldest:
+            self.interventions = [past for past in self.interventions if past.at >= oldest]
+
+    def check(self, guards: GuardsSpec, parameters: CommandParameters) -> Refusal | None:
+        """Ask whether an intervention may be made now."""
+        for kind in kinds(parameters):
+            refusal = self._check_budget(guards, kind)
+            if refusal is not None:
+                return refusal
+        return None
+
+    def _check_budget(self, guards: GuardsSpec, kind: CommandKind) -> Refusal | None:
+        budget = guards.budget
+        limit = budget.rollback if kind is CommandKind.ROLLBACK else budget.reduce_lr
+        if limit is None:
+            return None
+        spent = [
+            past.at
+            for past in self.interventions
+            if past.kind is kind and self.trained - past.at < budget.per_steps
+        ]
+        if len(spent) < limit:
+            return None
+        message = f"{len(spent)} of {limit} {kind} in {budget.per_steps} steps are spent"
+        wait = spent[-limit] + budget.per_steps - self.trained if limit else None
+        return Refusal(DecisionReason.BUDGET_SPENT, message, wait)
+
+    def check_cooldown(self, guards: GuardsSpec) -> Refusal | None:
+        """Ask whether the last intervention is long enough ago."""
+        if not self.interventions:
+            return None
+        wait = self.interventions[-1].at + guards.cooldown - self.trained
+        if wait <= 0:
+            return None
+        message = f"{wait} of {guards.cooldown} steps of cooldown are left"
+        return Refusal(DecisionReason.COOLDOWN, message, wait)
+
+
+def kinds(parameters: CommandParameters) -> tuple[CommandKind, ...]:
+    """Return the interventions that a command is made of; none for pause, resume and the like."""
+    if isinstance(parameters, RollbackParameters):
+        cut = () if parameters.reduce_lr is None else (CommandKind.REDUCE_LR,)
+        return (CommandKind.ROLLBACK, *cut)
+    return (CommandKind.REDUCE_LR,) if parameters.kind is CommandKind.REDUCE_LR else ()

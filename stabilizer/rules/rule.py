@@ -1,0 +1,188 @@
+"""One rule at work: its rows, its detector, its alerts, its health."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from pydantic import JsonValue
+
+from stabilizer.protocol.batches import Marker, MarkerKind
+from stabilizer.protocol.frames import Float32Array
+from stabilizer.protocol.series import Catalog
+from stabilizer.rules.alerting import AlertingSpec, AlertTable, Sample
+from stabilizer.rules.detectors import build_detector
+from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State, Verdict
+from stabilizer.rules.outcome import AlertChange, RuleHealth
+from stabilizer.rules.selection import Selection
+from stabilizer.rules.spec import RuleSpec
+
+
+class Rule:
+    """Evaluates one rule on the frames of one run."""
+
+    def __init__(self, spec: RuleSpec) -> None:
+        self.spec = spec
+        self.health = RuleHealth(spec.name)
+        self._selection = Selection(spec.select)
+        self._detector = build_detector(spec.detect.detector)
+        self.alerts = AlertTable(
+            AlertingSpec(
+                rule=spec.name,
+                severity=spec.severity,
+                for_=spec.for_,
+                keep_firing_for=spec.keep_firing_for,
+                threshold=self._detector.threshold,
+            )
+        )
+        self._rows = 0
+        self._inhibited_until = -1
+        self._flagged = np.empty(0, np.bool_)
+
+    def observe(
+        self,
+        attempt: int,
+        step: int,
+        catalog: Catalog,
+        values: Float32Array,
+        present: BoolArray | None,
+    ) -> list[AlertChange]:
+        """Evaluate one frame; return what changed. A failure is noted in `health`, not raised."""
+        try:
+            return self._evaluate(attempt, step, catalog, values, present)
+        except Exception as error:  # noqa: BLE001  a broken rule marks itself and stops no other
+            self.health.ok = False
+            self.health.last_error = f"step {step}: {type(error).__name__}: {error}"[:500]
+            return []
+
+    def _evaluate(
+        self,
+        attempt: int,
+        step: int,
+        catalog: Catalog,
+        values: Float32Array,
+        present: BoolArray | None,
+    ) -> list[AlertChange]:
+        columns, rows = self._selection.columns(catalog)
+        if columns.size == 0 or step <= self.spec.after_step or step <= self._inhibited_until:
+            return []
+        self._resize()
+        samples = np.full(self._rows, np.nan)
+        samples[rows] = values[columns]
+        usable = np.zeros(self._rows, np.bool_)
+        usable[rows] = True if present is None else present[columns]
+        if not usable.any():
+            return []
+        self.health.evaluations += 1
+        with np.errstate(all="ignore"):  # NaN and Inf are data
+            verdict = self._detector.update(step, samples, usable)
+        sample = self._sample(samples, verdict)
+        changes = self.alerts.advance(attempt, step, sample, self._names)
+        self.health.ok, self.health.last_error = True, None
+        return changes
+
+    @property
+    def _names(self) -> list[str]:
+        if self.spec.quorum is None:
+            return self._selection.series
+        return [str(self.spec.select)]
+
+    def _resize(self) -> None:
+        num_series = len(self._selection.series)
+        if num_series == self._rows:
+            return
+        self._rows = num_series
+        self._detector.resize(num_series)
+        self.alerts.resize(len(self._names))
+        more = np.zeros(num_series - len(self._flagged), np.bool_)
+        self._flagged = np.concatenate([self._flagged, more])
+
+    def _sample(self, samples: FloatArray, verdict: Verdict) -> Sample:
+        if self.spec.quorum is None:
+            return Sample(verdict.known, verdict.flagged, samples, verdict.score, self.spec.message)
+        np.copyto(self._flagged, verdict.flagged, where=verdict.known)
+        number, needed = int(self._flagged.sum()), self._needed(self.spec.quorum)
+        flagged = np.flatnonzero(verdict.flagged)
+        worst, message = -1, ""
+        if flagged.size:
+            worst = int(flagged[np.nanargmax(np.abs(verdict.score[flagged]))])
+            message = (
+                f"{number} of {self._selection.num_chosen} series, {needed} needed; "
+                f"most at {self._selection.series[worst]}. {self.spec.message}"
+            ).strip()
+        return Sample(
+            known=np.array([verdict.known.any()]),
+            flagged=np.array([verdict.known.any() and number >= needed]),
+            values=samples[[worst]] if worst >= 0 else np.array([np.nan]),
+            scores=verdict.score[[worst]] if worst >= 0 else np.array([np.nan]),
+            message=message,
+        )
+
+    def _needed(self, quorum: float) -> int:
+        if quorum >= 1:
+            return int(quorum)
+        return max(1, math.ceil(quorum * self._selection.num_chosen))
+
+    def marker(self, marker: Marker) -> None:
+        """Take note of an event of the job."""
+        steps = self.spec.inhibit_after.get(marker.kind, 0)
+        if steps:
+            self._inhibited_until = max(self._inhibited_until, marker.step + steps)
+        if marker.kind is MarkerKind.PHASE_CHANGE:
+            self._detector.forget()
+
+    def begin_attempt(self, from_step: int, reason: MarkerKind | None) -> list[AlertChange]:
+        """End all alerts and forget what was learned after `from_step`.
+
+        Args:
+            from_step: Completed steps where the attempt begins.
+            reason: None for the very beginning of a run, which inhibits nothing.
+        """
+        self._inhibited_until = -1
+        self._detector.rewind(from_step)
+        self._flagged[:] = False
+        if reason is not None:
+            self.marker(Marker(kind=reason, step=from_step))
+        return self.alerts.reset(from_step, f"a new attempt began: {reason}")
+
+    def end(self, step: int) -> list[AlertChange]:
+        """End all alerts: the run is over."""
+        return self.alerts.reset(step, "the run ended")
+
+    def state(self) -> tuple[dict[str, JsonValue], State]:
+        """Return what `load` needs: plain data and arrays."""
+        head: dict[str, JsonValue] = {
+            "selection": self._selection.state(),
+            "rows": self._rows,
+            "inhibited_until": self._inhibited_until,
+            "ok": self.health.ok,
+            "last_error": self.health.last_error,
+            "evaluations": self.health.evaluations,
+        }
+        arrays = {f"detector.{name}": array for name, array in self._detector.state().items()}
+        arrays |= {f"alerts.{name}": array for name, array in self.alerts.state().items()}
+        return head, {**arrays, "flagged": self._flagged}
+
+    def load(self, head: dict[str, Any], arrays: State) -> None:
+        """Take over a state.
+
+        Raises:
+            KeyError: Something is missing.
+            ValueError: An array does not fit.
+        """
+        selection = head["selection"]
+        self._selection.load(selection["series"], selection["layers"])
+        self._rows = head["rows"]
+        self._inhibited_until = head["inhibited_until"]
+        self.health.ok = head["ok"]
+        self.health.last_error = head["last_error"]
+        self.health.evaluations = head["evaluations"]
+        self._detector.load(_part(arrays, "detector."))
+        self.alerts.load(_part(arrays, "alerts."), self._names)
+        self._flagged = np.array(arrays["flagged"], np.bool_)
+
+
+def _part(arrays: State, prefix: str) -> State:
+    length = len(prefix)
+    return {name[length:]: array for name, array in arrays.items() if name.startswith(prefix)}
