@@ -1,0 +1,50 @@
+"""Checks that configuration classes make in `__post_init__`."""
+
+from __future__ import annotations
+
+import math
+
+from stabilizer.errors import ConfigurationError
+
+
+def require(condition: bool, name: str, value: object, allowed: str) -> None:
+    """Refuse a value.
+
+    Args:
+        condition: Whether the value can be used.
+        name: Dotted name of the field, as in `--set`.
+        value: What was given.
+        allowed: What may be given, in words.
+
+    Raises:
+        ConfigurationError: The condition does not hold.
+    """
+    if not condition:
+        raise ConfigurationError(f"{name}: {value!r} cannot be used; allowed: {allowed}")
+
+
+def require_count(name: str, value: int, *, at_least: int = 1) -> None:
+    """Refuse a number of things below `at_least`.
+
+    Raises:
+        ConfigurationError: It is.
+    """
+    require(value >= at_least, name, value, f"a whole number of at least {at_least}")
+
+
+def require_between(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a number outside [low, high], NaN included.
+
+    Raises:
+        ConfigurationError: It is.
+    """
+    require(low <= value <= high, name, value, f"a number from {low:g} to {high:g}")
+
+
+def require_positive(name: str, value: float) -> None:
+    """Refuse a number that is not above 0 and finite.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    require(value > 0 and math.isfinite(value), name, value, "a finite number above 0")

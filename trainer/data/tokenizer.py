@@ -1,0 +1,110 @@
+"""The tokenizer that is trained on the corpus, and the special tokens of IDEFICS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from stabilizer.errors import ConfigurationError
+
+TOKENIZER_FILE: Final = "tokenizer.json"
+BOS: Final = "<s>"
+EOS: Final = "</s>"
+PAD: Final = "<pad>"
+IMAGE: Final = "<image>"
+AROUND_IMAGE: Final = "<fake_token_around_image>"
+SPECIAL_TOKENS: Final = (PAD, BOS, EOS, AROUND_IMAGE, IMAGE)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
+    """Learn a byte-level BPE: any text can be written in it, whatever it was trained on.
+
+    The special tokens get the ids 0 to 4, in the order of `SPECIAL_TOKENS`.
+
+    Args:
+        texts: What to learn from.
+        vocabulary_size: At most so many tokens; at least 256 bytes and the special tokens.
+
+    Raises:
+        ConfigurationError: The vocabulary is too small to hold every byte.
+    """
+    least = 256 + len(SPECIAL_TOKENS)
+    if vocabulary_size < least:
+        raise ConfigurationError(
+            f"vocabulary_size: {vocabulary_size} cannot be used; allowed: at least {least}"
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+class CorpusTokenizer:
+    """A tokenizer with the special tokens of IDEFICS: text to ids and back."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Wrap a tokenizer.
+
+        Raises:
+            ConfigurationError: It lacks a special token.
+        """
+        ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+        self._special = {token: number for token, number in ids.items() if number is not None}
+        missing = [token for token in SPECIAL_TOKENS if token not in self._special]
+        if missing:
+            raise ConfigurationError(f"the tokenizer lacks the tokens {', '.join(missing)}")
+        tokenizer.encode_special_tokens = True  # "<image>" in a text is text, not a picture
+        self._tokenizer = tokenizer
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of tokens, special ones included."""
+        return self._tokenizer.get_vocab_size()
+
+    @property
+    def text_ids(self) -> list[int]:
+        """Ids of all tokens that text is made of."""
+        special = set(self._special.values())
+        return [number for number in range(self.vocabulary_size) if number not in special]
+
+    def special(self, token: str) -> int:
+        """Return the id of one of `SPECIAL_TOKENS`."""
+        return self._special[token]
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text; it holds no special token whatever is written in it."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text, special tokens included."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
+def load_tokenizer(folder: Path) -> CorpusTokenizer:
+    """Read the tokenizer of a corpus.
+
+    Raises:
+        ConfigurationError: It is absent, cannot be read, or lacks a special token.
+    """
+    path = folder / TOKENIZER_FILE
+    if not path.is_file():
+        raise ConfigurationError(
+            f"data.folder: {path} does not exist; allowed: a folder written by "
+            "`python -m trainer data make --out FOLDER`"
+        )
+    try:
+        return CorpusTokenizer(Tokenizer.from_file(str(path)))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"data.folder: {path}: {error}") from error
+    except Exception as error:  # the library raises bare Exception on a bad file
+        raise ConfigurationError(f"data.folder: {path} is not a tokenizer file: {error}") from error

@@ -1,0 +1,90 @@
+"""A learning-rate schedule that restarts from its warm-up, too high.
+
+It happened twice in the IDEFICS-80B run: a resume silently restarted the schedule, and the loss
+blew up some hundred steps on (huggingface/m4-logs, tr-190-80b/chronicles.md, 2023-06-07, 06-08).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim.lr_scheduler import LRScheduler
+from typing_extensions import override
+
+from stabilizer.errors import ConfigurationError
+
+_log = logging.getLogger(__name__)
+
+
+class LrRestart(Callback):
+    """After `step` completed steps every schedule's clock goes to 0, its peak rates up by a factor.
+
+    Works with every scheduler that keeps `base_lrs` and `last_epoch`, as torch's do. An accident of
+    the process: it happens once, not again when a rollback passes the step a second time, and is
+    kept out of the callback's saved state for that reason. What it broke is scheduler state, so
+    restoring that state undoes it.
+    """
+
+    def __init__(self, *, step: int, factor: float) -> None:
+        """Say when and how high.
+
+        Args:
+            step: Completed optimizer steps after which it happens; never, when a job resumes later.
+            factor: Multiplier on the peak rates.
+
+        Raises:
+            ValueError: The step is negative, or the factor not above 0.
+        """
+        if step < 0 or factor <= 0:
+            raise ValueError(
+                f"lr restart: step={step}, factor={factor}; allowed: step >= 0, factor > 0"
+            )
+        self._step = step
+        self._factor = factor
+        self.fired = False
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Start anew: another `fit` is another process's life."""
+        self.fired = False
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Restart the schedules if this is the first microbatch after the step.
+
+        Raises:
+            ConfigurationError: The job has no scheduler that could restart.
+        """
+        if self.fired or trainer.global_step != self._step:
+            return
+        self.fired = True
+        configs = trainer.lr_scheduler_configs
+        if not configs:
+            raise ConfigurationError("faults.lr_restart: the job has no learning-rate schedule")
+        for config in configs:
+            restart(config.scheduler, self._factor)
+        _log.warning(
+            "fault: learning-rate schedule restarted %g times too high after step %d",
+            self._factor,
+            self._step,
+        )
+
+
+def restart(scheduler: object, factor: float) -> None:
+    """Set a scheduler's clock to 0 and multiply its peak rates, those in force included.
+
+    Raises:
+        ConfigurationError: It is no scheduler with base rates and a clock.
+    """
+    if not isinstance(scheduler, LRScheduler):
+        kind = type(scheduler).__name__
+        raise ConfigurationError(f"faults.lr_restart: {kind} has no clock that could restart")
+    scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]
+    for group, rate in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
+        group["initial_lr"] = rate  # from which recursive schedules start
+    scheduler.last_epoch = -1
+    scheduler.step()

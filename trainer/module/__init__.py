@@ -1,0 +1,7 @@
+"""The model, what it minimises, and how it is stepped."""
+
+from trainer.module.architecture import build_model
+from trainer.module.idefics_module import IdeficsModule, MetricLog
+from trainer.module.records import LossRecorder, as_json
+
+__all__ = ["IdeficsModule", "LossRecorder", "MetricLog", "as_json", "build_model"]

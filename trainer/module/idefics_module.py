@@ -1,0 +1,97 @@
+"""The Lightning module: forward, losses, optimizer."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from transformers import IdeficsForVisionText2Text
+from typing_extensions import override
+
+from trainer.config import OptimizerConfig
+from trainer.data import Batch
+from trainer.module.losses import TokenLosses, token_losses
+from trainer.module.optimization import build_optimizer, build_schedule
+
+
+class MetricLog(Protocol):
+    """What the module needs of the job that watches it."""
+
+    def log(self, name: str, value: Tensor | float, **labels: str) -> None:
+        """Report one value of this microbatch; device tensors stay on their device."""
+        ...
+
+
+class IdeficsModule(LightningModule):
+    """Next-token prediction over interleaved pictures and text, with z-loss.
+
+    `stabilizer_job` is set by `StabilizerCallback`; while it is None nothing is reported.
+    `last_losses` holds the unweighted losses of the newest microbatch, on its device.
+    """
+
+    stabilizer_job: MetricLog | None = None
+
+    def __init__(
+        self, model: IdeficsForVisionText2Text, config: OptimizerConfig, *, steps: int
+    ) -> None:
+        """Wrap a model.
+
+        Args:
+            model: What is trained.
+            config: How it is trained.
+            steps: Optimizer steps of the whole run; the schedule ends there.
+        """
+        super().__init__()
+        self.model = model
+        self.last_losses: dict[str, Tensor] = {}
+        self._config = config
+        self._steps = steps
+
+    @override
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the logits, [B, S, V]."""
+        logits: Tensor = self.model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            pixel_values=batch["pixel_values"],
+            image_attention_mask=batch["image_attention_mask"],
+            use_cache=False,
+        ).logits
+        return logits
+
+    def losses(self, batch: Batch) -> TokenLosses:
+        """Return the losses per predicted token."""
+        return token_losses(self(batch), batch["labels"])
+
+    @override
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return what is minimised: cross-entropy and weighted z-loss, per predicted token."""
+        losses = self.losses(batch)
+        loss = losses.mean(losses.cross_entropy)
+        z_loss = losses.mean(losses.z)
+        total = loss + self._config.z_loss_weight * z_loss
+        self.last_losses = {"loss": loss.detach(), "z_loss": z_loss.detach()}
+        if self.stabilizer_job is not None:
+            self._report(self.stabilizer_job, batch, losses, total.detach())
+        return total
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return AdamW and its schedule, stepped at every optimizer step."""
+        optimizer = build_optimizer(self.model, self._config)
+        schedule = build_schedule(optimizer, self._config, self._steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _report(self, job: MetricLog, batch: Batch, losses: TokenLosses, total: Tensor) -> None:
+        for name, value in self.last_losses.items():
+            job.log(name, value)
+        job.log("loss_total", total)
+        for source in sorted(set(batch["source"])):
+            rows = torch.tensor([name == source for name in batch["source"]], device=total.device)
+            job.log("loss", losses.mean(losses.cross_entropy, rows).detach(), source=source)

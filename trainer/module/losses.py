@@ -1,0 +1,54 @@
+"""What is minimised, in float32.
+
+Shape letters: B batch, S sequence, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+IGNORED_LABEL = -100  # torch.nn.functional.cross_entropy's ignore_index
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLosses:
+    """Losses per predicted token, before any mean."""
+
+    cross_entropy: Tensor
+    """[B, S-1] float32; 0 where nothing is predicted."""
+    z: Tensor
+    """[B, S-1] float32: logsumexp(logits)^2, as in PaLM; 0 where nothing is predicted."""
+    counted: Tensor
+    """[B, S-1] bool: where a token is predicted."""
+
+    def mean(self, values: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return the mean over predicted tokens; 0 where there is none.
+
+        Args:
+            values: `cross_entropy` or `z`.
+            rows: [B] bool, which documents to take; all by default.
+        """
+        counted = self.counted if rows is None else self.counted & rows[:, None]
+        kept = torch.where(counted, values, 0.0)
+        return kept.sum() / counted.sum().clamp(min=1)
+
+
+def token_losses(logits: Tensor, labels: Tensor) -> TokenLosses:
+    """Compare each position's logits with the next token.
+
+    Args:
+        logits: [B, S, V], any floating type.
+        labels: [B, S] int64, not shifted; IGNORED_LABEL where nothing is predicted.
+    """
+    logits = logits[:, :-1].float()
+    targets = labels[:, 1:]
+    counted = targets != IGNORED_LABEL
+    cross_entropy = functional.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
+    ).view_as(targets)
+    z = torch.where(counted, logits.logsumexp(dim=-1).square(), 0.0)
+    return TokenLosses(cross_entropy=cross_entropy, z=z, counted=counted)
