@@ -1,0 +1,1 @@
+"""On the disk: what could not be delivered waits here."""

@@ -1,0 +1,1 @@
+"""Over the network: address, connection, transport, typed requests."""

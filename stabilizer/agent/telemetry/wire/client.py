@@ -1,0 +1,167 @@
+"""The collector's REST interface as the job sees it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final, TypeVar
+from urllib.parse import quote
+
+from pydantic import BaseModel, ValidationError
+
+from stabilizer.agent.telemetry.settings import ReporterSettings
+from stabilizer.agent.telemetry.wire.transport import (
+    HttpRequest,
+    HttpResponse,
+    Transport,
+    never_cancelled,
+)
+from stabilizer.errors import TelemetryError
+from stabilizer.protocol.batches import BatchAnswer
+from stabilizer.protocol.commands import CommandResult
+from stabilizer.protocol.frames import CONTENT_TYPE
+from stabilizer.protocol.problems import Problem
+from stabilizer.protocol.runs import CatalogsAdd, Heartbeat, RunRegister, RunRegistered
+
+_API: Final = "/api/v1"
+_JSON: Final = "application/json"
+_Answer = TypeVar("_Answer", bound=BaseModel)
+
+
+class RefusedError(TelemetryError):
+    """The collector answered, and did not take what it was given.
+
+    `code` is the problem document's, or `http_<status>` where there was none.
+    """
+
+    def __init__(
+        self, message: str, *, status: int, code: str, retry_after_seconds: float | None
+    ) -> None:
+        super().__init__(message, code=code)
+        self.status = status
+        self.retry_after_seconds = retry_after_seconds
+
+
+class CollectorClient:
+    """Typed requests over a transport. Used by the sender thread alone.
+
+    Args:
+        transport: Carries the requests.
+        settings: Timeouts.
+        secret: Token to cut out of whatever the collector says before it is shown.
+        is_cancelled: Breaks off any request; for the end of the job.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        settings: ReporterSettings,
+        *,
+        secret: str | None = None,
+        is_cancelled: Callable[[], bool] = never_cancelled,
+    ) -> None:
+        self._transport = transport
+        self._settings = settings
+        self._secret = secret
+        self._is_cancelled = is_cancelled
+
+    def register(self, message: RunRegister) -> RunRegistered:
+        """Register a run; begins an attempt."""
+        body = message.model_dump_json().encode()
+        return self._ask(RunRegistered, self._post("/runs", body))
+
+    def add_catalogs(self, run_id: str, message: CatalogsAdd) -> None:
+        """Make catalogs known; those already known are no error."""
+        body = message.model_dump_json().encode()
+        self._accepted(self._post(f"/runs/{quote(run_id, safe='')}/catalogs", body))
+
+    def send_frames(self, run_id: str, body: bytes) -> BatchAnswer:
+        """Deliver an encoded batch."""
+        path = f"/runs/{quote(run_id, safe='')}/frames"
+        return self._ask(BatchAnswer, self._post(path, body, CONTENT_TYPE))
+
+    def heartbeat(self, run_id: str, message: Heartbeat) -> BatchAnswer:
+        """Give a sign of life, or tell a change of state."""
+        body = message.model_dump_json().encode()
+        return self._ask(BatchAnswer, self._post(f"/runs/{quote(run_id, safe='')}/heartbeat", body))
+
+    def poll(
+        self, run_id: str, attempt: int, wait_seconds: float, is_cancelled: Callable[[], bool]
+    ) -> BatchAnswer:
+        """Ask for commands; the collector answers at once when there is news, else when time is up.
+
+        Args:
+            run_id: The run.
+            attempt: The attempt that the job is in.
+            wait_seconds: How long the collector may hold the answer back; whole seconds upwards.
+            is_cancelled: Breaks the wait off, in addition to the end of the job.
+        """
+        wait = math.ceil(wait_seconds)
+        query = f"?attempt={attempt}&wait={wait}"
+        request = HttpRequest(
+            method="GET",
+            path=f"{_API}/runs/{quote(run_id, safe='')}/commands/next{query}",
+            timeout_seconds=wait + self._settings.request_timeout_seconds,
+            is_cancelled=lambda: self._is_cancelled() or is_cancelled(),
+        )
+        return self._ask(BatchAnswer, request)
+
+    def send_result(self, run_id: str, result: CommandResult) -> None:
+        """Deliver the job's word on a command."""
+        command = quote(result.command_id, safe="")
+        path = f"/runs/{quote(run_id, safe='')}/commands/{command}/result"
+        self._accepted(self._post(path, result.model_dump_json().encode()))
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._transport.close()
+
+    def _post(self, path: str, body: bytes, content_type: str = _JSON) -> HttpRequest:
+        return HttpRequest(
+            method="POST",
+            path=_API + path,
+            body=body,
+            content_type=content_type,
+            timeout_seconds=self._settings.request_timeout_seconds,
+            is_cancelled=self._is_cancelled,
+        )
+
+    def _ask(self, model: type[_Answer], request: HttpRequest) -> _Answer:
+        response = self._accepted(request)
+        try:
+            # A newer collector may say more than we know; what we know must still be right.
+            return model.model_validate_json(response.body, extra="ignore")
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(str(part) for part in first["loc"]) or "body"
+            message = f"the answer to {request.method} is no {model.__name__}: {field}: "
+            raise TelemetryError(
+                self._clean(message + first["msg"]), code="garbage_answer"
+            ) from None  # the cause would show the answer, which may repeat our headers
+
+    def _accepted(self, request: HttpRequest) -> HttpResponse:
+        response = self._transport.request(request)
+        if 200 <= response.status < 300:
+            return response
+        code, detail = _read_problem(response)
+        path = request.path.partition("?")[0]
+        raise RefusedError(
+            self._clean(f"{request.method} {path}: status {response.status}, {code}: {detail}"),
+            status=response.status,
+            code=self._clean(code),
+            retry_after_seconds=response.retry_after_seconds,
+        )
+
+    def _clean(self, text: str) -> str:
+        shown = text if self._secret is None else text.replace(self._secret, "***")
+        return "".join(c if c.isprintable() else " " for c in shown[:2000])
+
+
+def _read_problem(response: HttpResponse) -> tuple[str, str]:
+    """Return code and text of a refusal; anything that is no problem document has neither."""
+    try:
+        problem = Problem.model_validate_json(response.body)
+    except ValidationError:
+        return f"http_{response.status}", f"{len(response.body)} bytes that are no problem document"
+    fields = "; ".join(f"{item.field}: allowed: {item.allowed}" for item in problem.errors[:10])
+    return problem.code[:100], f"{problem.detail} {fields}".rstrip()
