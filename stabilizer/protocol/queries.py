@@ -254,10 +254,7 @@ class AuditReason(StrEnum):
     CARRIED_OUT = "carried_out"
     CARRIED_OUT_LATE = "carried_out_late"
     FAILED_IN_JOB = "failed_in_job"
-    TIME_PASSED = "time_passed"
-    WITHDRAWN_BY_POLICY = "withdrawn_by_policy"
-    ATTEMPT_PASSED = "attempt_passed"
-    RUN_ENDED = "run_ended_by_job"
+    RULES_REPLACED = "rules_replaced"
 
 
 class AuditEntry(_Message):

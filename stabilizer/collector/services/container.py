@@ -1,19 +1,100 @@
-"""All services of one collector, built once and shared by its threads.
+"""All services of one collector, built once and shared by its threads."""
 
-    runs:     register(RunRegister) -> RunRegistered; get(run_id) -> Run; list(RunQuery) -> RunPage;
-              update(run_id, RunUpdate, actor) -> Run; add_catalogs(run_id, CatalogsAdd) -> tuple[str, ...] (catalog ids);
-              heartbeat(run_id, Heartbeat) -> BatchAnswer; sweep_lost() -> list[str]; delete(run_id, actor, reason) -> None
-    ingest:   accept(run_id, Batch) -> BatchAnswer; accept_json(run_id, JsonBatch) -> BatchAnswer
-    queries:  series(run_id) -> list[SeriesInfo]; read(run_id, SeriesQuery) -> list[SeriesData];
-              alerts(run_id, state: AlertState | None = None, limit: int = 200) -> list[Alert];
-              incidents(run_id) -> list[Incident]; incident(incident_id) -> Incident; rules(run_id) -> RunRules;
-              audit(run_id | None = None, after: int = 0, limit: int = 200) -> AuditPage
-    commands: create(run_id, CommandCreate, actor) -> Command; list(run_id, states: Collection[CommandState] = ()) -> list[Command];
-              get(command_id) -> Command; approve/reject/cancel(command_id, Note, actor) -> Command;
-              poll(run_id, attempt) -> BatchAnswer; result(run_id, CommandResult) -> Command; expire_due() -> int
-    control:  get() -> ControlState; update(ControlUpdate, actor) -> ControlState;
-              silences() -> list[Silence]; add_silence(SilenceCreate, actor) -> Silence; remove_silence(silence_id, Note, actor) -> None
-    changes:  version(run_id) -> int; wait(run_id, version, timeout_seconds) -> int
-    Services.version(run_id) / Services.wait_for_change(run_id, version, timeout) go to `changes`; Services.ready() raises
-    StorageError if the database does not answer; Services.close().
-"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from stabilizer.clock import Clock
+from stabilizer.collector.services.changes import Changes
+from stabilizer.collector.services.commands import CommandService
+from stabilizer.collector.services.control import ControlService
+from stabilizer.collector.services.evaluation.judge import Judge
+from stabilizer.collector.services.evaluation.recorder import Recorder
+from stabilizer.collector.services.frames.ingest import IngestService
+from stabilizer.collector.services.overview import OverviewService
+from stabilizer.collector.services.queries import QueryService
+from stabilizer.collector.services.runs import RunService
+from stabilizer.collector.services.work import Workbench
+from stabilizer.collector.storage.engine import Database, parse_url
+from stabilizer.collector.storage.migrate import upgrade
+from stabilizer.errors import ConfigurationError
+from stabilizer.rules.loader import RuleFile, default_rules, load_rules
+from stabilizer.settings import CollectorSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The collector without its HTTP. Every method is synchronous and safe for many threads."""
+
+    database: Database
+    changes: Changes
+    runs: RunService
+    ingest: IngestService
+    queries: QueryService
+    commands: CommandService
+    control: ControlService
+    overview: OverviewService
+
+    def version(self, run_id: str) -> int:
+        """Return the count of a run's changes; take it before looking."""
+        return self.changes.version(run_id)
+
+    def wait_for_change(self, run_id: str, version: int, timeout_seconds: float) -> int:
+        """Wait until a run has changed since a version, or the time is over; return the version."""
+        return self.changes.wait(run_id, version, timeout_seconds)
+
+    def ready(self) -> None:
+        """Check that the collector can work.
+
+        Raises:
+            StorageError: The database does not answer.
+        """
+        self.database.check()
+
+    def close(self) -> None:
+        """Wake who waits, and let go of the database. Twice is harmless."""
+        self.changes.close()
+        self.database.close()
+
+
+def build_services(settings: CollectorSettings, clock: Clock) -> Services:
+    """Open the database, migrate it, and build the services on it.
+
+    Raises:
+        ConfigurationError: The URL or the rules file cannot be used.
+        RuleFileError: The rules file has mistakes; all of them are named.
+        StorageError: The database is in use, cannot be reached or cannot be migrated.
+    """
+    rules = _read_rules(settings.rules_file)
+    database = Database(parse_url(settings.database_url))
+    try:
+        upgrade(database.engine)
+    except BaseException:
+        database.close()
+        raise
+    changes = Changes()
+    lifetime = timedelta(seconds=settings.command_ttl_seconds)
+    bench = Workbench(database, clock, changes)
+    judge = Judge(Recorder(lifetime), rules)
+    return Services(
+        database=database,
+        changes=changes,
+        runs=RunService(bench, judge, settings.lost_after_heartbeats),
+        ingest=IngestService(bench, judge),
+        queries=QueryService(bench, judge),
+        commands=CommandService(bench, judge, lifetime),
+        control=ControlService(bench, judge),
+        overview=OverviewService(bench, judge),
+    )
+
+
+def _read_rules(file: Path | None) -> RuleFile:
+    if file is None:
+        return default_rules()
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"rules_file {str(file)!r} cannot be read: {error}") from error
+    return load_rules(text, str(file))

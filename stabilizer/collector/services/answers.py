@@ -1,0 +1,38 @@
+"""What the job is told, whatever it asked."""
+
+from __future__ import annotations
+
+from stabilizer.collector.services.evaluation.judge import Judge
+from stabilizer.collector.services.lifecycle import Cause, expire_due, move_command
+from stabilizer.collector.services.work import COLLECTOR, RunWork
+from stabilizer.collector.storage.repositories.commands import to_command
+from stabilizer.protocol.batches import BatchAnswer
+from stabilizer.protocol.commands import CommandState
+from stabilizer.protocol.queries import AuditReason
+
+
+def build_answer(
+    work: RunWork, judge: Judge, attempt: int, *, duplicate: bool = False
+) -> BatchAnswer:
+    """Build an answer and mark its commands as delivered.
+
+    The transaction must commit before the answer is sent: a command is on record before it leaves.
+    Every unsettled command is in every answer, so that a lost answer loses none.
+    """
+    expire_due(work)
+    judge.settle(work)
+    cause = Cause(actor=COLLECTOR, reason=AuditReason.SENT_TO_JOB)
+    rows = work.repos.commands.of_run(work.run.id, {CommandState.PENDING, CommandState.DELIVERED})
+    for row in rows:
+        if row.state == CommandState.PENDING:
+            move_command(work, row, CommandState.DELIVERED, cause)
+    judge.settle(work)
+    stored = work.repos.attempts.get(work.run.id, attempt)
+    return BatchAnswer(
+        attempt=attempt,
+        accepted_sequence=-1 if stored is None else stored.accepted_sequence,
+        duplicate=duplicate,
+        commands=tuple(to_command(row) for row in rows),
+        plan=judge.plan(work),
+        healthy_snapshots=judge.healthy_snapshots(work),
+    )

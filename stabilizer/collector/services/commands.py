@@ -1,0 +1,248 @@
+"""Commands: issued by hand, approved or not, delivered, and what came back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import timedelta
+
+from stabilizer.collector.services.answers import build_answer
+from stabilizer.collector.services.evaluation.judge import Judge
+from stabilizer.collector.services.lifecycle import (
+    Cause,
+    Draft,
+    expire_due,
+    move_command,
+    write_command,
+)
+from stabilizer.collector.services.presence import ENDED, heard
+from stabilizer.collector.services.targets import find_target
+from stabilizer.collector.services.work import JOB, Deed, Reason, RunWork, Workbench
+from stabilizer.collector.storage.models import CommandRow
+from stabilizer.collector.storage.repositories.commands import to_command
+from stabilizer.errors import ConflictError, NotFoundError
+from stabilizer.protocol.batches import BatchAnswer
+from stabilizer.protocol.commands import (
+    Command,
+    CommandParameters,
+    CommandResult,
+    CommandState,
+    RejectReason,
+    RollbackParameters,
+)
+from stabilizer.protocol.decisions import DecisionReason
+from stabilizer.protocol.queries import (
+    AuditAction,
+    AuditReason,
+    CommandCreate,
+    Note,
+    RollbackRequest,
+)
+
+
+class CommandService:
+    """Use cases around commands. Each call is one transaction.
+
+    Args:
+        bench: Opens transactions.
+        judge: Is told of every change.
+        lifetime: How long a job may take a command up, unless the command says otherwise.
+    """
+
+    def __init__(self, bench: Workbench, judge: Judge, lifetime: timedelta) -> None:
+        self._bench = bench
+        self._judge = judge
+        self._lifetime = lifetime
+
+    def create(self, run_id: str, command: CommandCreate, actor: str) -> Command:
+        """Issue a command by hand; it is pending at once, and works while the policy is disarmed.
+
+        Raises:
+            NotFoundError: There is no such run.
+            ConflictError: Codes `past_attempt`, `run_ended`, `unknown_snapshot`,
+                `snapshot_not_finite`, `no_healthy_snapshot`.
+        """
+        with self._bench.run(run_id, self._judge) as work:
+            if command.attempt is not None and command.attempt != work.run.attempt:
+                raise ConflictError(
+                    f"the run is in attempt {work.run.attempt}, not in {command.attempt}",
+                    code="past_attempt",
+                )
+            if work.run.state in ENDED:
+                raise ConflictError(f"the run has {work.run.state}", code="run_ended")
+            seconds = command.ttl_seconds
+            draft = Draft(
+                parameters=self._parameters(work, command),
+                state=CommandState.PENDING,
+                reason=DecisionReason.MANUAL,
+                message=command.reason,
+                actor=actor,
+                lifetime=self._lifetime if seconds is None else timedelta(seconds=seconds),
+                attempt=work.run.attempt,
+                issued_step=work.run.step,
+            )
+            row = write_command(work, draft)
+            self._judge.settle(work)
+            return to_command(row)
+
+    def _parameters(self, work: RunWork, command: CommandCreate) -> CommandParameters:
+        asked = command.parameters
+        if not isinstance(asked, RollbackRequest):
+            return asked
+        return RollbackParameters(
+            target=find_target(work, self._judge, asked),
+            skip_steps=asked.skip_steps,
+            reduce_lr=asked.reduce_lr,
+        )
+
+    def list(self, run_id: str, states: Collection[CommandState] = ()) -> list[Command]:
+        """Return a run's commands, oldest first; no states: all.
+
+        Raises:
+            NotFoundError: There is no such run.
+        """
+        with self._bench.reading() as repos:
+            repos.runs.require(run_id)
+            return [to_command(row) for row in repos.commands.of_run(run_id, states)]
+
+    def get(self, command_id: str) -> Command:
+        """Return a command.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        with self._bench.reading() as repos:
+            return to_command(repos.commands.require(command_id))
+
+    def approve(self, command_id: str, note: Note, actor: str) -> Command:
+        """Send a proposed command; its time to be taken up begins now.
+
+        Raises:
+            NotFoundError: There is no such command.
+            ConflictError: It is not proposed any more; code `command_settled`.
+        """
+        reason = AuditReason.APPROVED_BY_PERSON
+        return self._move(command_id, CommandState.PENDING, note, actor, reason)
+
+    def reject(self, command_id: str, note: Note, actor: str) -> Command:
+        """Refuse a proposed command.
+
+        Raises:
+            NotFoundError: There is no such command.
+            ConflictError: It is not proposed any more; code `command_settled`.
+        """
+        reason = RejectReason.REFUSED_BY_PERSON
+        return self._move(command_id, CommandState.REJECTED, note, actor, reason)
+
+    def cancel(self, command_id: str, note: Note, actor: str) -> Command:
+        """Take back a command that the job does not have yet.
+
+        Raises:
+            NotFoundError: There is no such command.
+            ConflictError: The job has it, or it is settled; code `command_settled`.
+        """
+        reason = RejectReason.REFUSED_BY_PERSON
+        return self._move(command_id, CommandState.CANCELLED, note, actor, reason)
+
+    def _move(
+        self, command_id: str, to: CommandState, note: Note, actor: str, reason: Reason
+    ) -> Command:
+        run_id = self.get(command_id).run_id
+        with self._bench.run(run_id, self._judge) as work:
+            row = work.repos.commands.require(command_id)
+            if row.expires_at <= work.now and row.state == CommandState.PROPOSED:
+                raise ConflictError(
+                    f"command {command_id} expired at {row.expires_at.isoformat()}",
+                    code="command_settled",
+                )
+            move_command(work, row, to, Cause(actor=actor, reason=reason, message=note.reason))
+            if to is CommandState.PENDING:
+                row.expires_at = work.now + self._lifetime
+            self._judge.settle(work)
+            return to_command(row)
+
+    def poll(self, run_id: str, attempt: int) -> BatchAnswer:
+        """Give a job its commands; a sign of life, unless from an attempt gone by.
+
+        Raises:
+            NotFoundError: There is no such run.
+        """
+        with self._bench.run(run_id, self._judge) as work:
+            if attempt >= work.run.attempt:
+                heard(work)
+            return build_answer(work, self._judge, attempt)
+
+    def result(self, run_id: str, result: CommandResult) -> Command:
+        """Take a job's word on a command. The same word twice changes nothing.
+
+        A command that had expired here and was carried out there is applied: the job is the truth.
+
+        Raises:
+            NotFoundError: The run has no such command.
+            ConflictError: It is settled otherwise, or was never delivered; code `command_settled`.
+        """
+        with self._bench.run(run_id, self._judge) as work:
+            row = work.repos.commands.require(result.command_id)
+            if row.run_id != run_id:
+                raise NotFoundError(
+                    f"run {run_id} has no command {result.command_id!r}", code="unknown_command"
+                )
+            heard(work)
+            if row.result is not None:
+                _refuse_other_word(row, result)
+            else:
+                _take_word(work, row, result)
+            self._judge.settle(work)
+            return to_command(row)
+
+    def expire_due(self) -> int:
+        """Expire all commands whose time has passed, in every run; return how many."""
+        with self._bench.reading() as repos:
+            run_ids = repos.commands.runs_with_due(self._bench.clock.now())
+        expired = 0
+        for run_id in run_ids:
+            try:
+                with self._bench.run(run_id, self._judge) as work:
+                    expired += expire_due(work)
+            except NotFoundError:  # deleted in the meantime
+                continue
+        return expired
+
+
+def _refuse_other_word(row: CommandRow, result: CommandResult) -> None:
+    # Compared as text, since NaN in a read-back is not equal to itself.
+    stored = CommandResult.model_validate(row.result)
+    if stored.model_dump_json() != result.model_dump_json():
+        raise ConflictError(
+            f"command {row.id} is {row.state}; the job has reported {stored.state.value} before",
+            code="command_settled",
+        )
+
+
+def _take_word(work: RunWork, row: CommandRow, result: CommandResult) -> None:
+    before = CommandState(row.state)
+    to = CommandState(result.state)
+    row.result = result.model_dump(mode="json")
+    cause = Cause(actor=JOB, reason=_reason_of(before, result), message=result.message)
+    if before is to:  # expired by both clocks
+        work.audit(
+            Deed(
+                actor=JOB,
+                action=AuditAction.COMMAND_CHANGED,
+                reason=cause.reason,
+                subject=row.id,
+                message=cause.message,
+                before={"state": before.value},
+                after={"state": to.value, "result": row.result},
+            )
+        )
+        return
+    move_command(work, row, to, cause)
+
+
+def _reason_of(before: CommandState, result: CommandResult) -> Reason:
+    if result.state is CommandState.APPLIED:
+        late = before is CommandState.EXPIRED
+        return AuditReason.CARRIED_OUT_LATE if late else AuditReason.CARRIED_OUT
+    if result.state is CommandState.EXPIRED:
+        return RejectReason.EXPIRED
+    return result.reason or AuditReason.FAILED_IN_JOB

@@ -1,0 +1,157 @@
+"""The switch over all runs, and silences."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+
+from stabilizer.collector.services.evaluation.judge import Judge
+from stabilizer.collector.services.lifecycle import Cause, withdraw
+from stabilizer.collector.services.presence import LIVING
+from stabilizer.collector.services.work import Deed, Workbench, audit
+from stabilizer.collector.storage.models import ControlRow, SilenceRow
+from stabilizer.collector.storage.repositories import Repositories
+from stabilizer.collector.storage.repositories.control import to_silence
+from stabilizer.errors import NotFoundError
+from stabilizer.protocol.commands import CommandState
+from stabilizer.protocol.decisions import DecisionReason
+from stabilizer.protocol.queries import (
+    AuditAction,
+    AuditReason,
+    ControlState,
+    ControlUpdate,
+    Note,
+    Silence,
+    SilenceCreate,
+)
+from stabilizer.protocol.runs import RunState
+
+
+class ControlService:
+    """Use cases of the global switch and of silences."""
+
+    def __init__(self, bench: Workbench, judge: Judge) -> None:
+        self._bench = bench
+        self._judge = judge
+
+    def get(self) -> ControlState:
+        """Return the switch with the silences in force."""
+        with self._bench.reading() as repos:
+            row = repos.control.get()
+        silences = tuple(self.silences())
+        if row is None:
+            return ControlState(
+                disarmed=False, reason="", actor="", changed_at=None, silences=silences
+            )
+        return ControlState(
+            disarmed=row.disarmed,
+            reason=row.reason,
+            actor=row.actor,
+            changed_at=row.changed_at,
+            silences=silences,
+        )
+
+    def update(self, update: ControlUpdate, actor: str) -> ControlState:
+        """Disarm or arm the policy of all runs.
+
+        Disarming also cancels what the policy has issued and no job has yet. Commands that a person
+        issued or has to approve are left alone.
+        """
+        with self._bench.writing() as repos:
+            now = self._bench.clock.now()
+            before = repos.control.get()
+            was = before is not None and before.disarmed
+            repos.control.put(
+                ControlRow(
+                    id=1,
+                    disarmed=update.disarmed,
+                    reason=update.reason,
+                    actor=actor,
+                    changed_at=now,
+                )
+            )
+            deed = Deed(
+                actor=actor,
+                action=AuditAction.DISARMED if update.disarmed else AuditAction.ARMED,
+                reason=AuditReason.REQUESTED_BY_PERSON,
+                subject="control",
+                message=update.reason,
+                before={"disarmed": was},
+                after={"disarmed": update.disarmed},
+            )
+            audit(repos, now, None, deed)
+        if update.disarmed:
+            self._withdraw_everywhere(Cause(actor=actor, reason=DecisionReason.DISARMED))
+        return self.get()
+
+    def _withdraw_everywhere(self, cause: Cause) -> None:
+        # Every run is visited, not only those with a pending command: one that was being decided
+        # while the switch was turned is seen here, behind the run's lock.
+        with self._bench.reading() as repos:
+            run_ids = repos.runs.ids(LIVING | {RunState.LOST})
+        for run_id in run_ids:
+            try:
+                with self._bench.run(run_id, self._judge) as work:
+                    states = frozenset({CommandState.PENDING})
+                    withdraw(work, cause, policy_only=True, states=states)
+            except NotFoundError:  # deleted in the meantime
+                continue
+
+    def silences(self) -> list[Silence]:
+        """Return the silences that have not ended, oldest first."""
+        now = self._bench.clock.now()
+        with self._bench.reading() as repos:
+            rows = repos.control.silences()
+            return [to_silence(row) for row in rows if _is_in_force(repos, row, now)]
+
+    def add_silence(self, silence: SilenceCreate, actor: str) -> Silence:
+        """Mute a rule for decisions.
+
+        Raises:
+            NotFoundError: There is no such run.
+        """
+        with self._bench.writing() as repos:
+            now = self._bench.clock.now()
+            if silence.run_id is not None:
+                repos.runs.require(silence.run_id)
+            row = SilenceRow(
+                id=uuid.uuid4().hex, actor=actor, created_at=now, **silence.model_dump()
+            )
+            repos.control.add_silence(row)
+            deed = _silence_deed(AuditAction.SILENCE_CREATED, row, actor, silence.reason)
+            audit(repos, now, silence.run_id, deed)
+            return to_silence(row)
+
+    def remove_silence(self, silence_id: str, note: Note, actor: str) -> None:
+        """End a silence before its time.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        with self._bench.writing() as repos:
+            row = repos.control.require_silence(silence_id)
+            deed = _silence_deed(AuditAction.SILENCE_REMOVED, row, actor, note.reason)
+            audit(repos, self._bench.clock.now(), row.run_id, deed)
+            repos.control.remove_silence(row)
+
+
+def _is_in_force(repos: Repositories, row: SilenceRow, now: datetime) -> bool:
+    if row.until is not None and row.until <= now:
+        return False
+    if row.until_step is None or row.run_id is None:
+        return True
+    return repos.runs.require(row.run_id).step <= row.until_step
+
+
+def _silence_deed(action: AuditAction, row: SilenceRow, actor: str, message: str) -> Deed:
+    shown = to_silence(row).model_dump(mode="json")
+    created = action is AuditAction.SILENCE_CREATED
+    return Deed(
+        actor=actor,
+        action=action,
+        reason=AuditReason.REQUESTED_BY_PERSON,
+        subject=row.id,
+        message=message,
+        before=None if created else shown,
+        after=shown if created else None,
+    )

@@ -1,0 +1,248 @@
+"""Brings every event of a run before its rules, and writes down what they say."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from stabilizer.collector.services.evaluation.context import ContextSource, FixedContext
+from stabilizer.collector.services.evaluation.recorder import Origin, Recorder
+from stabilizer.collector.services.evaluation.seats import (
+    SAVE_EVERY_STEPS,
+    CatalogCache,
+    Seat,
+    SeatCache,
+    restore_seat,
+    save_seat,
+    saved_state,
+    show_batch,
+)
+from stabilizer.collector.services.work import COLLECTOR, Deed, RunWork
+from stabilizer.collector.storage.models import AttemptRow, BrainStateRow
+from stabilizer.collector.storage.repositories.commands import to_command
+from stabilizer.errors import ConfigurationError, RuleFileError
+from stabilizer.protocol.batches import Marker, MarkerKind, SnapshotInfo
+from stabilizer.protocol.decisions import AlertState, IncidentState
+from stabilizer.protocol.frames import FrameBlock
+from stabilizer.protocol.queries import AuditAction, AuditReason
+from stabilizer.protocol.sampling import SamplingPlan
+from stabilizer.protocol.series import Catalog
+from stabilizer.rules.brain import Brain
+from stabilizer.rules.loader import RuleFile, load_rules
+from stabilizer.rules.outcome import Outcome, RuleHealth
+
+logger = logging.getLogger(__name__)
+
+
+class Judge:
+    """The rules of all runs. Every call is made under the run's lock, in its transaction.
+
+    Args:
+        recorder: Writes outcomes.
+        default_rules: For runs that bring none of their own.
+    """
+
+    def __init__(self, recorder: Recorder, default_rules: RuleFile) -> None:
+        self.default_rules = default_rules
+        self._recorder = recorder
+        self._seats = SeatCache()
+        self._catalogs = CatalogCache()
+
+    def begin(self, work: RunWork, rules: RuleFile) -> None:
+        """Give a new run its first brain."""
+        self._seats.put(work.run.id, self._fresh_seat(work, rules, Origin(1, 0, rules.hash)))
+
+    def begin_attempt(self, work: RunWork, attempt: AttemptRow) -> None:
+        """Tell the rules that steps may repeat from here on."""
+        seat = self._touch(work, save=True)
+        seat.seen.clear()
+        reason = MarkerKind(attempt.reason)
+        self._record(
+            work, seat, seat.brain.begin_attempt(attempt.number, attempt.from_step, reason)
+        )
+
+    def change_rules(self, work: RunWork, rules: RuleFile) -> None:
+        """Judge a run by other rules from now on; what the old ones had open is closed."""
+        old = self._touch(work, save=True)
+        if old.origin.rules_hash == rules.hash:
+            return
+        self._record(work, old, old.brain.end_run(work.run.step))
+        self._succeed(work, rules, old.origin.generation)
+
+    def add_catalogs(self, work: RunWork, catalogs: Sequence[Catalog]) -> None:
+        """Let the rules select from more series."""
+        seat = self._touch(work, save=True)
+        for catalog in catalogs:
+            seat.brain.add_catalog(catalog)
+
+    def set_snapshots(self, work: RunWork, snapshots: Sequence[SnapshotInfo]) -> None:
+        """Tell the rules what the job holds."""
+        self._touch(work, save=True).brain.set_snapshots(snapshots)
+
+    def feed(
+        self, work: RunWork, blocks: Sequence[FrameBlock], markers: Sequence[Marker] = ()
+    ) -> None:
+        """Let the rules see a batch of the newest attempt."""
+        seat = self._touch(work, save=bool(markers))
+        record = partial(self._record, work, seat)
+        show_batch(seat, blocks, markers, ContextSource(work), record)
+
+    def end_run(self, work: RunWork) -> None:
+        """Close what is open: no more steps will come."""
+        seat = self._touch(work, save=True)
+        self._record(work, seat, seat.brain.end_run(work.run.step))
+
+    def plan(self, work: RunWork) -> SamplingPlan:
+        """Return how often the job shall measure."""
+        return self._seat(work).brain.sampling_plan
+
+    def healthy_snapshots(self, work: RunWork) -> tuple[str, ...]:
+        """Return the ids of the snapshots that the rules hold to be healthy."""
+        return tuple(self._seat(work).brain.healthy_snapshots)
+
+    def rule_health(self, work: RunWork) -> list[RuleHealth]:
+        """Return whether each rule works."""
+        return list(self._seat(work).brain.rule_health)
+
+    def num_broken_rules(self) -> int:
+        """Count the rules that failed last, over the runs in memory. Needs no lock."""
+        return sum(not rule.ok for seat in self._seats.all() for rule in seat.brain.rule_health)
+
+    def settle(self, work: RunWork) -> None:
+        """Tell the rules what has become of commands, until they have nothing more to say."""
+        while work.changed_commands:
+            command = to_command(work.changed_commands.pop(0))
+            seat = self._touch(work, save=True)
+            self._record(work, seat, seat.brain.command_changed(command))
+
+    def conclude(self, work: RunWork) -> None:
+        """Finish a transaction: settle, and save what must not be lost."""
+        self.settle(work)
+        if not work.is_judged:
+            return
+        seat = self._seat(work)
+        if seat.is_dirty or seat.steps_since_save >= SAVE_EVERY_STEPS:
+            save_seat(work, seat)
+
+    def forget(self, run_id: str) -> None:
+        """Drop a brain that ran ahead of a transaction that failed, or whose run is gone."""
+        self._seats.drop(run_id)
+
+    def _touch(self, work: RunWork, *, save: bool) -> Seat:
+        """Return the seat for a change; the run's version goes up with it."""
+        seat = self._seat(work)
+        work.is_judged = True
+        work.run.version += 1
+        seat.version = work.run.version
+        seat.is_dirty = seat.is_dirty or save
+        return seat
+
+    def _seat(self, work: RunWork) -> Seat:
+        seat = self._seats.get(work.run.id)
+        # Another version means that another collector, or a transaction of ours whose end we did
+        # not see, has moved the run on.
+        if seat is None or seat.version != work.run.version:
+            seat = self._rebuild(work)
+        return seat
+
+    def _record(self, work: RunWork, seat: Seat, outcome: Outcome) -> None:
+        if outcome:
+            self._recorder.record(work, seat.origin, outcome)
+
+    def _rebuild(self, work: RunWork) -> Seat:
+        row = saved_state(work)
+        try:
+            rules = load_rules(work.repos.rules.text(row.rules_hash), f"rules {row.rules_hash}")
+            seat = restore_seat(work, row, rules, self._catalogs)
+        except (ConfigurationError, RuleFileError):
+            logger.warning("run %s: saved rules cannot go on; they begin anew", work.run.id)
+            return self._begin_anew(work, row)
+        self._seats.put(work.run.id, seat)
+        self._replay(work, seat, row)
+        return seat
+
+    def _replay(self, work: RunWork, seat: Seat, row: BrainStateRow) -> None:
+        contexts = FixedContext(seat.context)
+        said: list[Outcome] = []
+        for _, blocks in work.repos.frames.evaluated_after(work.run.id, row.version):
+            show_batch(seat, blocks, (), contexts, said.append)
+        if said:
+            # Rules of another version of this program may see what those of the time did not.
+            logger.warning("run %s: the replay decided what was not on record", work.run.id)
+            work.is_judged = True
+            for outcome in said:
+                self._record(work, seat, outcome)
+
+    def _begin_anew(self, work: RunWork, row: BrainStateRow) -> Seat:
+        _close_open(work)
+        try:
+            rules = load_rules(work.repos.rules.text(work.run.rules_hash))
+        except RuleFileError:
+            rules = self.default_rules
+        return self._succeed(work, rules, row.generation)
+
+    def _succeed(self, work: RunWork, rules: RuleFile, generation: int) -> Seat:
+        """Put a fresh brain in the place of one that cannot go on."""
+        offset = work.repos.incidents.last_number(work.run.id)
+        before = work.run.rules_hash
+        work.repos.rules.add_set(rules.hash, rules.text, work.now)
+        work.run.rules_hash = rules.hash
+        seat = self._fresh_seat(work, rules, Origin(generation + 1, offset, rules.hash))
+        attempt = work.repos.attempts.get(work.run.id, work.run.attempt)
+        from_step = work.run.step if attempt is None else attempt.last_step
+        self._record(
+            work,
+            seat,
+            seat.brain.begin_attempt(work.run.attempt, from_step, MarkerKind.RESUME),
+        )
+        seat.brain.set_snapshots(work.repos.attempts.snapshots(work.run.id))
+        self._seats.put(work.run.id, seat)
+        work.is_judged = True
+        work.audit(
+            Deed(
+                actor=COLLECTOR,
+                action=AuditAction.RUN_RULES_CHANGED,
+                reason=AuditReason.RULES_REPLACED,
+                subject=work.run.id,
+                message="a fresh set of rules judges the run from here on",
+                before={"rules_hash": before},
+                after={"rules_hash": rules.hash},
+            )
+        )
+        return seat
+
+    def _fresh_seat(self, work: RunWork, rules: RuleFile, origin: Origin) -> Seat:
+        brain = Brain(rules)
+        for catalog_id in work.repos.catalogs.of_run(work.run.id):
+            brain.add_catalog(self._catalogs.get(work.repos, catalog_id))
+        return Seat(
+            brain=brain,
+            origin=origin,
+            version=work.run.version,
+            context=ContextSource(work).at(work.run.step),
+            seen={},
+            is_dirty=True,
+        )
+
+
+def _close_open(work: RunWork) -> None:
+    """Resolve alerts and incidents that nobody watches any more."""
+    for alert in work.repos.alerts.unsettled(work.run.id):
+        alert.state = AlertState.RESOLVED.value
+        alert.resolved_step = work.run.step
+    for incident in work.repos.incidents.unresolved(work.run.id):
+        before = incident.state
+        incident.state = IncidentState.RESOLVED.value
+        incident.resolved_step, incident.resolved_at = work.run.step, work.now
+        work.audit(
+            Deed(
+                actor=COLLECTOR,
+                action=AuditAction.INCIDENT_CHANGED,
+                reason=AuditReason.RULES_REPLACED,
+                subject=incident.id,
+                message="the rules that opened it cannot go on",
+                before={"state": before},
+                after={"state": incident.state},
+            )
+        )

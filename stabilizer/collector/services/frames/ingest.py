@@ -1,0 +1,138 @@
+"""Batches of frames: checked, stored once, judged and answered, all in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stabilizer.collector.services.answers import build_answer
+from stabilizer.collector.services.evaluation.judge import Judge
+from stabilizer.collector.services.frames.json_batch import read_json_batch
+from stabilizer.collector.services.frames.validation import (
+    check_blocks,
+    check_catalogs,
+    check_header,
+)
+from stabilizer.collector.services.presence import heard
+from stabilizer.collector.services.registration import add_attempt, begin_attempt
+from stabilizer.collector.services.work import RunWork, Workbench
+from stabilizer.collector.storage.models import AttemptRow
+from stabilizer.collector.storage.repositories import StoredBatch
+from stabilizer.errors import ConflictError
+from stabilizer.protocol.batches import BatchAnswer, BatchHeader, JsonBatch
+from stabilizer.protocol.frames import Batch, FrameBlock
+from stabilizer.protocol.series import Catalog
+
+
+class IngestService:
+    """Takes batches. The same (attempt, sequence) again is the same batch and changes nothing.
+
+    Within the newest attempt the rules see a batch as it comes; they never go back in steps, so
+    that frames that come late are stored and shown, and not judged. Batches of earlier attempts
+    (a spool that was sent at last) are only stored.
+    """
+
+    def __init__(self, bench: Workbench, judge: Judge) -> None:
+        self._bench = bench
+        self._judge = judge
+
+    def accept(self, run_id: str, batch: Batch) -> BatchAnswer:
+        """Take a batch.
+
+        Raises:
+            NotFoundError: There is no such run.
+            ConflictError: Codes `unknown_catalog`, `unknown_attempt`.
+            InvalidInputError: Codes `catalog_mismatch`, `step_out_of_order`, `malformed_batch`.
+        """
+        return self._accept(run_id, batch, ())
+
+    def accept_json(self, run_id: str, message: JsonBatch) -> BatchAnswer:
+        """Take a batch in JSON; its catalogs are made from the names.
+
+        Raises:
+            NotFoundError: There is no such run.
+            ConflictError: Code `unknown_attempt`.
+            InvalidInputError: Codes `invalid_series`, `value_out_of_range`, `step_out_of_order`,
+                `too_many_catalogs`.
+        """
+        read = read_json_batch(message, self._bench.clock.now())
+        return self._accept(run_id, read.batch, read.catalogs)
+
+    def _accept(self, run_id: str, batch: Batch, catalogs: Sequence[Catalog]) -> BatchAnswer:
+        header = batch.header
+        with self._bench.run(run_id, self._judge) as work:
+            if work.repos.frames.has_batch(run_id, header.attempt, header.sequence):
+                if header.attempt >= work.run.attempt:
+                    heard(work)
+                return build_answer(work, self._judge, header.attempt, duplicate=True)
+            check_header(header, header.attempt, header.attempt_start)
+            new = self._check(work, header, batch.blocks, catalogs)
+            if header.attempt >= work.run.attempt:
+                heard(work)
+            if new:
+                work.repos.catalogs.add(run_id, new, work.now)
+                self._judge.add_catalogs(work, new)
+            self._store(work, header, batch.blocks)
+            return build_answer(work, self._judge, header.attempt)
+
+    def _check(
+        self,
+        work: RunWork,
+        header: BatchHeader,
+        blocks: Sequence[FrameBlock],
+        catalogs: Sequence[Catalog],
+    ) -> list[Catalog]:
+        """Check everything before anything is stored; return the catalogs that are new."""
+        widths = work.repos.catalogs.of_run(work.run.id)
+        new = [catalog for catalog in catalogs if catalog.id not in widths]
+        check_catalogs(new, len(widths))
+        known = work.repos.attempts.get(work.run.id, header.attempt)
+        start = header.attempt_start
+        if known is None and start is None:
+            raise ConflictError(
+                f"the run has no attempt {header.attempt}; its newest is {work.run.attempt}; "
+                "send attempt_start with its first batch",
+                code="unknown_attempt",
+            )
+        from_step = known.from_step if known is not None else start.from_step if start else 0
+        widths |= {catalog.id: len(catalog) for catalog in new}
+        check_blocks(blocks, widths, from_step)
+        return new
+
+    def _store(self, work: RunWork, header: BatchHeader, blocks: Sequence[FrameBlock]) -> None:
+        attempt = self._attempt(work, header)
+        is_newest = attempt.number == work.run.attempt
+        in_order = header.sequence > attempt.accepted_sequence
+        attempt.accepted_sequence = max(attempt.accepted_sequence, header.sequence)
+        attempt.num_batches += 1
+        attempt.last_step = max([attempt.last_step, *(int(b.steps[-1]) for b in blocks if len(b))])
+        work.repos.attempts.add_markers(work.run.id, attempt.number, header.markers, work.now)
+        if header.health is not None:
+            work.run.agent_health = header.health.model_dump()
+        if is_newest:
+            work.run.step = max(work.run.step, attempt.last_step)
+            if in_order and header.snapshots is not None:
+                work.repos.attempts.replace_snapshots(work.run.id, header.snapshots)
+                self._judge.set_snapshots(work, header.snapshots)
+            self._judge.feed(work, blocks, header.markers if in_order else ())
+        work.repos.frames.add_batch(
+            StoredBatch(
+                run_id=work.run.id,
+                attempt=attempt.number,
+                sequence=header.sequence,
+                version=work.run.version,
+                evaluated=is_newest,
+                received_at=work.now,
+            ),
+            blocks,
+        )
+
+    def _attempt(self, work: RunWork, header: BatchHeader) -> AttemptRow:
+        known = work.repos.attempts.get(work.run.id, header.attempt)
+        if known is not None:
+            return known
+        start = header.attempt_start
+        if start is None:
+            raise ConflictError(f"the run has no attempt {header.attempt}", code="unknown_attempt")
+        if header.attempt > work.run.attempt:
+            return begin_attempt(work, self._judge, header.attempt, start)
+        return add_attempt(work, header.attempt, start)

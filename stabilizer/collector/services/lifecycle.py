@@ -1,0 +1,202 @@
+"""The life of a command: which states follow which, and the one way to go from one to the next."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from stabilizer.collector.services.work import Deed, Reason, RunWork
+from stabilizer.collector.storage.models import CommandRow
+from stabilizer.errors import ConflictError
+from stabilizer.protocol.commands import (
+    SETTLED_STATES,
+    CommandParameters,
+    CommandState,
+    RejectReason,
+)
+from stabilizer.protocol.decisions import DecisionReason
+from stabilizer.protocol.queries import AuditAction
+
+TRANSITIONS: Final[Mapping[CommandState, frozenset[CommandState]]] = {
+    CommandState.PROPOSED: frozenset(
+        {
+            CommandState.PENDING,
+            CommandState.REJECTED,
+            CommandState.CANCELLED,
+            CommandState.EXPIRED,
+        }
+    ),
+    CommandState.PENDING: frozenset(
+        {CommandState.DELIVERED, CommandState.CANCELLED, CommandState.EXPIRED}
+    ),
+    CommandState.DELIVERED: frozenset(
+        {
+            CommandState.APPLIED,
+            CommandState.REJECTED,
+            CommandState.FAILED,
+            CommandState.EXPIRED,
+        }
+    ),
+    # The job may have carried it out while its word was on the way: the job is the truth.
+    CommandState.EXPIRED: frozenset(
+        {CommandState.APPLIED, CommandState.REJECTED, CommandState.FAILED}
+    ),
+    CommandState.APPLIED: frozenset(),
+    CommandState.REJECTED: frozenset(),
+    CommandState.FAILED: frozenset(),
+    CommandState.CANCELLED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """Who moves a command, and why."""
+
+    actor: str
+    reason: Reason
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A command before it is written."""
+
+    parameters: CommandParameters
+    state: CommandState
+    reason: DecisionReason
+    message: str
+    actor: str
+    lifetime: timedelta
+    key: str | None = None
+    """The policy's name for it; None for one by hand."""
+    attempt: int
+    issued_step: int | None
+    incident_id: str | None = None
+
+
+def write_command(work: RunWork, draft: Draft) -> CommandRow:
+    """Store a new command. It can be sent only after the transaction has committed."""
+    command_id = uuid.uuid4().hex
+    row = CommandRow(
+        id=command_id,
+        run_id=work.run.id,
+        number=work.repos.commands.next_number(work.run.id),
+        key=draft.key or command_id,
+        attempt=draft.attempt,
+        kind=draft.parameters.kind.value,
+        parameters=draft.parameters.model_dump(mode="json"),
+        state=draft.state.value,
+        reason=draft.reason.value,
+        message=draft.message,
+        issued_reason=draft.reason.value,
+        issued_message=draft.message,
+        incident_id=draft.incident_id,
+        actor=draft.actor,
+        fence=0,
+        issued_step=draft.issued_step,
+        issued_at=work.now,
+        expires_at=work.now + draft.lifetime,
+        delivered_at=None,
+        settled_at=None,
+        result=None,
+    )
+    work.repos.commands.add(row)
+    work.changed_commands.append(row)
+    work.audit(
+        Deed(
+            actor=draft.actor,
+            action=AuditAction.COMMAND_CREATED,
+            reason=draft.reason,
+            subject=command_id,
+            message=draft.message,
+            after={"state": row.state, "attempt": row.attempt, "parameters": row.parameters},
+        )
+    )
+    return row
+
+
+def move_command(work: RunWork, row: CommandRow, to: CommandState, cause: Cause) -> None:
+    """Bring a command into its next state, with its row in the audit log.
+
+    Raises:
+        ConflictError: The table does not allow it; code `command_settled`.
+    """
+    before = CommandState(row.state)
+    if to not in TRANSITIONS[before]:
+        raise ConflictError(
+            f"command {row.id} is {before.value} and cannot become {to.value} any more",
+            code="command_settled",
+        )
+    row.state = to.value
+    if to is CommandState.DELIVERED:
+        row.delivered_at = work.now
+    if to in SETTLED_STATES:
+        row.settled_at = work.now
+        _note_why(row, to, cause)
+    work.changed_commands.append(row)
+    work.audit(
+        Deed(
+            actor=cause.actor,
+            action=AuditAction.COMMAND_CHANGED,
+            reason=cause.reason,
+            subject=row.id,
+            message=cause.message,
+            before={"state": before.value},
+            after={"state": to.value} | ({"result": row.result} if row.result else {}),
+        )
+    )
+
+
+def _note_why(row: CommandRow, to: CommandState, cause: Cause) -> None:
+    row.reason, row.message = row.issued_reason, row.issued_message
+    if to is CommandState.APPLIED:
+        return
+    if isinstance(cause.reason, RejectReason | DecisionReason):
+        row.reason = cause.reason.value
+    if cause.message:
+        row.message = cause.message
+
+
+def expire_due(work: RunWork) -> int:
+    """Expire the run's commands whose time has passed; return how many."""
+    due = [
+        row
+        for row in work.repos.commands.of_run(work.run.id, _UNSETTLED)
+        if row.expires_at <= work.now
+    ]
+    for row in due:
+        cause = Cause(
+            actor="collector",
+            reason=RejectReason.EXPIRED,
+            message=f"not taken up by {row.expires_at.isoformat(timespec='seconds')}",
+        )
+        move_command(work, row, CommandState.EXPIRED, cause)
+    return len(due)
+
+
+def withdraw(
+    work: RunWork, cause: Cause, *, policy_only: bool, states: frozenset[CommandState]
+) -> int:
+    """Cancel the run's commands that have not been delivered; return how many.
+
+    Args:
+        work: The run.
+        cause: Who, and why.
+        policy_only: Leave those that a person issued.
+        states: PROPOSED, PENDING or both.
+    """
+    rows = [
+        row
+        for row in work.repos.commands.of_run(work.run.id, states)
+        if not policy_only or row.actor == "policy"
+    ]
+    for row in rows:
+        move_command(work, row, CommandState.CANCELLED, cause)
+    return len(rows)
+
+
+UNDELIVERED: Final = frozenset({CommandState.PROPOSED, CommandState.PENDING})
+_UNSETTLED: Final = UNDELIVERED | {CommandState.DELIVERED}

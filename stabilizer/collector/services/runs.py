@@ -1,0 +1,202 @@
+"""Runs: registered, changed, heard of, lost and deleted."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from stabilizer.collector.services.answers import build_answer
+from stabilizer.collector.services.evaluation.judge import Judge
+from stabilizer.collector.services.frames.validation import check_catalogs
+from stabilizer.collector.services.lifecycle import Cause, withdraw
+from stabilizer.collector.services.presence import LIVING, heard, lose, report_state
+from stabilizer.collector.services.registration import Registration
+from stabilizer.collector.services.work import Deed, Workbench, audit
+from stabilizer.collector.storage.repositories.runs import to_run
+from stabilizer.errors import ConflictError, InvalidInputError, NotFoundError
+from stabilizer.protocol.batches import BatchAnswer
+from stabilizer.protocol.commands import CommandState
+from stabilizer.protocol.decisions import DecisionReason, Mode
+from stabilizer.protocol.queries import AuditAction, AuditReason, RunPage, RunQuery
+from stabilizer.protocol.runs import (
+    CatalogsAdd,
+    Heartbeat,
+    Run,
+    RunRegister,
+    RunRegistered,
+    RunState,
+    RunUpdate,
+)
+
+
+class RunService:
+    """Use cases around runs. Each call is one transaction.
+
+    Args:
+        bench: Opens transactions.
+        judge: The rules of all runs.
+        lost_after_heartbeats: A run is lost after so many of its own intervals of silence.
+    """
+
+    def __init__(self, bench: Workbench, judge: Judge, lost_after_heartbeats: float) -> None:
+        self._bench = bench
+        self._judge = judge
+        self._registration = Registration(bench, judge)
+        self._lost_after = lost_after_heartbeats
+        self._since = bench.clock.now()
+
+    def register(self, register: RunRegister) -> RunRegistered:
+        """Open a run, or the next attempt of the run of this name and key.
+
+        Raises:
+            ProtocolVersionError: The job speaks a version that this collector does not.
+            RuleFileError: The policy that it brings has mistakes; all of them are named.
+            InvalidInputError: Its catalogs cannot be stored.
+        """
+        return self._registration.register(register)
+
+    def get(self, run_id: str) -> Run:
+        """Return a run with its attempts.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        with self._bench.reading() as repos:
+            row = repos.runs.require(run_id)
+            open_incident = repos.incidents.open_ids([run_id]).get(run_id)
+            return to_run(row, repos.attempts.of_run(run_id), open_incident)
+
+    def update(self, run_id: str, update: RunUpdate, actor: str) -> Run:
+        """Change how far the policy may go. `observe` takes back what no job has yet.
+
+        Raises:
+            NotFoundError: There is no such run.
+        """
+        with self._bench.run(run_id, self._judge) as work:
+            before = work.run.mode
+            work.run.mode = update.mode.value
+            work.audit(
+                Deed(
+                    actor=actor,
+                    action=AuditAction.RUN_MODE_CHANGED,
+                    reason=AuditReason.REQUESTED_BY_PERSON,
+                    subject=run_id,
+                    message=update.reason,
+                    before={"mode": before},
+                    after={"mode": update.mode.value},
+                )
+            )
+            if update.mode is Mode.OBSERVE:
+                cause = Cause(actor=actor, reason=DecisionReason.MODE_OBSERVE)
+                states = frozenset({CommandState.PENDING})
+                withdraw(work, cause, policy_only=True, states=states)
+        return self.get(run_id)
+
+    def add_catalogs(self, run_id: str, message: CatalogsAdd) -> tuple[str, ...]:
+        """Store catalogs of a run; twice is harmless. Returns their ids, in the order given.
+
+        Raises:
+            NotFoundError: There is no such run.
+            InvalidInputError: They cannot be stored.
+        """
+        with self._bench.run(run_id, self._judge) as work:
+            heard(work)
+            known = work.repos.catalogs.of_run(run_id)
+            new = [catalog for catalog in message.catalogs if catalog.id not in known]
+            check_catalogs(new, len(known))
+            if new:
+                work.repos.catalogs.add(run_id, new, work.now)
+                self._judge.add_catalogs(work, new)
+        return tuple(catalog.id for catalog in message.catalogs)
+
+    def heartbeat(self, run_id: str, heartbeat: Heartbeat) -> BatchAnswer:
+        """Take a sign of life or a change of state. One of an attempt gone by changes nothing.
+
+        Raises:
+            NotFoundError: There is no such run.
+            InvalidInputError: The job says that it is lost, which only the collector can say.
+        """
+        if heartbeat.state is RunState.LOST:
+            raise InvalidInputError(
+                "state is 'lost'; allowed: running, paused, finished, failed",
+                field="state",
+                value=heartbeat.state.value,
+                allowed="running, paused, finished, failed",
+            )
+        with self._bench.run(run_id, self._judge) as work:
+            if heartbeat.attempt >= work.run.attempt:
+                heard(work)
+                work.run.step = max(work.run.step, heartbeat.step)
+                report_state(work, self._judge, heartbeat.state, heartbeat.message)
+            return build_answer(work, self._judge, heartbeat.attempt)
+
+    def sweep_lost(self) -> list[str]:
+        """Declare the runs lost that have been silent for too long; return their ids.
+
+        The time in which this collector was not there to listen does not count.
+        """
+        with self._bench.reading() as repos:
+            run_ids = repos.runs.ids(LIVING)
+        return [run_id for run_id in run_ids if self._is_lost_now(run_id)]
+
+    def _is_lost_now(self, run_id: str) -> bool:
+        try:
+            with self._bench.reading() as repos:
+                row = repos.runs.require(run_id)
+                if self._silent_seconds(row.last_seen_at) <= self._patience(row.heartbeat_seconds):
+                    return False
+            with self._bench.run(run_id, self._judge) as work:
+                silent = self._silent_seconds(work.run.last_seen_at)
+                patience = self._patience(work.run.heartbeat_seconds)
+                if work.run.state not in LIVING or silent <= patience:
+                    return False  # heard in between
+                lose(work, silent)
+        except NotFoundError:  # deleted in between
+            return False
+        return True
+
+    def _silent_seconds(self, last_seen_at: datetime) -> float:
+        listening_since = max(last_seen_at, self._since)
+        return (self._bench.clock.now() - listening_since).total_seconds()
+
+    def _patience(self, heartbeat_seconds: float) -> float:
+        return self._lost_after * heartbeat_seconds
+
+    def list(self, query: RunQuery) -> RunPage:
+        """Return a page of runs, without their attempts.
+
+        Raises:
+            InvalidInputError: The cursor cannot be used.
+        """
+        with self._bench.reading() as repos:
+            rows, total, next_cursor = repos.runs.page(query)
+            open_incidents = repos.incidents.open_ids([row.id for row in rows])
+            runs = tuple(to_run(row, (), open_incidents.get(row.id)) for row in rows)
+        return RunPage(runs=runs, total=total, next_cursor=next_cursor)
+
+    def delete(self, run_id: str, actor: str, reason: str) -> None:
+        """Delete a run with its frames and decisions; its audit rows stay.
+
+        Raises:
+            NotFoundError: There is no such run.
+            ConflictError: Its job may still be alive; code `run_active`.
+        """
+        with self._bench.locked(run_id):
+            with self._bench.writing() as repos:
+                row = repos.runs.lock(run_id)
+                if row.state in LIVING:
+                    raise ConflictError(
+                        f"run {run_id} is {row.state}; only one that has ended or is lost can go",
+                        code="run_active",
+                    )
+                deed = Deed(
+                    actor=actor,
+                    action=AuditAction.RUN_DELETED,
+                    reason=AuditReason.REQUESTED_BY_PERSON,
+                    subject=run_id,
+                    message=reason,
+                    before={"name": row.name, "key": row.key, "state": row.state},
+                )
+                audit(repos, self._bench.clock.now(), run_id, deed)
+                repos.runs.delete(run_id)
+            self._judge.forget(run_id)
+        self._bench.changes.notify(run_id)

@@ -1,0 +1,61 @@
+"""Which snapshot a rollback by hand goes to."""
+
+from __future__ import annotations
+
+from stabilizer.collector.services.evaluation.judge import Judge
+from stabilizer.collector.services.work import RunWork
+from stabilizer.errors import ConflictError
+from stabilizer.protocol.batches import SnapshotInfo
+from stabilizer.protocol.commands import SnapshotTarget
+from stabilizer.protocol.queries import RollbackRequest
+
+
+def find_target(work: RunWork, judge: Judge, asked: RollbackRequest) -> SnapshotTarget:
+    """Name the snapshot in full.
+
+    A person may name any finite snapshot; chosen by step, it is a healthy one.
+
+    Raises:
+        ConflictError: Codes `unknown_snapshot`, `snapshot_not_finite`, `no_healthy_snapshot`.
+    """
+    held = work.repos.attempts.snapshots(work.run.id)
+    if asked.snapshot_id is not None:
+        return _target(_named(held, asked.snapshot_id))
+    healthy = set(judge.healthy_snapshots(work))
+    fit = [
+        snapshot
+        for snapshot in held
+        if snapshot.finite
+        and snapshot.id in healthy
+        and (asked.to_step is None or snapshot.step <= asked.to_step)
+    ]
+    if not fit:
+        bound = "" if asked.to_step is None else f" at or before step {asked.to_step}"
+        raise ConflictError(
+            f"the job holds no healthy snapshot{bound}; it holds {_listed(held)}",
+            code="no_healthy_snapshot",
+        )
+    return _target(max(fit, key=lambda snapshot: (snapshot.step, snapshot.attempt)))
+
+
+def _named(held: list[SnapshotInfo], snapshot_id: str) -> SnapshotInfo:
+    for snapshot in held:
+        if snapshot.id == snapshot_id:
+            if not snapshot.finite:
+                raise ConflictError(
+                    f"snapshot {snapshot_id!r} has values that are not finite",
+                    code="snapshot_not_finite",
+                )
+            return snapshot
+    raise ConflictError(
+        f"the job holds no snapshot {snapshot_id!r}; it holds {_listed(held)}",
+        code="unknown_snapshot",
+    )
+
+
+def _listed(held: list[SnapshotInfo]) -> str:
+    return ", ".join(f"{snapshot.id} (step {snapshot.step})" for snapshot in held) or "none"
+
+
+def _target(snapshot: SnapshotInfo) -> SnapshotTarget:
+    return SnapshotTarget(snapshot_id=snapshot.id, attempt=snapshot.attempt, step=snapshot.step)

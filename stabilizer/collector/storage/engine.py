@@ -1,0 +1,160 @@
+"""Connections and transactions, alike on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from stabilizer.collector.storage.lock import CollectorLock
+from stabilizer.errors import ConfigurationError, StorageError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+BUSY_TIMEOUT_SECONDS: Final = 30
+"""How long a SQLite transaction waits for the one before it."""
+_READ_ONLY: Final = "stabilizer_read_only"
+
+
+def parse_url(database_url: str) -> URL:
+    """Read a database URL; PostgreSQL is always spoken to through psycopg.
+
+    Raises:
+        ConfigurationError: It is no URL of a SQLite file or a PostgreSQL database.
+    """
+    try:
+        url = make_url(database_url)
+    except ArgumentError as error:
+        raise _bad_url(database_url) from error
+    backend = url.get_backend_name()
+    if backend in ("postgresql", "postgres"):
+        return url.set(drivername="postgresql+psycopg")
+    # A database in memory would be another one for every thread, and gone with the process.
+    if backend == "sqlite" and url.database not in (None, "", ":memory:"):
+        return url.set(drivername="sqlite+pysqlite")
+    raise _bad_url(url.render_as_string(hide_password=True))
+
+
+def _bad_url(shown: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"database_url is {shown!r}; allowed: sqlite:///<file> or "
+        "postgresql://<user>:<password>@<host>/<database>"
+    )
+
+
+def build_engine(url: URL) -> Engine:
+    """Make an engine whose transactions begin when they say so, and are durable when they end.
+
+    Raises:
+        ConfigurationError: The driver is not there.
+    """
+    try:
+        if url.get_backend_name() != "sqlite":
+            return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise ConfigurationError(f"database driver {url.drivername} is not installed") from error
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+    # The driver would begin transactions by itself, late and never around a SELECT.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    # With WAL, NORMAL loses acknowledged commits when the machine loses power.
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A writer that began as a reader would be refused at once instead of waiting its turn.
+    read_only = connection.get_execution_options().get(_READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+class Database:
+    """A migrated database, held by this process alone if it is a SQLite file.
+
+    Safe for many threads: every transaction takes a connection of its own.
+
+    Args:
+        url: From `parse_url`.
+
+    Raises:
+        StorageError: Another collector holds the file, or it cannot be opened.
+    """
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+        self._lock = CollectorLock(Path(url.database)) if _is_file(url) and url.database else None
+        self.engine = build_engine(url)
+        # SQLite has one writer at a time. Its own way of waiting is to sleep and try again, which
+        # starves some; here threads queue.
+        self._writer = threading.Lock() if _is_file(url) else nullcontext()
+        self._reader = self.engine.execution_options(**{_READ_ONLY: True})
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Give a session; commit at the end, or roll everything back when anything was raised.
+
+        Raises:
+            StorageError: The database did not take it. Nothing of it is stored.
+        """
+        with self._writer, self._session(self.engine) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Give a session that sees one moment of the database and holds nobody up.
+
+        Raises:
+            StorageError: The database did not answer.
+        """
+        with self._session(self._reader) as session:
+            yield session
+
+    @contextmanager
+    def _session(self, engine: Engine) -> Iterator[Session]:
+        try:
+            with Session(engine, expire_on_commit=False) as session:
+                yield session
+        except SQLAlchemyError as error:
+            raise StorageError(f"the database refused: {_first_line(error)}") from error
+
+    def check(self) -> None:
+        """Ask the database for a sign of life.
+
+        Raises:
+            StorageError: There is none.
+        """
+        with self.reading() as session:
+            session.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close all connections and let another collector in. Twice is harmless."""
+        self.engine.dispose()
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _is_file(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _first_line(error: SQLAlchemyError) -> str:
+    cause: Any = getattr(error, "orig", None) or error
+    lines = str(cause).strip().splitlines()
+    return lines[0] if lines else type(cause).__name__

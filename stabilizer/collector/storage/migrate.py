@@ -1,0 +1,96 @@
+"""Bring a database to the schema of this version, from wherever the process was started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from stabilizer.errors import StorageError
+
+_CANDIDATES: Final = (
+    Path(__file__).resolve().parents[3] / "alembic",
+    Path(__file__).resolve().parents[2] / "alembic",
+)
+"""Beside the package in a checkout, inside it in an installed copy."""
+
+
+def migrations_folder() -> Path:
+    """Find the migrations.
+
+    Raises:
+        StorageError: The installation lacks them.
+    """
+    for folder in _CANDIDATES:
+        if (folder / "env.py").is_file():
+            return folder
+    raise StorageError(f"no migrations found; looked in {', '.join(map(str, _CANDIDATES))}")
+
+
+def alembic_config(connection: Connection) -> Config:
+    """Make the configuration of Alembic for an open connection."""
+    config = Config()
+    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def head() -> str | None:
+    """Return the newest revision that this version knows.
+
+    Raises:
+        StorageError: The installation lacks the migrations.
+    """
+    return ScriptDirectory(str(migrations_folder())).get_current_head()
+
+
+def current(engine: Engine) -> str | None:
+    """Return the revision of a database; None if it was never migrated.
+
+    Raises:
+        StorageError: The database does not answer.
+    """
+    try:
+        with engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    except SQLAlchemyError as error:
+        raise StorageError(f"the database does not answer: {error}") from error
+
+
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Bring a database up to a revision, in one transaction; nothing to do is fine.
+
+    Raises:
+        StorageError: It failed and nothing was changed; code `schema_unknown` if the database was
+            written by a newer version.
+    """
+    try:
+        with engine.begin() as connection:
+            command.upgrade(alembic_config(connection), revision)
+    except CommandError as error:
+        raise StorageError(
+            f"the database has a schema that this version does not know: {error}",
+            code="schema_unknown",
+        ) from error
+    except SQLAlchemyError as error:
+        raise StorageError(f"the database could not be migrated: {error}") from error
+
+
+def downgrade(engine: Engine, revision: str) -> None:
+    """Take a database back to a revision (`base` for none), in one transaction.
+
+    Raises:
+        StorageError: It failed and nothing was changed.
+    """
+    try:
+        with engine.begin() as connection:
+            command.downgrade(alembic_config(connection), revision)
+    except (CommandError, SQLAlchemyError) as error:
+        raise StorageError(f"the database could not be taken back: {error}") from error

@@ -1,0 +1,38 @@
+"""Repositories, each built from a session. They never commit: the service's transaction does."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from stabilizer.collector.storage.repositories.attempts import AttemptRepository
+from stabilizer.collector.storage.repositories.audit import AuditRepository
+from stabilizer.collector.storage.repositories.catalogs import CatalogRepository
+from stabilizer.collector.storage.repositories.commands import CommandRepository
+from stabilizer.collector.storage.repositories.control import ControlRepository
+from stabilizer.collector.storage.repositories.frames import FrameRepository, StoredBatch
+from stabilizer.collector.storage.repositories.incidents import (
+    AlertRepository,
+    IncidentRepository,
+)
+from stabilizer.collector.storage.repositories.rules import RuleRepository
+from stabilizer.collector.storage.repositories.runs import RunRepository
+
+
+class Repositories:
+    """All repositories over one session."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.runs = RunRepository(session)
+        self.attempts = AttemptRepository(session)
+        self.catalogs = CatalogRepository(session)
+        self.frames = FrameRepository(session)
+        self.alerts = AlertRepository(session)
+        self.incidents = IncidentRepository(session)
+        self.commands = CommandRepository(session)
+        self.rules = RuleRepository(session)
+        self.control = ControlRepository(session)
+        self.audit = AuditRepository(session)
+
+
+__all__ = ["Repositories", "StoredBatch"]

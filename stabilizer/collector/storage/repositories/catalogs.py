@@ -1,0 +1,83 @@
+"""Catalogs: stored once, named by runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from stabilizer.collector.storage.models import CatalogRow, RunCatalogRow, SeriesRow
+from stabilizer.collector.storage.repositories.insert import insert_unless_present
+from stabilizer.protocol.series import Catalog
+
+
+class CatalogRepository:
+    """Catalogs of one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(self, run_id: str, catalogs: Sequence[Catalog], now: datetime) -> None:
+        """Store catalogs that are not there yet and note that the run uses them."""
+        known = self.of_run(run_id)
+        new = [catalog for catalog in catalogs if catalog.id not in known]
+        for position, catalog in enumerate(new, start=len(known)):
+            self._store(catalog, now)
+            insert_unless_present(
+                self._session,
+                RunCatalogRow,
+                [{"run_id": run_id, "catalog_id": catalog.id, "position": position}],
+            )
+
+    def _store(self, catalog: Catalog, now: datetime) -> None:
+        row = {"id": catalog.id, "num_series": len(catalog), "created_at": now}
+        insert_unless_present(self._session, CatalogRow, [row])
+        columns = [
+            {"catalog_id": catalog.id, "slot": slot, "metric": key.metric, "text": str(key)}
+            for slot, key in enumerate(catalog.series)
+        ]
+        insert_unless_present(self._session, SeriesRow, columns)
+
+    def of_run(self, run_id: str) -> dict[str, int]:
+        """Return the run's catalogs in the order in which it named them: id to width."""
+        query = (
+            select(CatalogRow.id, CatalogRow.num_series)
+            .join(RunCatalogRow, RunCatalogRow.catalog_id == CatalogRow.id)
+            .where(RunCatalogRow.run_id == run_id)
+            .order_by(RunCatalogRow.position)
+        )
+        return dict(self._session.execute(query).tuples().all())
+
+    def load(self, catalog_id: str) -> Catalog:
+        """Build a stored catalog."""
+        query = (
+            select(SeriesRow.text)
+            .where(SeriesRow.catalog_id == catalog_id)
+            .order_by(SeriesRow.slot)
+        )
+        return Catalog.of(self._session.scalars(query))
+
+    def series_of_run(self, run_id: str) -> list[tuple[str, str]]:
+        """Return (catalog id, text form) of every series of a run, in catalog order."""
+        query = (
+            select(SeriesRow.catalog_id, SeriesRow.text)
+            .join(RunCatalogRow, RunCatalogRow.catalog_id == SeriesRow.catalog_id)
+            .where(RunCatalogRow.run_id == run_id)
+            .order_by(RunCatalogRow.position, SeriesRow.slot)
+        )
+        return list(self._session.execute(query).tuples())
+
+    def slots(self, run_id: str, texts: Sequence[str]) -> dict[str, list[tuple[str, int]]]:
+        """Find series of a run: text form to the (catalog id, slot) where it stands."""
+        query = (
+            select(SeriesRow.text, SeriesRow.catalog_id, SeriesRow.slot)
+            .join(RunCatalogRow, RunCatalogRow.catalog_id == SeriesRow.catalog_id)
+            .where(RunCatalogRow.run_id == run_id, SeriesRow.text.in_(texts))
+            .order_by(RunCatalogRow.position)
+        )
+        found: dict[str, list[tuple[str, int]]] = {}
+        for text, catalog_id, slot in self._session.execute(query):
+            found.setdefault(text, []).append((catalog_id, slot))
+        return found

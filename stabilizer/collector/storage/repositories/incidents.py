@@ -1,0 +1,152 @@
+"""Alerts, incidents and their decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from stabilizer.collector.storage.models import AlertRow, DecisionRow, IncidentRow
+from stabilizer.errors import NotFoundError
+from stabilizer.protocol.decisions import Alert, AlertState, Decision, Incident, IncidentState
+
+
+class AlertRepository:
+    """Alerts of one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def find(self, run_id: str, key: str) -> AlertRow | None:
+        """Return the alert of a key."""
+        query = select(AlertRow).where(AlertRow.run_id == run_id, AlertRow.key == key)
+        return self._session.scalar(query)
+
+    def add(self, row: AlertRow) -> None:
+        """Store a new alert."""
+        self._session.add(row)
+        self._session.flush()
+
+    def of_run(self, run_id: str, state: AlertState | None, limit: int) -> list[Alert]:
+        """Return the newest alerts of a run, newest first."""
+        query = select(AlertRow).where(AlertRow.run_id == run_id)
+        if state is not None:
+            query = query.where(AlertRow.state == state.value)
+        query = query.order_by(
+            AlertRow.attempt.desc(), AlertRow.pending_step.desc(), AlertRow.rule, AlertRow.id
+        )
+        return [
+            Alert.model_validate({name: getattr(row, name) for name in Alert.model_fields})
+            for row in self._session.scalars(query.limit(limit))
+        ]
+
+    def unsettled(self, run_id: str) -> list[AlertRow]:
+        """Return the alerts of a run that are pending or firing."""
+        query = select(AlertRow).where(
+            AlertRow.run_id == run_id,
+            AlertRow.state.in_([AlertState.PENDING.value, AlertState.FIRING.value]),
+        )
+        return list(self._session.scalars(query))
+
+
+class IncidentRepository:
+    """Incidents and decisions of one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def find(self, run_id: str, number: int) -> IncidentRow | None:
+        """Return the incident of a number."""
+        query = select(IncidentRow).where(
+            IncidentRow.run_id == run_id, IncidentRow.number == number
+        )
+        return self._session.scalar(query)
+
+    def add(self, row: IncidentRow) -> None:
+        """Store a new incident."""
+        self._session.add(row)
+        self._session.flush()
+
+    def add_decision(self, row: DecisionRow) -> None:
+        """Store a new decision."""
+        self._session.add(row)
+
+    def num_decisions(self, incident_id: str) -> int:
+        """Count the decisions of an incident."""
+        query = select(func.count()).where(DecisionRow.incident_id == incident_id)
+        return self._session.scalar(query) or 0
+
+    def last_number(self, run_id: str) -> int:
+        """Return the highest number of the run's incidents; 0 for none."""
+        query = select(func.max(IncidentRow.number)).where(IncidentRow.run_id == run_id)
+        return self._session.scalar(query) or 0
+
+    def unresolved(self, run_id: str) -> list[IncidentRow]:
+        """Return the incidents of a run that are not resolved, oldest first."""
+        query = (
+            select(IncidentRow)
+            .where(
+                IncidentRow.run_id == run_id,
+                IncidentRow.state != IncidentState.RESOLVED.value,
+            )
+            .order_by(IncidentRow.number)
+        )
+        return list(self._session.scalars(query))
+
+    def open_ids(self, run_ids: Sequence[str]) -> dict[str, str]:
+        """Return the newest incident of each run that is not resolved: run id to incident id."""
+        query = (
+            select(IncidentRow.run_id, IncidentRow.id)
+            .where(
+                IncidentRow.run_id.in_(run_ids),
+                IncidentRow.state != IncidentState.RESOLVED.value,
+            )
+            .order_by(IncidentRow.number)
+        )
+        return dict(self._session.execute(query).tuples().all())
+
+    def require(self, incident_id: str) -> Incident:
+        """Return an incident with its decisions.
+
+        Raises:
+            NotFoundError: There is none; code `unknown_incident`.
+        """
+        row = self._session.get(IncidentRow, incident_id)
+        if row is None:
+            raise NotFoundError(f"there is no incident {incident_id!r}", code="unknown_incident")
+        return self._show([row])[0]
+
+    def of_run(self, run_id: str) -> list[Incident]:
+        """Return all incidents of a run, newest first, with their decisions."""
+        query = (
+            select(IncidentRow)
+            .where(IncidentRow.run_id == run_id)
+            .order_by(IncidentRow.number.desc())
+        )
+        return self._show(list(self._session.scalars(query)))
+
+    def _show(self, rows: Sequence[IncidentRow]) -> list[Incident]:
+        query = (
+            select(DecisionRow)
+            .where(DecisionRow.incident_id.in_([row.id for row in rows]))
+            .order_by(DecisionRow.incident_id, DecisionRow.position)
+        )
+        decisions: dict[str, list[Decision]] = {}
+        for row in self._session.scalars(query):
+            decisions.setdefault(row.incident_id, []).append(
+                Decision.model_validate(
+                    {name: getattr(row, name) for name in Decision.model_fields}
+                )
+            )
+        return [
+            Incident.model_validate(
+                {
+                    name: getattr(row, name)
+                    for name in Incident.model_fields
+                    if name not in ("rules", "decisions")
+                }
+                | {"rules": tuple(row.rules), "decisions": tuple(decisions.get(row.id, ()))}
+            )
+            for row in rows
+        ]

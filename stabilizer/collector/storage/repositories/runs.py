@@ -1,0 +1,156 @@
+"""Runs: look up, list by pages, delete."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Select, and_, delete, func, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from stabilizer.collector.storage.models import RunRow
+from stabilizer.errors import InvalidInputError, NotFoundError
+from stabilizer.protocol.queries import RunQuery, RunSort
+from stabilizer.protocol.runs import Attempt, Run, RunState
+
+_SORT: Final[
+    dict[
+        RunSort,
+        InstrumentedAttribute[datetime] | InstrumentedAttribute[str] | InstrumentedAttribute[int],
+    ]
+] = {
+    RunSort.CREATED_AT: RunRow.created_at,
+    RunSort.LAST_SEEN_AT: RunRow.last_seen_at,
+    RunSort.NAME: RunRow.name,
+    RunSort.STEP: RunRow.step,
+}
+
+
+class RunRepository:
+    """Runs of one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def require(self, run_id: str) -> RunRow:
+        """Return a run.
+
+        Raises:
+            NotFoundError: There is none; code `unknown_run`.
+        """
+        return _found(self._session.get(RunRow, run_id), run_id)
+
+    def lock(self, run_id: str) -> RunRow:
+        """Return a run and keep every other writer of it waiting until the transaction ends.
+
+        SQLite has one writer at a time anyhow, and leaves `FOR UPDATE` out.
+
+        Raises:
+            NotFoundError: There is none; code `unknown_run`.
+        """
+        query = select(RunRow).where(RunRow.id == run_id).with_for_update()
+        return _found(self._session.scalar(query), run_id)
+
+    def find(self, name: str, key: str) -> RunRow | None:
+        """Return the run of a name and key."""
+        query = select(RunRow).where(RunRow.name == name, RunRow.key == key)
+        return self._session.scalar(query)
+
+    def add(self, row: RunRow) -> None:
+        """Store a new run."""
+        self._session.add(row)
+        self._session.flush()
+
+    def ids(self, states: Collection[RunState]) -> list[str]:
+        """Return the ids of all runs in one of these states."""
+        query = select(RunRow.id).where(RunRow.state.in_([state.value for state in states]))
+        return list(self._session.scalars(query.order_by(RunRow.id)))
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run with all that belongs to it, except its audit rows."""
+        self._session.execute(delete(RunRow).where(RunRow.id == run_id))
+
+    def page(self, query: RunQuery) -> tuple[list[RunRow], int, str | None]:
+        """Return the runs of a page, how many there are on all pages, and the next cursor.
+
+        Raises:
+            InvalidInputError: The cursor is not one of ours, or belongs to another order.
+        """
+        taken = select(RunRow)
+        if query.states:
+            taken = taken.where(RunRow.state.in_([state.value for state in query.states]))
+        if query.name:
+            taken = taken.where(
+                func.lower(RunRow.name).contains(query.name.lower(), autoescape=True)
+            )
+        total = self._session.scalar(select(func.count()).select_from(taken.subquery())) or 0
+        rows = list(self._session.scalars(_ordered(taken, query).limit(query.limit + 1)))
+        if len(rows) <= query.limit:
+            return rows, total, None
+        return rows[: query.limit], total, _write_cursor(query, rows[query.limit - 1])
+
+
+def _found(row: RunRow | None, run_id: str) -> RunRow:
+    if row is None:
+        raise NotFoundError(f"there is no run {run_id!r}", code="unknown_run")
+    return row
+
+
+def _ordered(taken: Select[RunRow], query: RunQuery) -> Select[RunRow]:
+    column = _SORT[query.sort]
+    if query.cursor is not None:
+        value, run_id = _read_cursor(query, query.cursor)
+        beyond = column < value if query.descending else column > value
+        next_id = RunRow.id < run_id if query.descending else RunRow.id > run_id
+        taken = taken.where(or_(beyond, and_(column == value, next_id)))
+    if query.descending:
+        return taken.order_by(column.desc(), RunRow.id.desc())
+    return taken.order_by(column, RunRow.id)
+
+
+def _write_cursor(query: RunQuery, last: RunRow) -> str:
+    value = getattr(last, query.sort.value)
+    shown = value.isoformat() if isinstance(value, datetime) else value
+    text = json.dumps([query.sort.value, query.descending, shown, last.id])
+    return base64.urlsafe_b64encode(text.encode()).decode()
+
+
+def _read_cursor(query: RunQuery, cursor: str) -> tuple[datetime | str | int, str]:
+    try:
+        return _parse_cursor(query, json.loads(base64.urlsafe_b64decode(cursor.encode())))
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(
+            f"cursor {cursor!r} cannot be used: {error}",
+            field="cursor",
+            value=cursor,
+            allowed="next_cursor of a page with the same sort and order",
+        ) from error
+
+
+def _parse_cursor(query: RunQuery, found: list[Any]) -> tuple[datetime | str | int, str]:
+    sort, descending, value, run_id = found
+    if (sort, descending) != (query.sort.value, query.descending):
+        raise ValueError("it belongs to another order")
+    if query.sort in (RunSort.CREATED_AT, RunSort.LAST_SEEN_AT):
+        moment = datetime.fromisoformat(value)
+        if moment.tzinfo is None:
+            raise ValueError("its time has no zone")
+        return moment, str(run_id)
+    if not isinstance(value, int if query.sort is RunSort.STEP else str):
+        raise TypeError("its value has the wrong type")
+    return value, str(run_id)
+
+
+def to_run(row: RunRow, attempts: Sequence[Attempt], open_incident_id: str | None) -> Run:
+    """Show a run."""
+    return Run.model_validate(
+        {
+            name: getattr(row, name)
+            for name in Run.model_fields
+            if name not in ("attempts", "open_incident_id")
+        }
+        | {"attempts": tuple(attempts), "open_incident_id": open_incident_id}
+    )
