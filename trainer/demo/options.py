@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from stabilizer.errors import ConfigurationError
 from stabilizer.protocol.decisions import Mode
+
+_MIN_STEPS: Final = 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +54,7 @@ class Disturbances:
         return self.bad_from + self.bad_steps
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class DemoOptions:
     """The command line of the demo."""
 
@@ -71,6 +74,15 @@ class DemoOptions:
     """After this time the demo gives up and says where it stood."""
     final_steps: int = 50
     """The final loss is the mean over this many last steps."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ConfigurationError(f"seed: {self.seed} cannot be used; allowed: 0 to 2**32 - 1")
+        if self.steps < _MIN_STEPS:
+            raise ConfigurationError(
+                f"steps: {self.steps} cannot be used; allowed: at least {_MIN_STEPS}, since the "
+                "story needs room for two disturbances and for what comes after them"
+            )
 
     @property
     def disturbances(self) -> Disturbances:
