@@ -195,17 +195,16 @@ class Buffer:
         """Whether anything waits that ends a long poll."""
         return self.has_entries or self.has_new_state
 
-    def is_due(self, now: float, *, linger_seconds: float, batch_steps: int) -> bool:
-        """Tell whether a batch should be made of what waits; a result never lingers."""
+    def seconds_to_due(
+        self, now: float, *, linger_seconds: float, batch_steps: int
+    ) -> float | None:
+        """Return when a batch should be made of what waits, from `now` on; None for nothing.
+
+        A result never lingers, nor does a full batch.
+        """
         with self._condition:
             if self._has_result or len(self._frames) >= batch_steps:
-                return True
-            oldest = self._oldest()
-            return oldest is not None and now - oldest >= linger_seconds
-
-    def seconds_to_due(self, now: float, linger_seconds: float) -> float | None:
-        """Return the rest of the oldest entry's time; None if nothing waits."""
-        with self._condition:
+                return 0.0
             oldest = self._oldest()
             return None if oldest is None else max(0.0, oldest + linger_seconds - now)
 

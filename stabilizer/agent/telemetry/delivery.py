@@ -17,7 +17,6 @@ from stabilizer.protocol.runs import CatalogsAdd, RunRegister, RunRegistered
 from stabilizer.protocol.series import Catalog
 
 _CATALOGS_PER_REQUEST: Final = 100
-_LOST_RUN_CODES: Final = frozenset({"not_found", "run_not_found"})
 
 
 class Verdict(Enum):
@@ -40,8 +39,10 @@ def judge(error: TelemetryError) -> Verdict:
         return Verdict.REFUSED if permanent else Verdict.RETRY
     if error.status in (401, 403, 426):
         return Verdict.REFUSED
-    if error.status == 404 and error.code in _LOST_RUN_CODES:
+    if error.code == "unknown_run":
         return Verdict.LOST_RUN
+    if error.code == "unknown_command":
+        return Verdict.FINAL
     if error.status >= 500 or error.status in (404, 408, 425, 429):
         return Verdict.RETRY
     return Verdict.FINAL

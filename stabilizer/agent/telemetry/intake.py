@@ -90,13 +90,16 @@ class Intake:
             return None, self._settings.buffer_steps + 1
         if self._taken:
             return 0.0, 1
-        left = self._buffer.seconds_to_due(now, self._settings.linger_seconds)
+        left = self._seconds_in_buffer(now)
         return left, 1 if left is None else self._settings.batch_steps
 
     def _is_due(self, now: float, *, is_ending: bool) -> bool:
         if is_ending:
             return self._buffer.has_entries
-        return self._buffer.is_due(
+        return self._seconds_in_buffer(now) == 0.0
+
+    def _seconds_in_buffer(self, now: float) -> float | None:
+        return self._buffer.seconds_to_due(
             now,
             linger_seconds=self._settings.linger_seconds,
             batch_steps=self._settings.batch_steps,

@@ -101,6 +101,7 @@ class Sender:
         self._struck: Record | None = None
         self._strikes = 0
         self._known_attempt = 1
+        self._known_commands: list[str] = []
         self._last_sent_at = clock.monotonic()
         self._poll_at = float("-inf")
         self.settled = threading.Event()
@@ -201,6 +202,7 @@ class Sender:
         self._succeeded()
         if answer is not None:
             self._known_attempt = max(self._known_attempt, answer.attempt)
+            self._known_commands = [command.id for command in answer.commands]
             self._on_answer(answer)
         return True
 
@@ -312,7 +314,11 @@ class Sender:
         beat = self._last_sent_at + self._heartbeat_seconds - now
         wait = max(1.0, min(self._settings.poll_wait_seconds, beat))
         return self._client.poll(
-            self._run_id, self._known_attempt, wait, lambda: self._buffer.has_news
+            self._run_id,
+            self._known_attempt,
+            known=self._known_commands,
+            wait_seconds=wait,
+            is_cancelled=lambda: self._buffer.has_news,
         )
 
     @property

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ValidationError
 
@@ -25,6 +25,7 @@ from stabilizer.protocol.runs import CatalogsAdd, Heartbeat, RunRegister, RunReg
 
 _API: Final = "/api/v1"
 _JSON: Final = "application/json"
+_MAX_KNOWN: Final = 100
 _Answer = TypeVar("_Answer", bound=BaseModel)
 
 
@@ -86,18 +87,27 @@ class CollectorClient:
         return self._ask(BatchAnswer, self._post(f"/runs/{quote(run_id, safe='')}/heartbeat", body))
 
     def poll(
-        self, run_id: str, attempt: int, wait_seconds: float, is_cancelled: Callable[[], bool]
+        self,
+        run_id: str,
+        attempt: int,
+        *,
+        known: Sequence[str],
+        wait_seconds: float,
+        is_cancelled: Callable[[], bool],
     ) -> BatchAnswer:
         """Ask for commands; the collector answers at once when there is news, else when time is up.
 
         Args:
             run_id: The run.
             attempt: The attempt that the job is in.
+            known: Commands that the job has heard of; any other one is news.
             wait_seconds: How long the collector may hold the answer back; whole seconds upwards.
             is_cancelled: Breaks the wait off, in addition to the end of the job.
         """
         wait = math.ceil(wait_seconds)
-        query = f"?attempt={attempt}&wait={wait}"
+        # An empty name stands for "none known": without any, only undelivered ones would be news.
+        names = [("known", name) for name in known[-_MAX_KNOWN:] or ("",)]
+        query = "?" + urlencode([("attempt", attempt), ("wait", wait), *names])
         request = HttpRequest(
             method="GET",
             path=f"{_API}/runs/{quote(run_id, safe='')}/commands/next{query}",
