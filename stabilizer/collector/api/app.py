@@ -15,9 +15,16 @@ from stabilizer.collector.api.access import AccessGuard
 from stabilizer.collector.api.error_handlers import add_error_handlers
 from stabilizer.collector.api.long_poll import LongPolls
 from stabilizer.collector.api.metrics import Metrics, RequestMetrics
-from stabilizer.collector.api.openapi import PREFIX, describe, operation_id
-from stabilizer.collector.api.routers import commands, control, health, incidents, runs, telemetry
-from stabilizer.collector.api.routers import series as series_router
+from stabilizer.collector.api.openapi import describe, operation_id
+from stabilizer.collector.api.routers import (
+    commands,
+    control,
+    health,
+    incidents,
+    runs,
+    series,
+    telemetry,
+)
 from stabilizer.collector.api.sweeper import Sweeper
 from stabilizer.collector.services.container import Services, build_services
 from stabilizer.settings import CollectorSettings
@@ -54,9 +61,8 @@ def create_app(
     app.state.metrics = metrics
     app.state.long_polls = LongPolls()
     app.state.sweeper = Sweeper(services, settings.sweep_seconds, metrics)
-    app.include_router(health.router)
-    for router in (runs, telemetry, series_router, incidents, commands, control):
-        app.include_router(router.router, prefix=PREFIX)
+    for group in (health, runs, telemetry, series, incidents, commands, control):
+        app.include_router(group.router)
     add_error_handlers(app)
     app.add_middleware(AccessGuard, settings=settings)
     app.add_middleware(RequestMetrics, metrics=metrics, clock=clock)  # outermost: counts refusals

@@ -7,7 +7,9 @@ would let a caller make as many series as it likes.
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from importlib.metadata import version
+from itertools import product
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
@@ -15,8 +17,13 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stabilizer.clock import Clock
+from stabilizer.collector.services.overview import StateCounts
+from stabilizer.errors import StorageError
 from stabilizer.protocol.batches import BatchAnswer
+from stabilizer.protocol.commands import CommandKind, CommandState
+from stabilizer.protocol.decisions import IncidentState
 from stabilizer.protocol.frames import Batch
+from stabilizer.protocol.runs import RunState
 from stabilizer.protocol.version import PROTOCOL_VERSION
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -98,9 +105,40 @@ class Metrics:
         self.requests.labels(name, route, str(status)).inc()
         self.request_seconds.labels(name, route).observe(seconds)
 
-    def exposition(self) -> bytes:
-        """Write all metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+    def exposition(self, count: Callable[[], StateCounts]) -> bytes:
+        """Write all metrics in Prometheus' text format.
+
+        Args:
+            count: Asks the database; if it does not answer, only this process is shown.
+        """
+        try:
+            state = _state_of(count())
+        except StorageError:
+            self.scrape_failures.inc()
+            return generate_latest(self.registry)
+        return generate_latest(self.registry) + generate_latest(state)
+
+
+def _state_of(counts: StateCounts) -> CollectorRegistry:
+    """Put counts into gauges; every state is there from the start, so that rates have a zero."""
+    registry = CollectorRegistry()
+    runs = Gauge("stabilizer_runs", "Runs by state.", ("state",), registry=registry)
+    for state in RunState:
+        runs.labels(state.value).set(counts.runs.get(state, 0))
+    incidents = Gauge("stabilizer_incidents", "Incidents by state.", ("state",), registry=registry)
+    for incident_state in IncidentState:
+        incidents.labels(incident_state.value).set(counts.incidents.get(incident_state, 0))
+    commands = Gauge(
+        "stabilizer_commands", "Commands by kind and state.", ("kind", "state"), registry=registry
+    )
+    for kind, command_state in product(CommandKind, CommandState):
+        count = counts.commands.get((kind, command_state), 0)
+        commands.labels(kind.value, command_state.value).set(count)
+    broken = Gauge(
+        "stabilizer_broken_rules", "Rules of runs in memory that failed last.", registry=registry
+    )
+    broken.set(counts.broken_rules)
+    return registry
 
 
 def count_points(batch: Batch) -> tuple[int, int]:

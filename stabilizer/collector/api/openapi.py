@@ -18,6 +18,7 @@ from stabilizer.protocol.problems import PROBLEM_CONTENT_TYPE, Problem
 from stabilizer.protocol.runs import CatalogsAdd, RunRegister
 
 PREFIX: Final = "/api/v1"
+"""Stands in every router itself, so that a route knows its whole template."""
 
 TAGS: Final[list[dict[str, Any]]] = [
     {"name": "runs", "description": "Training jobs: register, look up, change, remove."},

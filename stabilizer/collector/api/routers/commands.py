@@ -16,7 +16,7 @@ from stabilizer.collector.api.dependencies import (
     ServicesDep,
 )
 from stabilizer.collector.api.long_poll import poll_until_news, watching
-from stabilizer.collector.api.openapi import problems
+from stabilizer.collector.api.openapi import PREFIX, problems
 from stabilizer.errors import InvalidInputError
 from stabilizer.protocol.batches import BatchAnswer
 from stabilizer.protocol.commands import Command, CommandResult, CommandState
@@ -26,7 +26,7 @@ MAX_WAIT_SECONDS: Final = 60.0
 CLIENT_CLOSED_REQUEST: Final = 499
 """Seen by nobody but the metrics."""
 
-router = APIRouter(tags=["commands"], route_class=BoundedRoute)
+router = APIRouter(prefix=PREFIX, tags=["commands"], route_class=BoundedRoute)
 
 
 class CommandQuery(BaseModel):

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 
 from stabilizer.collector.api.bodies import BoundedRoute
 from stabilizer.collector.api.dependencies import Actor, ServicesDep, SilenceId
-from stabilizer.collector.api.openapi import problems
+from stabilizer.collector.api.openapi import PREFIX, problems
 from stabilizer.protocol.queries import (
     ControlState,
     ControlUpdate,
@@ -17,7 +17,7 @@ from stabilizer.protocol.queries import (
     SilenceCreate,
 )
 
-router = APIRouter(tags=["control"], route_class=BoundedRoute)
+router = APIRouter(prefix=PREFIX, tags=["control"], route_class=BoundedRoute)
 
 
 @router.get("/control", summary="Show the switch over all runs", responses=problems())

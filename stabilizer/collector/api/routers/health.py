@@ -47,4 +47,4 @@ def readyz(services: ServicesDep, sweeper: SweeperDep) -> Health:
 )
 def metrics(metrics: MetricsDep, services: ServicesDep) -> Response:
     """Show counters of this process and the state of all runs, in Prometheus' text format."""
-    return Response(metrics.exposition(services), media_type=CONTENT_TYPE)
+    return Response(metrics.exposition(services.overview.counts), media_type=CONTENT_TYPE)

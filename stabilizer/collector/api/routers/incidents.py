@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stabilizer.collector.api.bodies import BoundedRoute
 from stabilizer.collector.api.dependencies import IncidentId, RunId, ServicesDep
-from stabilizer.collector.api.openapi import problems
+from stabilizer.collector.api.openapi import PREFIX, problems
 from stabilizer.protocol.decisions import Alert, AlertState, Incident
 from stabilizer.protocol.queries import AuditPage, RunRules
 
-router = APIRouter(tags=["incidents"], route_class=BoundedRoute)
+router = APIRouter(prefix=PREFIX, tags=["incidents"], route_class=BoundedRoute)
 
 
 class AlertQuery(BaseModel):

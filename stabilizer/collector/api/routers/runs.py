@@ -9,11 +9,11 @@ from fastapi.concurrency import run_in_threadpool
 
 from stabilizer.collector.api.bodies import JSON, BoundedRoute, check_content_type, parse_message
 from stabilizer.collector.api.dependencies import Actor, RunId, ServicesDep
-from stabilizer.collector.api.openapi import json_body, problems
+from stabilizer.collector.api.openapi import PREFIX, json_body, problems
 from stabilizer.protocol.queries import Note, RunPage, RunQuery
 from stabilizer.protocol.runs import Run, RunRegister, RunRegistered, RunUpdate
 
-router = APIRouter(prefix="/runs", tags=["runs"], route_class=BoundedRoute)
+router = APIRouter(prefix=PREFIX + "/runs", tags=["runs"], route_class=BoundedRoute)
 
 
 @router.post(

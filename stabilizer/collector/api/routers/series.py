@@ -9,10 +9,12 @@ from pydantic import TypeAdapter
 
 from stabilizer.collector.api.bodies import JSON, BoundedRoute
 from stabilizer.collector.api.dependencies import RunId, ServicesDep
-from stabilizer.collector.api.openapi import problems
+from stabilizer.collector.api.openapi import PREFIX, problems
 from stabilizer.protocol.queries import SeriesData, SeriesInfo, SeriesQuery
 
-router = APIRouter(prefix="/runs/{run_id}/series", tags=["series"], route_class=BoundedRoute)
+router = APIRouter(
+    prefix=PREFIX + "/runs/{run_id}/series", tags=["series"], route_class=BoundedRoute
+)
 
 _INFOS = TypeAdapter(list[SeriesInfo])
 _DATA = TypeAdapter(list[SeriesData])

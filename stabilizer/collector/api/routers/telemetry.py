@@ -7,18 +7,20 @@ from typing import TypeAlias
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 
 from stabilizer.collector.api.bodies import JSON, BoundedRoute, check_content_type, parse_message
 from stabilizer.collector.api.dependencies import MetricsDep, RunId, ServicesDep
 from stabilizer.collector.api.metrics import Metrics, count_points
-from stabilizer.collector.api.openapi import json_body, problems
+from stabilizer.collector.api.openapi import PREFIX, json_body, problems
+from stabilizer.collector.api.problems import HttpProblem
 from stabilizer.collector.services.container import Services
-from stabilizer.errors import StabilizerError
+from stabilizer.errors import InvalidInputError, StabilizerError
 from stabilizer.protocol.batches import BatchAnswer, JsonBatch
 from stabilizer.protocol.frames import CONTENT_TYPE, decode_batch
 from stabilizer.protocol.runs import CatalogsAdd, Heartbeat
 
-router = APIRouter(prefix="/runs/{run_id}", tags=["telemetry"], route_class=BoundedRoute)
+router = APIRouter(prefix=PREFIX + "/runs/{run_id}", tags=["telemetry"], route_class=BoundedRoute)
 
 _Accept: TypeAlias = Callable[[Services, str, bytes], tuple[BatchAnswer, int, int]]
 
@@ -77,8 +79,11 @@ def _count(
 ) -> Response:
     try:
         answer, frames, points = accept(services, run_id, body)
-    except StabilizerError as error:
+    except (StabilizerError, HttpProblem) as error:
         metrics.refused(error.code)
+        raise
+    except RequestValidationError:
+        metrics.refused(InvalidInputError.code)
         raise
     metrics.stored(answer, frames, points)
     return Response(answer.model_dump_json(), media_type=JSON)

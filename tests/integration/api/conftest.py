@@ -1,0 +1,158 @@
+"""The real app on a real database, a clock that stands still, and a job that talks to it."""
+
+import shutil
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from stabilizer.collector.api.app import create_app
+from stabilizer.collector.services.container import build_services
+from stabilizer.protocol.batches import BatchHeader
+from stabilizer.protocol.frames import CONTENT_TYPE, FrameBlock, encode_batch
+from stabilizer.protocol.series import Catalog
+from stabilizer.protocol.version import PROTOCOL_VERSION
+from stabilizer.settings import CollectorSettings
+
+LOOPBACK = "http://127.0.0.1:8000"
+NO_SWEEPS_SECONDS = 60.0  # one at the start, and then none within a test
+
+
+class ManualClock:
+    """Stands still until told to go on."""
+
+    def __init__(self):
+        self.at = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+    def now(self):
+        return self.at
+
+    def monotonic(self):
+        return self.at.timestamp()
+
+    def advance(self, seconds):
+        self.at += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock():
+    return ManualClock()
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory):
+    """A database file with all tables and nothing in them."""
+    file = tmp_path_factory.mktemp("migrated") / "empty.db"
+    build_services(
+        CollectorSettings(database_url=f"sqlite:///{file}", tokens=()), ManualClock()
+    ).close()
+    return file
+
+
+@pytest.fixture
+def settings(tmp_path, migrated):
+    file = tmp_path / "collector.db"
+    shutil.copyfile(migrated, file)
+    return CollectorSettings(
+        database_url=f"sqlite:///{file}",
+        host="127.0.0.1",
+        tokens=(),
+        sweep_seconds=NO_SWEEPS_SECONDS,
+        max_body_bytes=2**20,
+    )
+
+
+@pytest.fixture
+def app(settings, clock):
+    return create_app(settings, clock)
+
+
+@pytest.fixture
+def client(app):
+    with TestClient(app, base_url=LOOPBACK, raise_server_exceptions=False) as client:
+        yield client
+
+
+class Job:
+    """What a training job says, with everything good unless told otherwise."""
+
+    def __init__(self, client, series=("loss", "grad_norm")):
+        self.client = client
+        self.catalog = Catalog.of(series)
+        self.run_id = ""
+        self.attempt = 1
+        self.sequence = 0
+
+    def registration(self, **changes):
+        message = {
+            "protocol_version": PROTOCOL_VERSION,
+            "name": "idefics",
+            "key": "job-1",
+            "mode": "propose",
+            "catalogs": [self.catalog.model_dump(mode="json")],
+        }
+        return {**message, **changes}
+
+    def register(self, **changes):
+        answer = self.client.post("/api/v1/runs", json=self.registration(**changes))
+        if answer.status_code == 201:
+            self.run_id = answer.json()["run_id"]
+            self.attempt = answer.json()["attempt"]
+        return answer
+
+    def body(self, steps, values=None, **header):
+        """Frames at steps; `values` has the shape [steps, series]."""
+        steps = np.asarray(steps, np.int64)
+        if values is None:
+            values = np.ones((len(steps), len(self.catalog)))
+        block = FrameBlock(
+            self.catalog.id, steps, np.full(len(steps), 1.7e9), np.asarray(values, np.float32)
+        )
+        head = {"attempt": self.attempt, "sequence": self.sequence, **header}
+        return encode_batch(BatchHeader(**head), [block])
+
+    def send(self, steps, values=None, **header):
+        answer = self.post(self.body(steps, values, **header))
+        if answer.status_code == 200:
+            self.sequence += 1
+        return answer
+
+    def post(self, body, kind=CONTENT_TYPE):
+        return self.client.post(f"{self.path}/frames", content=body, headers={"content-type": kind})
+
+    def send_json(self, **batch):
+        message = {"attempt": self.attempt, "sequence": self.sequence, **batch}
+        return self.client.post(f"{self.path}/frames", json=message)
+
+    def command(self, parameters, **changes):
+        message = {"parameters": parameters, "reason": "by hand", **changes}
+        return self.client.post(f"{self.path}/commands", json=message)
+
+    @property
+    def path(self):
+        return f"/api/v1/runs/{self.run_id}"
+
+
+@pytest.fixture
+def job(client):
+    """A job that has registered."""
+    job = Job(client)
+    assert job.register().status_code == 201
+    return job
+
+
+@pytest.fixture
+def refused():
+    """Check a refusal: status, code, and the names of the fields."""
+
+    def check(answer, status, code, *fields):
+        assert answer.headers["content-type"] == "application/problem+json"
+        problem = answer.json()
+        found = (answer.status_code, problem["code"], {e["field"] for e in problem["errors"]})
+        expected_fields = set(fields) if fields else found[2]
+        assert found == (status, code, expected_fields), answer.text
+        assert problem["status"] == status
+        return problem
+
+    return check
