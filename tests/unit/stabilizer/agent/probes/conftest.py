@@ -38,7 +38,7 @@ def make_idefics() -> Callable[..., nn.Module]:
             "intermediate_size": 32,
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
-            "attention_dropout": 0.1,
+            "attention_dropout": options.get("dropout", 0.1),
         }
         defaults = {
             "vocab_size": 40,
