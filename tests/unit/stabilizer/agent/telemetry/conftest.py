@@ -26,6 +26,7 @@ from stabilizer.protocol.sampling import SamplingPlan
 from stabilizer.protocol.series import Catalog
 
 CATALOG = Catalog.of(["loss", "grad_norm"])
+PLAN = SamplingPlan(every=5)
 OTHER = Catalog.of(["accuracy"])
 
 
@@ -84,7 +85,7 @@ class FakeCollector:
     faults: list = field(default_factory=list)
     """Asked for each request: an exception to raise, a response to give, or None."""
     loses_answers: bool = False
-    plan: SamplingPlan = SamplingPlan(every=5)
+    plan: SamplingPlan = PLAN
 
     def request(self, request):
         self.requests.append(request)
@@ -108,19 +109,26 @@ class FakeCollector:
             return self._register(RunRegister.model_validate_json(request.body))
         if not path.startswith(f"/{self.run_id}/"):
             return problem(404, "unknown_run")
-        name = path.split("/", 2)[2].partition("?")[0]
-        if name == "catalogs":
-            added = CatalogsAdd.model_validate_json(request.body).catalogs
-            self.catalogs |= {catalog.id for catalog in added}
-            return HttpResponse(200, b"[]")
-        if name == "frames":
-            return self._frames(decode_batch(request.body))
-        if name == "heartbeat":
-            self.heartbeats.append(Heartbeat.model_validate_json(request.body))
-            return self.answer(self.heartbeats[-1].attempt)
-        if name == "commands/next":
-            return self.answer(self.newest_attempt)
-        self.results.append(CommandResult.model_validate_json(request.body))
+        name = path.partition("?")[0].rsplit("/", 1)[1]
+        return {
+            "catalogs": self._catalogs,
+            "frames": self._frames,
+            "heartbeat": self._heartbeat,
+            "next": lambda _: self.answer(self.newest_attempt),
+            "result": self._result,
+        }[name](request.body)
+
+    def _catalogs(self, body):
+        added = CatalogsAdd.model_validate_json(body).catalogs
+        self.catalogs |= {catalog.id for catalog in added}
+        return HttpResponse(200, b"[]")
+
+    def _heartbeat(self, body):
+        self.heartbeats.append(Heartbeat.model_validate_json(body))
+        return self.answer(self.heartbeats[-1].attempt)
+
+    def _result(self, body):
+        self.results.append(CommandResult.model_validate_json(body))
         return HttpResponse(200, b"{}")
 
     def _register(self, message):
@@ -137,7 +145,8 @@ class FakeCollector:
         )
         return HttpResponse(201, answer.model_dump_json().encode())
 
-    def _frames(self, batch):
+    def _frames(self, body):
+        batch = decode_batch(body)
         header = batch.header
         if any(block.catalog not in self.catalogs for block in batch.blocks):
             return problem(409, "unknown_catalog")
@@ -244,6 +253,8 @@ def settings(tmp_path):
 def make_desk(clock, collector, settings):
     """Build a desk; each one is a new process of the same run."""
 
+    made = []
+
     def make(register=None, settings=settings, transport=collector):
         counters = Counters()
         context = Context(
@@ -268,7 +279,9 @@ def make_desk(clock, collector, settings):
         )
         return Desk(sender, context, collector, clock, answers, registered)
 
-    return make
+    yield lambda *args, **kwargs: made.append(make(*args, **kwargs)) or made[-1]
+    for desk in made:
+        desk.sender._spool.close()
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ class TestAttempts:
         desk.put(10)
         begin(desk, from_step=5, parent=1)
         desk.later(0.1)
-        assert [key for key in collector.stored] == [(1, 0), (2, 0)]
+        assert list(collector.stored) == [(1, 0), (2, 0)]
         assert collector.stored[(2, 0)].header.attempt_start.from_step == 5
         desk.put(6)
         desk.later(0.1)
@@ -291,7 +291,7 @@ class TestTrouble:
 
     def test_frames_of_a_wrong_shape_are_counted(self, desk, kit):
         frames = kit.Pending(1)
-        catalog, block = frames.blocks()[0]
+        _, block = frames.blocks()[0]
         frames.blocks = lambda: [(kit.OTHER, replace(block, catalog=kit.OTHER.id))]
         desk.put_frames(frames)
         desk.clock.advance(1)

@@ -1,0 +1,147 @@
+"""A later process speaks for an earlier one, before its own first word where order asks for it."""
+
+import pytest
+
+from stabilizer.agent.telemetry.attempts import Start
+from stabilizer.agent.telemetry.sender import Ending
+from stabilizer.protocol.batches import AttemptStart, SnapshotInfo
+
+
+def die(desk):
+    """End a process without the network; what it has goes to disk."""
+    desk.sender.ending = Ending(None, desk.clock.monotonic())
+    for _ in range(3):
+        desk.sender.turn()
+    assert desk.sender.is_finished
+
+
+def begin(desk, from_step):
+    note = Start(start=AttemptStart(from_step=from_step), base=desk.context.book.base)
+    desk.context.book.begin()
+    desk.note(note)
+
+
+def test_process_that_never_reached_the_collector_is_told_first(
+    make_desk, collector, kit, settings
+):
+    first = make_desk(kit.make_register(start_step=3))
+    collector.faults.append(kit.gone)
+    first.put(3, 4)
+    first.later(0.1)
+    begin(first, from_step=2)
+    first.put(3)
+    die(first)
+    collector.faults.clear()
+    second = make_desk(kit.make_register(start_step=10))
+    second.put(11)
+    second.later(0.1)
+    assert [message.start_step for message in collector.registers] == [3, 10]
+    assert collector.steps == [(1, 3), (1, 4), (2, 3), (3, 11)]
+    assert [answer.attempt for answer in second.registered] == [3]
+    assert list(settings.spool_directory.rglob("*.seg")) == []
+
+
+def test_history_waits_until_the_new_process_is_told(make_desk, collector, kit):
+    first = make_desk()
+    first.run()
+    collector.faults.append(kit.gone)
+    first.put(1, 2)
+    first.later(0.1)
+    die(first)
+    collector.faults.clear()
+    second = make_desk()
+    second.put(5)
+    second.later(0.1)
+    assert collector.steps == [(2, 5), (1, 1), (1, 2)]
+
+
+def test_snapshots_of_a_dead_process_are_not_told(make_desk, collector, kit):
+    first = make_desk()
+    first.run()
+    info = SnapshotInfo(id="s1", attempt=1, step=3, finite=True)
+    collector.faults.append(kit.gone)
+    first.context.buffer.put_snapshots((info,), first.clock.monotonic())
+    first.put(1)
+    first.later(0.1)
+    die(first)
+    collector.faults.clear()
+    make_desk().run()
+    assert collector.stored[(1, 0)].header.snapshots is None
+
+
+def test_results_of_a_dead_process_are_delivered(make_desk, collector, kit):
+    first = make_desk()
+    first.run()
+    collector.faults.append(kit.gone)
+    first.note(kit.make_result("c9"))
+    first.run()
+    die(first)
+    collector.faults.clear()
+    make_desk().run()
+    assert [result.command_id for result in collector.results] == ["c9"]
+
+
+def test_catalogs_found_late_are_told_for_the_dead(make_desk, collector, kit):
+    first = make_desk()
+    collector.faults.append(kit.gone)
+    first.put(1, catalog=kit.OTHER)
+    first.later(0.1)
+    die(first)
+    collector.faults.clear()
+    make_desk().run()
+    assert collector.steps == [(1, 1)]
+
+
+def test_crash_while_draining_loses_and_doubles_nothing(make_desk, collector, kit):
+    first = make_desk()
+    first.run()
+    collector.faults.append(kit.gone)
+    for step in range(40):
+        first.put(step)
+        first.later(0.1)
+    die(first)
+    collector.faults.clear()
+    second = make_desk()
+    for _ in range(20):
+        second.sender.turn()
+    second.sender._spool.close()  # its locks go with the process
+    assert 0 < len(collector.steps) < 40
+    make_desk().run(turns=200)
+    assert collector.steps == [(1, step) for step in range(40)]
+
+
+def test_run_that_is_gone_takes_its_history_along(make_desk, collector, kit):
+    first = make_desk()
+    first.run()
+    collector.faults.append(kit.gone)
+    first.put(1)
+    first.later(0.1)
+    die(first)
+    collector.faults.clear()
+    collector.run_id = "run-2"
+    second = make_desk()
+    second.put(2)
+    second.later(0.1)
+    assert collector.steps == [(2, 2)]
+    assert second.context.counters.health.frames_dropped == 1
+
+
+@pytest.mark.parametrize("status", [422, 500])
+def test_records_that_nobody_takes_do_not_hold_the_new_process_up(
+    make_desk, collector, kit, status
+):
+    first = make_desk()
+    collector.faults.append(kit.gone)
+    first.put(1)
+    first.later(0.1)
+    die(first)
+    collector.faults[:] = [
+        lambda request: (
+            kit.problem(status, "some_code") if request.path.endswith("frames") else None
+        )
+    ]
+    second = make_desk()
+    for _ in range(20):
+        second.later(30)
+    assert second.registered[0].attempt == 2
+    assert second.context.counters.health.frames_dropped == 1
