@@ -98,8 +98,14 @@ class QueryService:
             return repos.incidents.require(incident_id)
 
     def audit(self, run_id: str | None = None, after: int = 0, limit: int = 200) -> AuditPage:
-        """Return the audit rows behind `after`, oldest first; also those of a run that is gone."""
+        """Return the audit rows behind `after`, oldest first; also those of a run that is gone.
+
+        Raises:
+            NotFoundError: There is no such run, and there never was.
+        """
         with self._bench.reading() as repos:
+            if run_id is not None and not repos.audit.knows(run_id):
+                repos.runs.require(run_id)
             return repos.audit.page(run_id, after, limit)
 
     def rules(self, run_id: str) -> RunRules:

@@ -59,7 +59,14 @@ def build_engine(url: URL) -> Engine:
     """
     try:
         if url.get_backend_name() != "sqlite":
-            return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+            # A database that was made without an encoding would give bytes for text.
+            return create_engine(
+                url,
+                pool_pre_ping=True,
+                pool_size=10,
+                max_overflow=20,
+                connect_args={"client_encoding": "utf8"},
+            )
         engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise ConfigurationError(f"database driver {url.drivername} is not installed") from error

@@ -51,7 +51,7 @@ class IngestService:
         Raises:
             NotFoundError: There is no such run.
             ConflictError: Code `unknown_attempt`.
-            InvalidInputError: Codes `invalid_series`, `value_out_of_range`, `step_out_of_order`,
+            InvalidInputError: Codes `invalid_input`, `value_out_of_range`, `step_out_of_order`,
                 `too_many_catalogs`.
         """
         read = read_json_batch(message, self._bench.clock.now())

@@ -76,7 +76,6 @@ def _catalog(names: tuple[str, ...], position: int) -> Catalog:
             field=f"frames.{position}.values",
             value=list(names),
             allowed='names like metric or metric{label="value"}, each series once',
-            code="invalid_series",
         ) from error
 
 

@@ -35,6 +35,11 @@ class AuditRepository:
         self._session.add(row)
         self._session.flush()
 
+    def knows(self, run_id: str) -> bool:
+        """Tell whether anything is written about a run."""
+        query = select(AuditRow.id).where(AuditRow.run_id == run_id).limit(1)
+        return self._session.scalar(query) is not None
+
     def page(self, run_id: str | None, after: int, limit: int) -> AuditPage:
         """Return the rows behind `after`, oldest first; no run for all of them."""
         query = select(AuditRow).where(AuditRow.id > after).order_by(AuditRow.id)

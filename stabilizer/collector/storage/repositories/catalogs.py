@@ -48,7 +48,7 @@ class CatalogRepository:
             .where(RunCatalogRow.run_id == run_id)
             .order_by(RunCatalogRow.position)
         )
-        return dict(self._session.execute(query).tuples().all())
+        return dict(self._session.execute(query).all())
 
     def load(self, catalog_id: str) -> Catalog:
         """Build a stored catalog."""
@@ -67,7 +67,7 @@ class CatalogRepository:
             .where(RunCatalogRow.run_id == run_id)
             .order_by(RunCatalogRow.position, SeriesRow.slot)
         )
-        return list(self._session.execute(query).tuples())
+        return list(self._session.execute(query))
 
     def slots(self, run_id: str, texts: Sequence[str]) -> dict[str, list[tuple[str, int]]]:
         """Find series of a run: text form to the (catalog id, slot) where it stands."""

@@ -104,7 +104,7 @@ class IncidentRepository:
             )
             .order_by(IncidentRow.number)
         )
-        return dict(self._session.execute(query).tuples().all())
+        return dict(self._session.execute(query).all())
 
     def require(self, incident_id: str) -> Incident:
         """Return an incident with its decisions.
