@@ -1,0 +1,1 @@
+"""What the job does with a command: inbox, agreement, snapshots, rewinding, overrides."""

@@ -1,0 +1,364 @@
+"""Carries commands out at step boundaries.
+
+Order of a rollback: restore, re-apply the overrides in effect, read back, compare, train. The
+learning-rate override is not part of what is restored: a cut outlives a rollback. A rate is read
+back from the optimizer step after the command, so that the result says what was used, not what was
+meant. Whatever is refused is refused before anything was touched; a restore that breaks half way
+is reported and then raised, since nobody may train on half-restored state.
+
+Runs in the training thread, on every rank alike; only rank 0's results go anywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from stabilizer.agent.control.agreement import Agreement
+from stabilizer.agent.control.inbox import CommandInbox
+from stabilizer.agent.control.lr_override import LrOverride
+from stabilizer.agent.control.snapshots import Snapshot, SnapshotRing
+from stabilizer.errors import CommandRejectedError, RestoreError
+from stabilizer.protocol.batches import AttemptStart, Marker, MarkerKind
+from stabilizer.protocol.commands import (
+    Command,
+    CommandResult,
+    CommandState,
+    PauseParameters,
+    ReadBack,
+    ReduceLrParameters,
+    RejectReason,
+    ResumeParameters,
+    RollbackParameters,
+    StopParameters,
+)
+
+logger = logging.getLogger(__name__)
+
+_PAUSE_POLL_SECONDS: Final = 1.0
+_PATIENCE_STEPS: Final = 50
+"""Training steps without an optimizer step (a gradient scaler may skip some) before giving up."""
+
+
+class Training(Protocol):
+    """The running job, as far as commands reach into it."""
+
+    @property
+    def step(self) -> int:
+        """Completed optimizer steps."""
+
+    @property
+    def samples(self) -> int:
+        """Position in the data, in samples of the stream."""
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether no further step will be taken."""
+
+    def check(self, snapshot: Snapshot) -> None:
+        """Raise CommandRejectedError if it cannot go back to this snapshot. Touches nothing."""
+
+    def restore(self, snapshot: Snapshot, skip_steps: int) -> int:
+        """Go back, leave out data, return the number of samples left out; or RestoreError."""
+
+    def stop(self) -> None:
+        """End at this boundary."""
+
+    def save_checkpoint(self, name: str) -> str:
+        """Write a durable checkpoint; return its path."""
+
+
+class Reports(Protocol):
+    """What the executor tells beside results."""
+
+    @property
+    def attempt(self) -> int:
+        """Number of the present attempt."""
+
+    def begin_attempt(self, start: AttemptStart) -> int:
+        """Begin the next attempt; return its number."""
+
+    def marker(self, marker: Marker) -> None:
+        """Tell an event."""
+
+    def set_paused(self, paused: bool, step: int) -> None:
+        """Tell that the job stands still, or goes on."""
+
+
+@dataclass(frozen=True)
+class _Awaiting:
+    """A result that waits for the next optimizer step to be read back."""
+
+    result: CommandResult
+    steps_seen: int
+    patience: int = _PATIENCE_STEPS
+
+
+class Executor:
+    """Takes commands at boundaries and carries them out."""
+
+    def __init__(
+        self,
+        training: Training,
+        reports: Reports,
+        inbox: CommandInbox,
+        ring: SnapshotRing,
+        override: LrOverride,
+        agreement: Agreement,
+    ) -> None:
+        self._training = training
+        self._reports = reports
+        self._inbox = inbox
+        self._ring = ring
+        self._override = override
+        self._agreement = agreement
+        self._awaiting: list[_Awaiting] = []
+        self._newest_id: str | None = None
+        self._judged_id: str | None = None
+        self._newest_spoiled = False
+        self._rewound = False
+        self.is_paused = False
+        self.is_stopping = False
+
+    def boundary(self) -> bool:
+        """Carry out what has been agreed on; stands still here while paused.
+
+        Returns:
+            Whether the job now stands at another place than before.
+
+        Raises:
+            RestoreError: The state may be half restored. The job must not go on.
+        """
+        self._rewound = False
+        self._carry_out_all(self._agree())
+        while self.is_paused and not self.is_stopping:
+            if self._agreement.is_leader and not self._agreement.is_busy:
+                self._inbox.wait(_PAUSE_POLL_SECONDS)
+            self._carry_out_all(self._agree())
+        return self._rewound
+
+    def note_snapshot(self, snapshot: Snapshot) -> None:
+        """Remember the newest snapshot, so that all ranks learn if any rank's part is spoiled."""
+        self._newest_id = snapshot.info.id
+        self._newest_spoiled = not snapshot.info.finite
+
+    def after_step(self) -> None:
+        """Read back the rates that the step has used, and settle what waited for them."""
+        awaiting, self._awaiting = self._awaiting, []
+        for item in awaiting:
+            if self._override.steps_seen > item.steps_seen:
+                self._settle_read_back(item.result)
+            elif item.patience > 0:
+                self._awaiting.append(replace(item, patience=item.patience - 1))
+            else:
+                self._settle_mismatch(
+                    item.result, "no optimizer step has passed through the agent's hooks"
+                )
+
+    def finish(self) -> None:
+        """The run ends: settle everything that is still open. All ranks, after the last step."""
+        self._settle_awaiting()
+        for command in (*self._agreement.close(), *self._inbox.take()):
+            self._reject(command, RejectReason.RUN_ENDING, "the run ends")
+
+    def _agree(self) -> tuple[Command, ...]:
+        offered = self._inbox.take() if self._agreement.is_leader else []
+        agreed = self._agreement.next(offered, self._newest_spoiled)
+        if self._agreement.is_spoiled and self._judged_id is not None:
+            self._ring.mark_not_finite(self._judged_id)
+        self._judged_id = self._newest_id
+        return agreed
+
+    def _carry_out_all(self, commands: Sequence[Command]) -> None:
+        for command in commands:
+            refusal = self._find_refusal(command)
+            verdict = self._agreement.vote(RejectReason(refusal.reason) if refusal else None)
+            if verdict is None:
+                self._carry_out(command)
+            else:
+                self._reject(command, verdict, refusal.message if refusal else "by another rank")
+
+    def _find_refusal(self, command: Command) -> CommandRejectedError | None:
+        try:
+            self._check(command)
+        except CommandRejectedError as refusal:
+            return refusal
+        return None
+
+    def _check(self, command: Command) -> None:
+        parameters = command.parameters
+        is_leader = self._agreement.is_leader
+        if is_leader and command.attempt != self._reports.attempt:
+            raise CommandRejectedError(
+                f"decided for attempt {command.attempt}; this is attempt {self._reports.attempt}",
+                reason=RejectReason.PAST_ATTEMPT,
+            )
+        if self._training.is_ending or self.is_stopping:
+            raise CommandRejectedError("the run ends", reason=RejectReason.RUN_ENDING)
+        if isinstance(parameters, ResumeParameters) and not self.is_paused:
+            raise CommandRejectedError("the job is not paused", reason=RejectReason.NOT_PAUSED)
+        if isinstance(parameters, RollbackParameters):
+            self._training.check(self._ring.find(parameters.target, any_attempt=not is_leader))
+
+    def _carry_out(self, command: Command) -> None:
+        parameters = command.parameters
+        step = self._training.step
+        logger.info("command %s: %s at step %d", command.id, command.kind, step)
+        if isinstance(parameters, RollbackParameters):
+            self._roll_back(command, parameters)
+        elif isinstance(parameters, ReduceLrParameters):
+            self._override.cut(parameters)
+            self._reports.marker(_lr_marker(step, self._override.scale))
+            self._await_step(self._applied(command, step))
+        elif isinstance(parameters, PauseParameters | ResumeParameters):
+            self._pause(isinstance(parameters, PauseParameters))
+            self._inbox.settle(self._applied(command, step))
+        elif isinstance(parameters, StopParameters):
+            self._stop()
+            self._inbox.settle(self._applied(command, step))
+        else:
+            self._save_checkpoint(command)
+
+    def _roll_back(self, command: Command, parameters: RollbackParameters) -> None:
+        before = self._training.step
+        self._settle_awaiting()
+        snapshot = self._ring.find(parameters.target, any_attempt=not self._agreement.is_leader)
+        try:
+            skipped = self._training.restore(snapshot, parameters.skip_steps)
+            self._compare(snapshot, skipped)
+        except RestoreError as error:
+            self._settle_failure(command, before, error)
+            raise
+        self._rewound = True
+        self._ring.drop_after(snapshot.info.step)
+        if parameters.reduce_lr is not None:
+            self._override.cut(parameters.reduce_lr)
+        self._reports.begin_attempt(
+            AttemptStart(
+                from_step=snapshot.info.step,
+                parent=self._reports.attempt,
+                reason=MarkerKind.ROLLBACK,
+                command_id=command.id,
+                skipped_samples=skipped,
+            )
+        )
+        result = self._applied(command, before, skipped_samples=skipped)
+        if self._override.cuts:
+            self._reports.marker(_lr_marker(snapshot.info.step, self._override.scale))
+            self._await_step(result)
+        else:
+            self._inbox.settle(result)
+
+    def _compare(self, snapshot: Snapshot, skipped: int) -> None:
+        info = snapshot.info
+        expected = (info.step, info.samples + skipped)
+        actual = (self._training.step, self._training.samples)
+        if actual != expected:
+            raise RestoreError(
+                f"after the restore of {info.id} the job stands at (step, samples) {actual}, "
+                f"not at {expected}"
+            )
+
+    def _pause(self, paused: bool) -> None:
+        if paused:
+            self._settle_awaiting()
+        self.is_paused = paused
+        self._reports.set_paused(paused, self._training.step)
+
+    def _stop(self) -> None:
+        self._settle_awaiting()
+        self.is_stopping = True
+        self.is_paused = False
+        self._training.stop()
+
+    def _save_checkpoint(self, command: Command) -> None:
+        step = self._training.step
+        try:
+            path = self._training.save_checkpoint(command.id)
+        except (OSError, RuntimeError) as error:  # full disk; torch's writer raises RuntimeError
+            logger.exception("the checkpoint asked for by command %s failed", command.id)
+            self._settle_failure(command, step, error, reason=None)
+            return
+        result = self._applied(command, step)
+        read_back = self._read_back().model_copy(update={"checkpoint_path": path})
+        self._inbox.settle(result.model_copy(update={"read_back": read_back}))
+
+    def _applied(
+        self, command: Command, applied_step: int, *, skipped_samples: int = 0
+    ) -> CommandResult:
+        read_back = self._read_back().model_copy(update={"skipped_samples": skipped_samples})
+        return CommandResult(
+            command_id=command.id,
+            state=CommandState.APPLIED,
+            applied_step=applied_step,
+            read_back=read_back,
+        )
+
+    def _read_back(self) -> ReadBack:
+        return ReadBack(
+            attempt=self._reports.attempt,
+            step=self._training.step,
+            lr=self._override.expected(),
+            lr_scale=self._override.scale,
+            samples=self._training.samples,
+        )
+
+    def _await_step(self, result: CommandResult) -> None:
+        self._awaiting.append(_Awaiting(result, self._override.steps_seen))
+
+    def _settle_read_back(self, result: CommandResult) -> None:
+        if self._override.broken is not None:
+            self._settle_mismatch(result, self._override.broken)
+            return
+        rates = {name: float(rate) for name, rate in self._override.effective.items()}
+        read_back = result.read_back and result.read_back.model_copy(update={"lr": rates})
+        self._inbox.settle(result.model_copy(update={"read_back": read_back}))
+
+    def _settle_mismatch(self, result: CommandResult, message: str) -> None:
+        update = {
+            "state": CommandState.FAILED,
+            "reason": RejectReason.READ_BACK_MISMATCH,
+            "message": message,
+        }
+        self._inbox.settle(result.model_copy(update=update))
+
+    def _settle_awaiting(self) -> None:
+        """Settle without a step in between: the rates are those that the next step would use."""
+        awaiting, self._awaiting = self._awaiting, []
+        for item in awaiting:
+            message = "no optimizer step was taken since: the rates are the ones set"
+            self._inbox.settle(item.result.model_copy(update={"message": message}))
+
+    def _settle_failure(
+        self,
+        command: Command,
+        step: int,
+        error: Exception,
+        reason: RejectReason | None = RejectReason.RESTORE_FAILED,
+    ) -> None:
+        self._inbox.settle(
+            CommandResult(
+                command_id=command.id,
+                state=CommandState.FAILED,
+                reason=reason,
+                message=str(error)[:2000],
+                applied_step=step,
+            )
+        )
+
+    def _reject(self, command: Command, reason: RejectReason, message: str) -> None:
+        logger.warning("command %s (%s) refused: %s", command.id, command.kind, message)
+        self._inbox.settle(
+            CommandResult(
+                command_id=command.id,
+                state=CommandState.REJECTED,
+                reason=reason,
+                message=message[:2000],
+            )
+        )
+
+
+def _lr_marker(step: int, scale: float) -> Marker:
+    return Marker(kind=MarkerKind.LR_CHANGE, step=step, text=f"lr_scale {scale:.6g}")

@@ -1,0 +1,207 @@
+"""Deep copies of training state in host memory.
+
+`HostCopier.freeze` turns a tree of containers into an equal tree whose tensors are `Held`: copies
+in host memory that nothing else refers to. `thaw` makes fresh live tensors of them, so that one
+frozen tree can be used any number of times. Tensors that share memory (tied weights, a state_dict
+beside the parameters it names) are copied once and come back shared.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+
+Tree: TypeAlias = Any
+"""Containers (dict, list, tuple and their kin) with tensors and plain values as leaves."""
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A tensor in host memory and the device it came from."""
+
+    tensor: torch.Tensor
+    device: torch.device
+    shared: bool = False
+    """Other snapshots hold the same memory: it must not be written again."""
+
+
+@dataclass(frozen=True)
+class Steady:
+    """A tensor that seldom changes: its host copy is kept once for as long as it stays the same."""
+
+    name: str
+    tensor: torch.Tensor
+
+
+class HostCopier:
+    """Copies trees to the host, into memory of dropped copies where the shapes allow it."""
+
+    def __init__(self) -> None:
+        self._pool: dict[tuple[torch.dtype, tuple[int, ...]], list[torch.Tensor]] = defaultdict(
+            list
+        )
+        self._steady: dict[str, Held] = {}
+        self.copied_bytes = 0
+        """Host memory that the last `freeze` has filled; what it shares is not counted."""
+
+    def freeze(self, tree: Tree) -> Tree:
+        """Copy a tree; every tensor in it becomes `Held`.
+
+        Waits for the devices once, at the end. Leaves that are not tensors are deep-copied.
+        """
+        memo: dict[tuple[object, ...], Held] = {}
+        self.copied_bytes = 0
+        frozen = self._freeze(tree, memo)
+        if any(held.device.type == "cuda" for held in memo.values()):
+            torch.cuda.synchronize()
+        return frozen
+
+    def recycle(self, frozen: Tree) -> None:
+        """Take back the memory of a frozen tree that nobody uses any more.
+
+        At most one tree's worth is kept, for the next one; what was kept before is freed.
+        """
+        self._pool.clear()
+        for held in iterate_held(frozen):
+            if not held.shared:
+                self._pool[held.tensor.dtype, tuple(held.tensor.shape)].append(held.tensor)
+
+    def forget(self) -> None:
+        """Free the pooled memory."""
+        self._pool.clear()
+        self._steady.clear()
+
+    def _freeze(self, tree: Tree, memo: dict[tuple[object, ...], Held]) -> Tree:
+        if isinstance(tree, torch.Tensor | Steady):
+            return self._hold(tree, memo)
+        if isinstance(tree, Mapping):
+            return _rebuild(tree, {key: self._freeze(value, memo) for key, value in tree.items()})
+        if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+            return type(tree)(*(self._freeze(value, memo) for value in tree))
+        if isinstance(tree, list | tuple):
+            return type(tree)(self._freeze(value, memo) for value in tree)
+        return copy.deepcopy(tree)
+
+    def _hold(self, leaf: torch.Tensor | Steady, memo: dict[tuple[object, ...], Held]) -> Held:
+        tensor = (leaf.tensor if isinstance(leaf, Steady) else leaf).detach()
+        key = _memory_key(tensor)
+        if key in memo:
+            return memo[key]
+        if isinstance(leaf, Steady):
+            held = self._hold_steady(leaf.name, tensor)
+        else:
+            held = Held(self._copy(tensor), tensor.device)
+        memo[key] = held
+        return held
+
+    def _hold_steady(self, name: str, tensor: torch.Tensor) -> Held:
+        # Compared by content: an in-place update through `.data` leaves no other trace.
+        known = self._steady.get(name)
+        if known is not None and is_same_bits(known.tensor, tensor):
+            return known
+        self.copied_bytes += tensor.nbytes
+        held = Held(tensor.to("cpu", copy=True), tensor.device, shared=True)
+        self._steady[name] = held
+        return held
+
+    def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.copied_bytes += tensor.nbytes
+        if tensor.layout is not torch.strided:
+            return tensor.to("cpu", copy=True)
+        buffers = self._pool.get((tensor.dtype, tuple(tensor.shape)))
+        if buffers:
+            target = buffers.pop()
+        else:
+            pinned = tensor.device.type == "cuda"
+            target = torch.empty(tuple(tensor.shape), dtype=tensor.dtype, pin_memory=pinned)
+        return target.copy_(tensor, non_blocking=True)
+
+
+def thaw(frozen: Tree, device: torch.device | None = None) -> Tree:
+    """Make a live tree of a frozen one, of fresh tensors.
+
+    Args:
+        frozen: Made by `freeze`; stays as it is.
+        device: Where the tensors go; None for the devices they came from.
+    """
+    return _thaw(frozen, device, {})
+
+
+def _thaw(frozen: Tree, device: torch.device | None, memo: dict[int, torch.Tensor]) -> Tree:
+    if isinstance(frozen, Held):
+        if id(frozen) not in memo:
+            memo[id(frozen)] = frozen.tensor.to(device or frozen.device, copy=True)
+        return memo[id(frozen)]
+    if isinstance(frozen, Mapping):
+        items = {key: _thaw(value, device, memo) for key, value in frozen.items()}
+        return _rebuild(frozen, items)
+    if isinstance(frozen, tuple) and hasattr(frozen, "_fields"):
+        return type(frozen)(*(_thaw(value, device, memo) for value in frozen))
+    if isinstance(frozen, list | tuple):
+        return type(frozen)(_thaw(value, device, memo) for value in frozen)
+    return copy.deepcopy(frozen)
+
+
+def _rebuild(like: Mapping[Any, Any], items: dict[Any, Any]) -> Tree:
+    if type(like) is dict:
+        return items
+    if isinstance(like, defaultdict):
+        return defaultdict(like.default_factory, items)
+    rebuilt = copy.copy(like)
+    if isinstance(rebuilt, dict):
+        rebuilt.update(items)
+        return rebuilt
+    return items
+
+
+def _memory_key(tensor: torch.Tensor) -> tuple[object, ...]:
+    if tensor.layout is not torch.strided or tensor.numel() == 0:
+        return (id(tensor),)
+    return (
+        tensor.device,
+        tensor.data_ptr(),
+        tensor.dtype,
+        tuple(tensor.shape),
+        tensor.stride(),
+    )
+
+
+def iterate_held(frozen: Tree) -> Iterator[Held]:
+    """All held tensors of a frozen tree, each once."""
+    seen: set[int] = set()
+    stack = [frozen]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, Held):
+            if id(node) not in seen:
+                seen.add(id(node))
+                yield node
+        elif isinstance(node, Mapping):
+            stack.extend(node.values())
+        elif isinstance(node, list | tuple):
+            stack.extend(node)
+
+
+def is_same_bits(host: torch.Tensor, other: torch.Tensor) -> bool:
+    """Tell whether two tensors have the same type, shape and bits; NaN equals the same NaN."""
+    if host.dtype != other.dtype or host.shape != other.shape:
+        return False
+    return torch.equal(_bits(host), _bits(other.detach().to(host.device)))
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+def is_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    """Tell whether no tensor has a NaN or an Inf. Reduces on the devices, then waits once."""
+    flags: dict[torch.device, list[torch.Tensor]] = defaultdict(list)
+    for tensor in tensors:
+        if tensor.is_floating_point() or tensor.is_complex():
+            flags[tensor.device].append(torch.isfinite(tensor.detach()).all())
+    return all(bool(torch.stack(group).all()) for group in flags.values())

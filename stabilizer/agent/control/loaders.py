@@ -1,0 +1,366 @@
+"""Loaders whose position in the data is known and can be gone back to.
+
+A loader is followed in one of four ways:
+
+stateful    It has `state_dict` and `load_state_dict`: its own word is taken. With `skip_samples`
+            and `samples` it also moves by samples of its stream.
+workers     A DataLoader with worker processes. Its iterator is started again in the same
+            surroundings, and the batches already used are made and thrown away: the workers then
+            stand where they stood, with their random states and whatever their datasets keep.
+            Persistent workers carry state from epoch to epoch: their whole life is played again.
+indexed     A DataLoader without workers over a map-style dataset: only its sampler is moved on.
+replayed    Any other iterable, made and thrown away in the main process. If it draws from the
+            global random state, that state is kept for every batch, up to a limit.
+
+Going back costs what making the thrown-away batches costs; stateful loaders are the way for large
+data. Not followed: what a map-style dataset keeps in the main process (workers=0).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, Protocol, runtime_checkable
+
+from torch.utils.data import DataLoader, IterableDataset
+
+from stabilizer.agent.control.loader_start import Surroundings, count_samples
+from stabilizer.agent.control.random_state import (
+    RandomState,
+    capture_random_state,
+    restore_random_state,
+)
+from stabilizer.errors import RestoreError
+
+_MAX_TRAIL_BYTES: Final = 64 * 2**20
+
+Way = Literal["stateful", "workers", "indexed", "replayed"]
+
+
+@runtime_checkable
+class StatefulLoader(Protocol):
+    """A loader that knows its position after the batches it has handed out."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from this position at the next `iter()`."""
+
+
+@runtime_checkable
+class SampleStream(StatefulLoader, Protocol):
+    """A stateful loader that can move by samples."""
+
+    samples: int
+
+    def skip_samples(self, n: int) -> None:
+        """Move the position n samples onwards."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One run through a loader so far."""
+
+    start: Surroundings
+    """At `iter()`."""
+    first: Surroundings | None = None
+    """At the first `next()`: samplers without workers draw their seed only there."""
+    batches: int = 0
+    trail: list[RandomState | None] = field(default_factory=list)
+    """Random state before each batch that moved it (way `replayed`); shared, only appended to."""
+    drawn: int = 0
+    """Indices drawn from the sampler; workers are given theirs ahead of time."""
+    digest: int = 0
+    """Of those indices, to prove that a replay draws the same."""
+
+
+@dataclass(frozen=True)
+class LoaderPosition:
+    """Where a loader stood after the batches it had handed out."""
+
+    passes: tuple[Pass, ...]
+    state: dict[str, Any] | None
+    """Word of a stateful loader."""
+    samples: int
+    own: Surroundings
+    """Generators and epochs at the moment of the snapshot."""
+    has_skipped: bool = False
+    """A stream that has skipped samples no longer ends its epochs where the job does."""
+
+
+class TrackedLoader:
+    """Stands before a loader, hands its batches through untouched, and knows where it is."""
+
+    def __init__(self, loader: Iterable[Any], world_size: int = 1) -> None:
+        self.loader: Any = loader
+        self.lag = 0
+        """Batches that the reader may hold unused; their positions are remembered one by one."""
+        self.way: Way = _way_of(loader)
+        self._world_size = world_size
+        self._inner: Iterator[Any] | None = None
+        self._passes: tuple[Pass, ...] = ()
+        self._indices: _DigestedIndices | None = None
+        self._samples = 0
+        self._has_skipped = False
+        self._measured_samples = 0
+        self._measured_batches = 0
+        self._trail_bytes = 0
+        self._recent: deque[tuple[int, dict[str, Any] | None]] = deque()
+
+    def __len__(self) -> int:
+        return len(self.loader)  # raises TypeError as the loader would
+
+    @property
+    def unsupported(self) -> str | None:
+        """Why this loader cannot be gone back in; None if it can."""
+        workers = getattr(self.loader, "num_workers", 0)
+        if self.way == "workers" and workers > 1 and not getattr(self.loader, "in_order", True):
+            return "a DataLoader with in_order=False hands out batches in no fixed order"
+        if self._inner is not None and self._inner is self.loader:
+            return "the training data is an iterator, which can be read only once"
+        if self._trail_bytes > _MAX_TRAIL_BYTES:
+            return (
+                "the training data draws from the global random state for every batch, and too "
+                "many batches have passed to keep them all; give the loader state_dict and "
+                "load_state_dict, or use worker processes"
+            )
+        return None
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it moves by samples."""
+        return isinstance(self.loader, SampleStream)
+
+    @property
+    def samples_per_batch(self) -> float:
+        """Samples of the stream in a batch: the loader's word, else the mean so far."""
+        told = getattr(self.loader, "samples_per_batch", None)
+        if isinstance(told, int | float) and told > 0:
+            return float(told)
+        if self._measured_batches == 0:
+            return 1.0
+        return self._measured_samples / self._measured_batches
+
+    def samples(self, unused: int = 0) -> int:
+        """Samples of the stream consumed, all ranks together, less the last `unused` batches."""
+        return self._behind(unused)[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        started = Pass(Surroundings.of(self.loader))
+        keeps_workers = self.way == "workers" and bool(
+            getattr(self.loader, "persistent_workers", False)
+        )
+        self._passes = (*self._played(), started) if keeps_workers else (started,)
+        self._trail_bytes = 0
+        self._inner = iter(self.loader)
+        self._follow_indices()
+        self._recent.clear()
+        self._note_position()
+        return _TrackedIterator(self)
+
+    def next_batch(self) -> Any:  # noqa: ANN401  a batch is whatever the loader makes
+        """Hand out the next batch."""
+        if self._inner is None:
+            raise StopIteration
+        current = self._passes[-1]
+        before = capture_random_state() if self.way == "replayed" else None
+        if current.first is None:
+            current = replace(current, first=Surroundings.of(self.loader))
+        batch = self._next_of_stream() if self._has_skipped else next(self._inner)
+        if before is not None:
+            self._leave_trail(current, before)
+        self._passes = (*self._passes[:-1], replace(current, batches=current.batches + 1))
+        self._count(batch)
+        self._note_position()
+        return batch
+
+    def position(self, unused: int = 0) -> LoaderPosition:
+        """Where it stands; with `unused`, a stateful one's word of that many batches ago."""
+        samples, state = self._behind(unused)
+        if self.way == "stateful" and state is None:
+            state = copy.deepcopy(self._ask_state())
+        return LoaderPosition(
+            passes=self._played(),
+            state=state,
+            samples=samples,
+            own=Surroundings.of(self.loader),
+            has_skipped=self._has_skipped,
+        )
+
+    def restore(self, position: LoaderPosition, skip_samples: int = 0) -> Iterator[Any]:
+        """Go back to a position. The global random state is the caller's to set afterwards.
+
+        Args:
+            position: One of this loader's.
+            skip_samples: For a stream: move on by so many samples.
+
+        Raises:
+            RestoreError: The loader does not play the same data again.
+        """
+        self.close()
+        self._has_skipped = position.has_skipped or skip_samples > 0
+        if self.way == "stateful":
+            self._restore_state(position, skip_samples)
+        else:
+            self._replay(position)
+        self._passes = position.passes
+        self._samples = position.samples
+        position.own.impose_own(self.loader)
+        if self.way == "replayed":
+            last = position.passes[-1]
+            trail = last.trail[: last.batches]
+            self._passes = (*position.passes[:-1], replace(last, trail=trail))
+            self._trail_bytes = sum(state.num_bytes for state in trail if state is not None)
+        self._recent.clear()
+        self._note_position()
+        return _TrackedIterator(self)
+
+    def close(self) -> None:
+        """End the present iterator and its worker processes."""
+        inner, self._inner = self._inner, None
+        shutdown = getattr(inner, "_shutdown_workers", None)
+        if callable(shutdown):
+            shutdown()
+        if isinstance(self.loader, DataLoader):
+            self.loader._iterator = None  # noqa: SLF001  as Lightning does: persistent workers are gone
+
+    def _next_of_stream(self) -> Any:  # noqa: ANN401  a batch is whatever the loader makes
+        # The job's epochs keep their number of batches after a skip; the stream's ends then fall
+        # into the middle of them, and it goes on behind. Without a length the stream's end counts.
+        inner: Any = self._inner
+        try:
+            return next(inner)
+        except StopIteration:
+            if not hasattr(self.loader, "__len__"):
+                raise
+        self._inner = iter(self.loader)
+        return next(self._inner)
+
+    def _restore_state(self, position: LoaderPosition, skip_samples: int) -> None:
+        loader = self.loader
+        if not isinstance(loader, StatefulLoader) or position.state is None:
+            raise RestoreError(f"{type(loader).__name__} has no state to go back to")
+        loader.load_state_dict(copy.deepcopy(position.state))
+        if skip_samples:
+            if not isinstance(loader, SampleStream):
+                raise RestoreError(f"{type(loader).__name__} cannot skip samples")
+            loader.skip_samples(skip_samples)
+        self._inner = iter(loader)
+
+    def _replay(self, position: LoaderPosition) -> None:
+        for played in position.passes:
+            played.start.impose(self.loader)
+            self._inner = iter(self.loader)
+            self._follow_indices()
+            try:
+                self._discard(self._inner, played)
+            except StopIteration as error:
+                raise RestoreError(
+                    "the training data ended early when it was played again: it has changed"
+                ) from error
+            indices = self._indices
+            if indices and (indices.drawn, indices.digest) != (played.drawn, played.digest):
+                raise RestoreError(
+                    "the sampler drew other indices when it was played again: it keeps state of "
+                    "its own; give the loader state_dict and load_state_dict"
+                )
+
+    def _discard(self, inner: Any, played: Pass) -> None:  # noqa: ANN401  torch's private class
+        if played.first is not None:
+            played.first.impose(self.loader)
+        for index in range(played.batches):
+            if self.way == "indexed":
+                inner._next_index()  # noqa: SLF001  moves the sampler and loads nothing
+                inner._num_yielded += 1  # noqa: SLF001  what its next() counts
+                continue
+            if self.way == "replayed" and (state := played.trail[index]) is not None:
+                restore_random_state(state)
+            next(inner)
+
+    def _follow_indices(self) -> None:
+        self._indices = None
+        if self.way in {"workers", "indexed"} and isinstance(self.loader, DataLoader):
+            inner: Any = self._inner
+            self._indices = _DigestedIndices(inner._sampler_iter)  # noqa: SLF001  no other way in
+            inner._sampler_iter = self._indices  # noqa: SLF001  hands the same indices on
+
+    def _played(self) -> tuple[Pass, ...]:
+        """The passes so far, the last with the indices drawn in it until now."""
+        if not self._passes or self._indices is None:
+            return self._passes
+        last = replace(self._passes[-1], drawn=self._indices.drawn, digest=self._indices.digest)
+        return (*self._passes[:-1], last)
+
+    def _leave_trail(self, current: Pass, before: RandomState) -> None:
+        is_moved = not before.is_same_host_state(capture_random_state())
+        current.trail.append(before if is_moved else None)
+        self._trail_bytes += before.num_bytes if is_moved else 0
+
+    def _count(self, batch: object) -> None:
+        loader = self.loader
+        if isinstance(loader, SampleStream):
+            consumed = loader.samples - self._samples
+            self._samples = loader.samples
+        else:
+            size = count_samples(batch)
+            if size is None:
+                size = getattr(loader, "batch_size", None) or 1
+            consumed = size * self._world_size
+            self._samples += consumed
+        self._measured_samples += max(consumed, 0)
+        self._measured_batches += 1
+
+    def _note_position(self) -> None:
+        if isinstance(self.loader, SampleStream):
+            self._samples = self.loader.samples
+        state = copy.deepcopy(self._ask_state()) if self.lag and self.way == "stateful" else None
+        self._recent.append((self._samples, state))
+        while len(self._recent) > self.lag + 1:
+            self._recent.popleft()
+
+    def _behind(self, unused: int) -> tuple[int, dict[str, Any] | None]:
+        if not self._recent:
+            return self._samples, None
+        return self._recent[max(len(self._recent) - 1 - unused, 0)]
+
+    def _ask_state(self) -> dict[str, Any]:
+        if not isinstance(self.loader, StatefulLoader):
+            raise RestoreError(f"{type(self.loader).__name__} has no state_dict")
+        return self.loader.state_dict()
+
+
+class _TrackedIterator(Iterator[Any]):
+    def __init__(self, tracked: TrackedLoader) -> None:
+        self._tracked = tracked
+
+    def __next__(self) -> Any:  # noqa: ANN401  a batch is whatever the loader makes
+        return self._tracked.next_batch()
+
+
+class _DigestedIndices(Iterator[object]):
+    """Hands a sampler's indices through and keeps their number and digest."""
+
+    def __init__(self, inner: Iterator[object]) -> None:
+        self._inner = inner
+        self.drawn = 0
+        self.digest = 0
+
+    def __next__(self) -> object:
+        index = next(self._inner)
+        self.drawn += 1
+        self.digest = hash((self.digest, repr(index)))
+        return index
+
+
+def _way_of(loader: object) -> Way:
+    if isinstance(loader, StatefulLoader):
+        return "stateful"
+    if isinstance(loader, DataLoader):
+        if loader.num_workers > 0:
+            return "workers"
+        if not isinstance(loader.dataset, IterableDataset):
+            return "indexed"
+    return "replayed"

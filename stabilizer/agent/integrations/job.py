@@ -1,0 +1,401 @@
+"""A job under watch: its probes, its telemetry, and its control, tied together.
+
+Knows no training framework; an integration calls it at the points of a step. On other ranks than 0
+it measures and reports nothing, but obeys: snapshots, agreement and rewinding happen everywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol, Self
+
+from pydantic import JsonValue
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stabilizer.agent.control.agreement import Agreement
+from stabilizer.agent.control.executor import Executor, Training
+from stabilizer.agent.control.guard import GuardPolicy, NonfiniteGuard
+from stabilizer.agent.control.inbox import CommandInbox
+from stabilizer.agent.control.lr_override import LrOverride
+from stabilizer.agent.control.snapshots import Snapshot, SnapshotRing
+from stabilizer.agent.integrations.revision import git_revision
+from stabilizer.agent.integrations.silence import Silence
+from stabilizer.agent.integrations.solo import SoloBrain
+from stabilizer.agent.probes.probe_set import ProbeSet
+from stabilizer.agent.probes.vector import PendingFrames
+from stabilizer.agent.telemetry.reporter import Reporter
+from stabilizer.agent.telemetry.settings import ReporterSettings
+from stabilizer.agent.telemetry.wire.transport import Transport
+from stabilizer.clock import Clock
+from stabilizer.errors import ConfigurationError
+from stabilizer.protocol.batches import (
+    AttemptStart,
+    BatchAnswer,
+    Marker,
+    MarkerKind,
+    SnapshotInfo,
+)
+from stabilizer.protocol.commands import CommandResult
+from stabilizer.protocol.decisions import Mode
+from stabilizer.protocol.metrics import Metric
+from stabilizer.protocol.runs import RunRegister, RunState
+from stabilizer.protocol.sampling import SamplingPlan
+from stabilizer.protocol.version import PROTOCOL_VERSION
+
+logger = logging.getLogger(__name__)
+
+_CLOSE_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSettings:
+    """What a person chooses about a watched job."""
+
+    url: str | None
+    """Address of the collector; None evaluates the rules in the job itself."""
+    run: str
+    key: str = ""
+    """Tells runs of the same name apart, for example a scheduler's job id."""
+    token: str | None = field(default=None, repr=False)
+    mode: Mode | None = None
+    """None leaves it to the policy, which ships with `propose`."""
+    policy: Path | None = None
+    """Rule file for this run; None takes the collector's, or the one that ships."""
+    snapshot_every: int = 25
+    """Optimizer steps between two snapshots."""
+    keep_snapshots: int = 6
+    snapshot_bytes: int | None = None
+    """Host memory for snapshots; None for a quarter of the machine's."""
+    guard: GuardPolicy = GuardPolicy.OBSERVE
+    max_queries: int = 64
+    """Query positions of an attention that a sampled step looks at."""
+    attention: bool = True
+    head: str | None = None
+    """Dotted name of the module whose outputs are the logits; None for `lm_head`."""
+
+    def __post_init__(self) -> None:
+        if self.snapshot_every < 1:
+            raise ConfigurationError(
+                f"snapshot_every is {self.snapshot_every}; it must be 1 or more"
+            )
+
+    def policy_text(self) -> str | None:
+        """The rule file's text.
+
+        Raises:
+            ConfigurationError: It cannot be read.
+        """
+        if self.policy is None:
+            return None
+        try:
+            return self.policy.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"policy {str(self.policy)!r} cannot be read") from error
+
+
+class Telemetry(Protocol):
+    """Where measurements go and commands come from."""
+
+    @property
+    def attempt(self) -> int:
+        """Number of the present attempt."""
+
+    @property
+    def plan(self) -> SamplingPlan:
+        """How often the modules are measured."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def put(self, frames: PendingFrames) -> None:
+        """Hand over the frames of a step."""
+
+    def marker(self, marker: Marker) -> None:
+        """Hand over an event."""
+
+    def set_snapshots(self, infos: Sequence[SnapshotInfo]) -> None:
+        """Tell the inventory."""
+
+    def begin_attempt(self, start: AttemptStart) -> int:
+        """Begin the next attempt; return its number."""
+
+    def result(self, result: CommandResult) -> None:
+        """Hand over the job's word on a command."""
+
+    def set_state(self, state: RunState, step: int, message: str = "") -> None:
+        """Tell the state of the job."""
+
+    def close(self, state: RunState, timeout_seconds: float = 5.0) -> None:
+        """Send what is left and end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSubject:
+    """What is trained, as the integration found it."""
+
+    model: nn.Module
+    optimizers: Sequence[Optimizer]
+    groups: Sequence[str]
+    training: Training
+    agreement: Agreement
+    take_snapshot: Callable[[str, int], Snapshot | None]
+    accumulate: int = 1
+    world_size: int = 1
+    global_batch: int | None = None
+    start_step: int = 0
+    config: dict[str, JsonValue] = field(default_factory=dict)
+
+
+class Job:
+    """One stretch of training under watch, from its start to its end."""
+
+    def __init__(
+        self,
+        settings: JobSettings,
+        clock: Clock,
+        *,
+        on_drop: Callable[[Any], None] | None = None,
+        transport: Transport | None = None,
+        reporting: ReporterSettings | None = None,
+    ) -> None:
+        self.settings = settings
+        self.inbox = CommandInbox(clock, self._report_result)
+        self.ring = SnapshotRing(settings.keep_snapshots, settings.snapshot_bytes, on_drop)
+        self.override = LrOverride()
+        self.guard = NonfiniteGuard(settings.guard)
+        self._clock = clock
+        self._transport = transport
+        self._reporting = reporting or ReporterSettings()
+        self._telemetry: Telemetry = Silence()
+        self._probes: ProbeSet | None = None
+        self._executor: Executor | None = None
+        self._subject: JobSubject | None = None
+        self._known_attempt = 1
+        self._step_began = 0.0
+        self._logs_loss = False
+        self._is_open = False
+
+    @property
+    def attempt(self) -> int:
+        """Number of the present attempt."""
+        return self._telemetry.attempt
+
+    @property
+    def is_started(self) -> bool:
+        """Whether training is under watch now."""
+        return self._is_open
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """A module that is copied (for weight averaging) does not get a job of its own."""
+        memo[id(self)] = self
+        return self
+
+    def start(self, subject: JobSubject) -> None:
+        """Training begins: register, and hook in."""
+        self._subject = subject
+        if subject.agreement.is_leader:
+            self._probes = ProbeSet(
+                subject.model,
+                max_queries=self.settings.max_queries,
+                attention=self.settings.attention,
+                head=self.settings.head,
+                accumulate=subject.accumulate,
+                groups=subject.groups,
+            )
+            self._telemetry = self._make_telemetry(self._introduce(subject, self._probes))
+            self._probes.attach()
+        self.override.attach(subject.optimizers)
+        self._executor = Executor(
+            subject.training, self, self.inbox, self.ring, self.override, subject.agreement
+        )
+        self._telemetry.start()
+        self._known_attempt = self._telemetry.attempt
+        self._is_open = True
+        self._step_began = self._clock.monotonic()
+
+    def log(self, name: str, value: Tensor | float, **labels: str) -> None:
+        """Give a value of a metric at this step; a tensor stays on its device.
+
+        Given several times in a step (microbatches), the mean counts. A module that logs `loss`
+        itself has what it backpropagates reported as `loss_total`.
+
+        Raises:
+            ValueError: The value is not one number, or name or labels are not those of a series.
+        """
+        if name == Metric.LOSS and not labels:
+            self._logs_loss = True
+        if self._probes is not None and self._is_open:
+            self._probes.log(name, value, **labels)
+
+    def boundary(self) -> None:
+        """Between two steps: carry out commands, take a snapshot if one is due.
+
+        Raises:
+            RestoreError: The state may be half restored. The job must not go on.
+        """
+        if self._executor is None or self._subject is None or not self._is_open:
+            return
+        self._renumber()
+        rewound = self._executor.boundary()
+        if rewound:
+            self._tell_snapshots()
+        elif not self._executor.is_stopping:
+            self._take_snapshot(self._subject)
+        self._step_began = self._clock.monotonic()
+
+    def begin_step(self, step: int) -> None:
+        """Before the first microbatch of the step that ends with so many completed steps."""
+        if self._probes is not None and self._is_open:
+            self._probes.begin_step(self._telemetry.plan.is_sampled(step))
+
+    def before_optimizer_step(
+        self, optimizer: Optimizer, parameters: Iterable[nn.Parameter], *, is_first: bool
+    ) -> None:
+        """Between the last backward and the optimizer, before clipping."""
+        if not self._is_open:
+            return
+        if self._probes is not None and is_first:
+            self._probes.after_backward()
+        if self.guard.act(parameters):
+            logger.warning("gradients are not finite: the step is left out")
+        self.override.reassert(optimizer)
+
+    def log_loss(self, loss: Tensor | float) -> None:
+        """Give what a microbatch backpropagates, undivided by the number of microbatches."""
+        if self._probes is not None and self._is_open:
+            name = Metric.LOSS_TOTAL if self._logs_loss else Metric.LOSS
+            self._probes.log(name, loss)
+
+    def end_step(self, step: int) -> None:
+        """After the optimizer: report the step, settle what waited for it."""
+        if self._executor is None or not self._is_open:
+            return
+        self._executor.after_step()
+        if self._probes is not None:
+            for group, rate in self.override.effective.items():
+                self._probes.log(Metric.LR, rate, group=group)
+            self._probes.log(Metric.LR_SCALE, self.override.scale)
+            seconds = self._clock.monotonic() - self._step_began
+            self._probes.log(Metric.STEP_SECONDS, seconds)
+            self._telemetry.put(self._probes.end_step(step, self._clock.now().timestamp()))
+        cuts = len(self.override.cuts)
+        self.override.advance()
+        if len(self.override.cuts) < cuts:
+            text = f"a cut has ended: lr_scale {self.override.scale:.6g}"
+            self.marker(Marker(kind=MarkerKind.LR_CHANGE, step=step, text=text))
+
+    def finish(self, step: int) -> None:
+        """Training has ended by itself: settle what is open. All ranks."""
+        if self._executor is not None and self._is_open:
+            self._executor.finish()
+            self._close(RunState.FINISHED, step, "")
+
+    def fail(self, step: int, message: str) -> None:
+        """Training has ended by an error or an interruption; waits for no other rank."""
+        if self._is_open:
+            self._close(RunState.FAILED, step, message)
+
+    # What the executor tells beside results.
+
+    def begin_attempt(self, start: AttemptStart) -> int:
+        """Begin the next attempt; return its number."""
+        self._known_attempt = self._telemetry.begin_attempt(start)
+        return self._known_attempt
+
+    def marker(self, marker: Marker) -> None:
+        """Tell an event."""
+        self._telemetry.marker(marker)
+
+    def set_paused(self, paused: bool, step: int) -> None:
+        """Tell that the job stands still, or goes on."""
+        self._telemetry.set_state(RunState.PAUSED if paused else RunState.RUNNING, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What outlives the process: cuts, and commands that were carried out."""
+        return {"lr_override": self.override.state_dict(), "inbox": self.inbox.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what a checkpoint holds.
+
+        Raises:
+            ControlError: The state is not one of ours.
+        """
+        self.override.load_state_dict(state.get("lr_override", {}))
+        self.inbox.load_state_dict(state.get("inbox", {}))
+
+    def _introduce(self, subject: JobSubject, probes: ProbeSet) -> RunRegister:
+        return RunRegister(
+            protocol_version=PROTOCOL_VERSION,
+            name=self.settings.run,
+            key=self.settings.key,
+            mode=self.settings.mode,
+            policy=self.settings.policy_text(),
+            config=subject.config,
+            world_size=subject.world_size,
+            global_batch=subject.global_batch,
+            catalogs=tuple(probes.catalogs),
+            git_revision=git_revision(Path.cwd()),
+            start_step=subject.start_step,
+        )
+
+    def _make_telemetry(self, register: RunRegister) -> Telemetry:
+        if self.settings.url is None:
+            return SoloBrain(register, self._clock, self.inbox.offer, self._take_healthy)
+        return Reporter(
+            self.settings.url,
+            register,
+            token=self.settings.token,
+            clock=self._clock,
+            transport=self._transport,
+            settings=self._reporting,
+            on_answer=self._take_answer,
+        )
+
+    def _take_answer(self, answer: BatchAnswer) -> None:
+        """Any thread."""
+        self._take_healthy(answer.healthy_snapshots)
+        self.inbox.offer(answer.commands)
+
+    def _take_healthy(self, ids: Sequence[str]) -> None:
+        self.ring.healthy = tuple(ids)
+
+    def _report_result(self, result: CommandResult) -> None:
+        self._telemetry.result(result)
+
+    def _renumber(self) -> None:
+        """A registration that came late says where the job's attempts are counted from."""
+        attempt = self._telemetry.attempt
+        if attempt != self._known_attempt:
+            self.ring.shift_attempts(attempt - self._known_attempt)
+            self._known_attempt = attempt
+
+    def _take_snapshot(self, subject: JobSubject) -> None:
+        step = subject.training.step
+        newest = self.ring.inventory()[-1:]
+        is_due = step % self.settings.snapshot_every == 0 or not newest
+        if not is_due or (newest and newest[0].step == step):
+            return
+        self.ring.make_room()
+        snapshot = subject.take_snapshot(self.ring.next_id(step), self._known_attempt)
+        if snapshot is None:
+            return
+        self.ring.add(snapshot)
+        if self._executor is not None:
+            self._executor.note_snapshot(snapshot)
+        self._tell_snapshots()
+
+    def _tell_snapshots(self) -> None:
+        self._telemetry.set_snapshots(self.ring.inventory())
+
+    def _close(self, state: RunState, step: int, message: str) -> None:
+        self._is_open = False
+        self._telemetry.set_state(state, step, message)
+        self._telemetry.close(state, _CLOSE_SECONDS)
+        if self._probes is not None:
+            self._probes.detach()
+        self.override.detach()
+        self.ring.clear()

@@ -1,0 +1,267 @@
+"""`StabilizerCallback`: a Lightning job joins with one line.
+
+Trainer(callbacks=[StabilizerCallback("http://collector:8000", run="my-run")])
+"""
+# ruff: noqa: SLF001  a boundary needs Lightning's internals; lightning_support checks them
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from pydantic import JsonValue, TypeAdapter, ValidationError
+from torch import Tensor
+from torch.optim import Optimizer
+
+from stabilizer.agent.control.agreement import Agreement, AllRanks, SingleProcess
+from stabilizer.agent.control.guard import GuardPolicy
+from stabilizer.agent.control.host_copy import HostCopier
+from stabilizer.agent.control.lr_override import name_groups
+from stabilizer.agent.integrations.job import Job, JobSettings, JobSubject
+from stabilizer.agent.integrations.lightning_loop import LightningFit
+from stabilizer.agent.telemetry.settings import ReporterSettings
+from stabilizer.agent.telemetry.wire.transport import Transport
+from stabilizer.clock import Clock, SystemClock
+from stabilizer.errors import ConfigurationError
+from stabilizer.protocol.decisions import Mode
+
+_JSON: Final = TypeAdapter(JsonValue)
+_JOB_ATTRIBUTE: Final = "stabilizer_job"
+
+
+class StabilizerCallback(Callback):
+    """Watches a Lightning fit, reports it, and carries commands out between two optimizer steps.
+
+    A module that declares `stabilizer_job: Job | None = None` finds the job there during fit, to
+    log metrics of its own: `self.stabilizer_job.log("z_loss", value)`. Gradients are measured once
+    per step; with several optimizers, when the first of them steps. `validate` and `test` are left
+    alone.
+
+    What is gone back to on a rollback: weights, buffers, optimizers, schedulers, gradient scaler,
+    loop counters, logged averages, torchmetrics, callbacks, random states, and the place in the
+    data; user state by the checkpoint hooks of modules and callbacks. Jobs that cannot be rewound
+    are watched all the same; a rollback is then refused as `unsupported`.
+
+    Args:
+        url: Address of the collector; None evaluates the rules in the job itself.
+        run: Name of the run.
+        key: Tells runs of the same name apart, for example a scheduler's job id.
+        token: For a collector beyond loopback.
+        mode: How far the policy may go by itself; None leaves it to the policy.
+        policy: Rule file for this run; None takes the collector's, or the one that ships.
+        snapshot_every: Optimizer steps between two snapshots.
+        keep_snapshots: Snapshots held in memory at most.
+        snapshot_bytes: Host memory for them; None for a quarter of the machine's.
+        guard: What happens to a step whose gradients are not finite.
+        max_queries: Query positions of an attention that a sampled step looks at.
+        attention: Whether to measure attentions.
+        head: Dotted name of the module whose outputs are the logits; None for `lm_head`.
+        clock: Time.
+        transport: Carries requests to the collector; None for HTTP.
+        reporting: Sizes and waits of the telemetry.
+
+    Raises:
+        ConfigurationError: A value cannot be used.
+    """
+
+    def __init__(  # noqa: PLR0913  one line is how a job joins; all but two have defaults
+        self,
+        url: str | None,
+        *,
+        run: str,
+        key: str = "",
+        token: str | None = None,
+        mode: Mode | str | None = None,
+        policy: Path | str | None = None,
+        snapshot_every: int = 25,
+        keep_snapshots: int = 6,
+        snapshot_bytes: int | None = None,
+        guard: GuardPolicy | str = GuardPolicy.OBSERVE,
+        max_queries: int = 64,
+        attention: bool = True,
+        head: str | None = None,
+        clock: Clock | None = None,
+        transport: Transport | None = None,
+        reporting: ReporterSettings | None = None,
+    ) -> None:
+        self.settings = JobSettings(
+            url=url,
+            run=run,
+            key=key,
+            token=token,
+            mode=_choose(Mode, "mode", mode) if mode is not None else None,
+            policy=Path(policy) if policy is not None else None,
+            snapshot_every=snapshot_every,
+            keep_snapshots=keep_snapshots,
+            snapshot_bytes=snapshot_bytes,
+            guard=_choose(GuardPolicy, "guard", guard),
+            max_queries=max_queries,
+            attention=attention,
+            head=head,
+        )
+        self._clock = clock or SystemClock()
+        self._transport = transport
+        self._reporting = reporting
+        self._job: Job | None = None
+        self._fit: LightningFit | None = None
+        self._step_open: int | None = None
+        self._is_measured = False
+
+    @property
+    def job(self) -> Job | None:
+        """The job under watch; None outside of fit."""
+        return self._job
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Hook into the loops before the data is set up."""
+        if stage != "fit":
+            return
+        self._fit = fit = LightningFit(trainer, self, HostCopier())
+        self._job = job = Job(
+            self.settings,
+            self._clock,
+            on_drop=fit.recycle,
+            transport=self._transport,
+            reporting=self._reporting,
+        )
+        self._step_open = None
+        fit.install(job.boundary)
+        if hasattr(pl_module, _JOB_ATTRIBUTE):
+            setattr(pl_module, _JOB_ATTRIBUTE, job)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Register the run: optimizers, data and the step to start from are known now."""
+        if self._job is None or self._fit is None:
+            return
+        self._fit.begin()
+        accumulate = self._fit.num_gradient_batches
+        self._job.start(
+            JobSubject(
+                model=pl_module,
+                optimizers=trainer.optimizers,
+                groups=tuple(name_groups(trainer.optimizers).values()),
+                training=self._fit,
+                agreement=_agreement(trainer),
+                take_snapshot=self._fit.take,
+                accumulate=accumulate,
+                world_size=trainer.world_size,
+                global_batch=_global_batch(trainer, accumulate),
+                start_step=trainer.global_step,
+                config=_config(pl_module),
+            )
+        )
+
+    def on_train_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,  # noqa: ANN401  Lightning's signature
+        batch_idx: int,
+    ) -> None:
+        """Open a step at its first microbatch."""
+        del pl_module, batch, batch_idx
+        if self._job is not None and self._step_open != trainer.global_step:
+            self._step_open = trainer.global_step
+            self._job.begin_step(trainer.global_step + 1)
+            self._is_measured = False
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Measure gradients before they are clipped; Lightning clips after this hook."""
+        del trainer
+        if self._job is not None:
+            is_first, self._is_measured = not self._is_measured, True
+            parameters = pl_module.parameters()
+            self._job.before_optimizer_step(optimizer, parameters, is_first=is_first)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401  Lightning's signature
+        batch: Any,  # noqa: ANN401  Lightning's signature
+        batch_idx: int,
+    ) -> None:
+        """Take the loss; close the step at its last microbatch."""
+        del batch, batch_idx
+        if self._job is None or self._fit is None:
+            return
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor) and loss.numel() == 1:
+            # Lightning has divided it by the number of microbatches; our mean over them does again.
+            divided_by = self._fit.num_gradient_batches if pl_module.automatic_optimization else 1
+            self._job.log_loss(loss.detach().reshape(()) * divided_by)
+        if self._step_open is not None and trainer.global_step > self._step_open:
+            self._step_open = None
+            self._job.end_step(trainer.global_step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training is over: settle what is open."""
+        del pl_module
+        if self._job is not None:
+            self._job.finish(trainer.global_step)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Training broke off: say so."""
+        del pl_module
+        if self._job is not None:
+            message = f"{type(exception).__name__}: {exception}"[:2000]
+            self._job.fail(trainer.global_step, message)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave trainer and module as they were."""
+        if stage != "fit":
+            return
+        if self._job is not None:
+            self._job.fail(trainer.global_step, "torn down before the end of training")
+        if self._fit is not None:
+            self._fit.uninstall()
+        if hasattr(pl_module, _JOB_ATTRIBUTE):
+            setattr(pl_module, _JOB_ATTRIBUTE, None)
+        self._job = self._fit = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of us: learning-rate cuts and the commands carried out."""
+        return {} if self._job is None else self._job.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with what the checkpoint keeps; called after `setup`, before training."""
+        if self._job is not None:
+            self._job.load_state_dict(state_dict)
+
+
+def _agreement(trainer: Trainer) -> Agreement:
+    return AllRanks() if trainer.world_size > 1 else SingleProcess()
+
+
+def _global_batch(trainer: Trainer, accumulate: int) -> int | None:
+    """Samples of one optimizer step over all ranks; None if the loader does not say."""
+    combined = trainer.fit_loop._combined_loader
+    sizes = [getattr(part, "batch_size", None) for part in combined.flattened] if combined else []
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        return None
+    return int(sum(size for size in sizes if size)) * accumulate * trainer.world_size
+
+
+def _config(module: LightningModule) -> dict[str, JsonValue]:
+    """Hyper-parameters as far as JSON has words for them; text stands for the rest."""
+    config: dict[str, JsonValue] = {}
+    for name, value in dict(module.hparams).items():
+        try:
+            config[str(name)] = _JSON.validate_python(value)
+        except ValidationError:
+            config[str(name)] = repr(value)[:400]
+    return config
+
+
+def _choose(kind: Any, field: str, value: Any) -> Any:  # noqa: ANN401  an enum and one of its values
+    try:
+        return kind(value)
+    except ValueError as error:
+        allowed = ", ".join(member.value for member in kind)
+        raise ConfigurationError(f"{field} is {value!r}; allowed: {allowed}") from error

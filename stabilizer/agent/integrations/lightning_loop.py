@@ -1,0 +1,255 @@
+"""A running Lightning fit as the executor sees it: boundaries, snapshots, going back in place.
+
+`trainer.fit_loop.epoch_loop.advance` is wrapped on the instance. Our part runs before a batch is
+fetched and only where no gradients are pending: between two optimizer steps. There everything is
+put back, counters included, and the loop goes on to fetch the next batch as if it had come from
+that place. No exception travels through the loops and no restart stage is set. A snapshot of an
+earlier epoch works because the counters say so. The order of the boundary: rewind first, so that
+no snapshot is taken of what is about to be thrown away.
+"""
+# ruff: noqa: SLF001  going back in place needs Lightning's internals; lightning_support checks them
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from lightning.pytorch import Callback, Trainer
+
+from stabilizer.agent.control.host_copy import HostCopier
+from stabilizer.agent.control.model_state import unfit
+from stabilizer.agent.control.random_state import RandomState, capture_random_state
+from stabilizer.agent.control.snapshots import Snapshot
+from stabilizer.agent.integrations.lightning_data import DataPosition, TrainingData
+from stabilizer.agent.integrations.lightning_state import TrainerSnapshot, TrainerState
+from stabilizer.agent.integrations.lightning_support import find_obstacle
+from stabilizer.errors import RestoreError
+from stabilizer.protocol.batches import SnapshotInfo
+
+logger = logging.getLogger(__name__)
+
+_CHECKPOINT_FOLDER: Final = "stabilizer"
+
+
+@dataclass(frozen=True)
+class FitSnapshot:
+    """Everything to go back to."""
+
+    trainer: TrainerSnapshot
+    data: DataPosition
+    random: RandomState
+
+
+class LightningFit:
+    """One trainer in `fit`."""
+
+    def __init__(self, trainer: Trainer, own: Callback, copier: HostCopier) -> None:
+        self._trainer = trainer
+        self._own = own
+        self._copier = copier
+        self._data = TrainingData(trainer)
+        self._state: TrainerState | None = None
+        self._obstacle = find_obstacle(trainer)
+        self._wrapped: list[tuple[object, str]] = []
+        self._is_stopping = False
+
+    def install(self, on_boundary: Callable[[], None]) -> None:
+        """Hook in, before the training data is set up.
+
+        Args:
+            on_boundary: Called between two optimizer steps, before a batch is fetched.
+        """
+        fit_loop = self._trainer.fit_loop
+        epoch_loop: Any = fit_loop.epoch_loop
+        advance = epoch_loop.advance
+
+        def advance_from_boundary(data_fetcher: Any) -> None:  # noqa: ANN401  Lightning's own
+            if self._is_boundary:
+                on_boundary()
+                if self._is_stopping and fit_loop._can_stop_early:
+                    raise StopIteration  # the loop's own way to end an epoch
+            advance(data_fetcher)
+
+        self._wrap(epoch_loop, "advance", advance_from_boundary)
+        if self._obstacle is None:
+            load_states: Any = fit_loop._load_combined_loader_states
+
+            def load_states_and_follow() -> None:
+                load_states()
+                self._data.follow()
+
+            # Called by setup_data when the loader is made and not yet iterated.
+            self._wrap(fit_loop, "_load_combined_loader_states", load_states_and_follow)
+
+    def uninstall(self) -> None:
+        """Leave the trainer as it was."""
+        for owner, name in self._wrapped:
+            vars(owner).pop(name, None)
+        self._wrapped.clear()
+        self._data.unfollow()
+
+    def begin(self) -> None:
+        """Training starts: optimizers and data are there now."""
+        if self._obstacle is None:
+            self._state = TrainerState(self._trainer, self._own, self._copier)
+        if (reason := self.unsupported) is not None:
+            logger.warning("this job cannot be rewound: %s", reason)
+
+    @property
+    def unsupported(self) -> str | None:
+        """Why there is no going back in this job; None if there is."""
+        if self._obstacle is None and self._state is None:
+            return "training has not begun"
+        return self._obstacle or self._data.unsupported
+
+    @property
+    def step(self) -> int:
+        """Completed optimizer steps."""
+        return int(self._trainer.global_step)
+
+    @property
+    def samples(self) -> int:
+        """Position in the data, in samples; 0 if it is not known."""
+        return self._data.samples if self.unsupported is None else 0
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the loops will take no further step."""
+        trainer = self._trainer
+        wants_to_stop = trainer.should_stop and trainer.fit_loop._can_stop_early
+        return bool(wants_to_stop or trainer.received_sigterm)
+
+    @property
+    def num_gradient_batches(self) -> int:
+        """Microbatches of one optimizer step."""
+        return max(int(self._trainer.accumulate_grad_batches), 1)
+
+    def take(self, snapshot_id: str, attempt: int) -> Snapshot | None:
+        """Take a snapshot; None if this job cannot be rewound.
+
+        Waits for the device once, for the finite check, and once more for the copy. A state that
+        is not finite is not copied: nobody may go back to it.
+        """
+        if self.unsupported is not None or self._state is None:
+            return None
+        is_finite = self._state.is_finite
+        data = self._data.position()
+        info = SnapshotInfo(
+            id=snapshot_id, attempt=attempt, step=self.step, finite=is_finite, samples=data.samples
+        )
+        if not is_finite:
+            return Snapshot(info, None)
+        try:
+            trainer = self._state.capture()
+        except TypeError as error:  # copy.deepcopy of a lock, a generator, an open file
+            self._obstacle = f"the job's state cannot be copied: {error}"
+            logger.warning("this job cannot be rewound: %s", self._obstacle)
+            return None
+        random = capture_random_state([self._trainer.strategy.root_device])
+        num_bytes = self._copier.copied_bytes
+        info = info.model_copy(update={"num_bytes": num_bytes})
+        return Snapshot(info, FitSnapshot(trainer, data, random))
+
+    def recycle(self, state: FitSnapshot) -> None:
+        """Take back the memory of a dropped snapshot."""
+        self._copier.recycle(state.trainer.tree)
+
+    def check(self, snapshot: Snapshot) -> None:
+        """Refuse what cannot be gone back to, before anything is touched.
+
+        Raises:
+            CommandRejectedError: The job cannot be rewound, or no longer fits the snapshot.
+        """
+        if (reason := self.unsupported) is not None:
+            raise unfit(reason)
+        state = _fit_snapshot(snapshot)
+        if self._state is not None:
+            self._state.check(state.trainer)
+
+    def restore(self, snapshot: Snapshot, skip_steps: int) -> int:
+        """Go back to a snapshot and leave out data.
+
+        Returns:
+            Samples left out.
+
+        Raises:
+            RestoreError: It broke off; the state may be half restored.
+        """
+        with _HalfRestored():
+            state = _fit_snapshot(snapshot)
+            if self._state is None:
+                raise RestoreError("training has not begun")
+            self._state.restore(state.trainer)
+            # Last: hooks and workers draw random numbers while they are put back.
+            skip = self._bound_skip(skip_steps * self.num_gradient_batches, state.data)
+            discarded = self._data.restore(state.data, state.random, skip)
+            # Batches thrown away count as batches of the epoch, so that it ends where it does.
+            self._trainer.fit_loop.epoch_loop.batch_progress.increment_by(discarded)
+            return self._data.samples - state.data.samples
+
+    def stop(self) -> None:
+        """End the fit at this boundary, or when the minimum of epochs or steps is reached."""
+        self._is_stopping = True
+        self._trainer.should_stop = True
+
+    def save_checkpoint(self, name: str) -> str:
+        """Write a Lightning checkpoint under the job's root folder. All ranks."""
+        safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+        folder = Path(self._trainer.default_root_dir) / _CHECKPOINT_FOLDER
+        path = folder / f"step={self.step}-{safe}.ckpt"
+        self._trainer.save_checkpoint(path)
+        return str(path)
+
+    @property
+    def _is_boundary(self) -> bool:
+        epoch_loop = self._trainer.fit_loop.epoch_loop
+        if epoch_loop.restarting:  # Lightning is still finding its place after a checkpoint
+            return False
+        if self._trainer.strategy.handles_gradient_accumulation:
+            return epoch_loop.batch_progress.current.ready % self.num_gradient_batches == 0
+        return not epoch_loop._should_accumulate()
+
+    def _bound_skip(self, batches: int, position: DataPosition) -> int:
+        """Leave the last step of an epoch in, if batches are thrown away to skip."""
+        if self._data.skips_by_samples(position):
+            return batches
+        max_batches = position.counters["max_batches"]
+        if max_batches == float("inf"):
+            return batches
+        used = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        step = self.num_gradient_batches
+        free = (int(max_batches) - used - 1) // step * step
+        return max(min(batches, free), 0)
+
+    def _wrap(self, owner: object, name: str, replacement: Callable[..., None]) -> None:
+        setattr(owner, name, replacement)
+        self._wrapped.append((owner, name))
+
+
+class _HalfRestored:
+    """Turns whatever breaks a restore into a RestoreError: the job must not go on."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, RestoreError):
+            raise RestoreError(
+                f"the restore broke off, the state may be half restored: {error!r}"
+            ) from error
+
+
+def _fit_snapshot(snapshot: Snapshot) -> FitSnapshot:
+    if not isinstance(snapshot.state, FitSnapshot):
+        raise unfit(f"snapshot {snapshot.info.id} holds no state of this job")
+    return snapshot.state

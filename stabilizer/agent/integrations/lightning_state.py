@@ -1,0 +1,218 @@
+"""Everything a Lightning job must go back to, but its data and random state.
+
+Taken from the live objects, not from a checkpoint: a checkpoint leaves out buffers and metrics that
+are not persistent, casts optimizer moments, and loads only at the start of a fit. The hooks that
+modules and callbacks have for checkpoints are called all the same, since user state lives there;
+what they put into the checkpoint comes back through their loading hooks.
+
+Not gone back: what user code keeps in plain attributes and never saves, loggers, files, clocks.
+"""
+# ruff: noqa: SLF001  going back in place needs Lightning's internals; lightning_support checks them
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.loops.loop import _Loop
+from lightning.pytorch.loops.progress import _BaseProgress
+from lightning.pytorch.trainer import call
+
+from stabilizer.agent.control.host_copy import HostCopier, Tree, is_finite, thaw
+from stabilizer.agent.control.model_state import (
+    capture_module,
+    check_module,
+    finite_candidates,
+    restore_module,
+    unfit,
+)
+from stabilizer.agent.control.optimizer_state import (
+    capture_optimizers,
+    check_optimizers,
+    restore_optimizers,
+)
+from stabilizer.agent.integrations.lightning_metrics import (
+    LoggedResults,
+    capture_metrics,
+    restore_metrics,
+)
+
+_HOST: Final = torch.device("cpu")
+_LEFT_OUT: Final = (
+    "loops",  # put back as live objects
+    "optimizer_states",
+    "lr_schedulers",
+    "hyper_parameters",  # constant
+    "datamodule_hyper_parameters",
+)
+_CHECKPOINT_FIELDS: Final = ("_last_global_step_saved", "_last_checkpoint_saved")
+"""Of ModelCheckpoint, in no state_dict: they tell it that a step has been saved already."""
+
+
+@dataclass(frozen=True)
+class TrainerSnapshot:
+    """Frozen state of a trainer."""
+
+    tree: Tree
+    results: list[dict[str, Any]]
+    """Lightning's holders of logged values, by reference."""
+
+
+class TrainerState:
+    """Captures and restores the state of one trainer in fit."""
+
+    def __init__(self, trainer: Trainer, own: Callback, copier: HostCopier) -> None:
+        self._trainer = trainer
+        self._own = own
+        self._copier = copier
+        self._results = LoggedResults(trainer)
+        self._exempt = frozenset(
+            name
+            for name, buffer in trainer.lightning_module.named_buffers()
+            if not is_finite([buffer])
+        )
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether weights, buffers and optimizer state are; one wait for the device."""
+        trainer = self._trainer
+        return is_finite(
+            finite_candidates(trainer.lightning_module, trainer.optimizers, self._exempt)
+        )
+
+    def capture(self) -> TrainerSnapshot:
+        """Copy the state to the host."""
+        trainer, module = self._trainer, self._trainer.lightning_module
+        tree = {
+            "module": capture_module(module, with_gradients=not module.automatic_optimization),
+            "optimizers": capture_optimizers(trainer.optimizers),
+            "schedulers": [c.scheduler.state_dict() for c in trainer.lr_scheduler_configs],
+            "precision": trainer.precision_plugin.state_dict(),
+            "metrics": capture_metrics(module),
+            "results": self._results.capture(),
+            "progress": {name: p.state_dict() for name, p in self._progresses()},
+            "loop": self._loop_fields(),
+            "checkpoint": self._dump(),
+            "checkpointing": [
+                {field: getattr(callback, field) for field in _CHECKPOINT_FIELDS}
+                for callback in self._model_checkpoints()
+            ],
+        }
+        return TrainerSnapshot(self._copier.freeze(tree), self._results.objects())
+
+    def check(self, snapshot: TrainerSnapshot) -> None:
+        """Check that the job still has the shape of the snapshot; touches nothing.
+
+        Raises:
+            CommandRejectedError: It has not.
+        """
+        trainer = self._trainer
+        check_module(trainer.lightning_module, snapshot.tree["module"])
+        check_optimizers(trainer.optimizers, snapshot.tree["optimizers"])
+        schedulers = (len(trainer.lr_scheduler_configs), len(snapshot.tree["schedulers"]))
+        if schedulers[0] != schedulers[1]:
+            raise unfit(f"the job has {schedulers[0]} schedulers now, and had {schedulers[1]}")
+
+    def restore(self, snapshot: TrainerSnapshot) -> None:
+        """Put everything back, user hooks first, so that nothing they load stands in our way.
+
+        Raises:
+            RestoreError: A tensor does not hold afterwards what was written to it.
+        """
+        tree, trainer = snapshot.tree, self._trainer
+        self._load(thaw(tree["checkpoint"], _HOST))
+        restore_module(trainer.lightning_module, tree["module"])
+        restore_optimizers(trainer.optimizers, tree["optimizers"])
+        for config, frozen in zip(trainer.lr_scheduler_configs, tree["schedulers"], strict=True):
+            config.scheduler.load_state_dict(thaw(frozen))
+        if tree["precision"]:
+            trainer.precision_plugin.load_state_dict(thaw(tree["precision"]))
+        restore_metrics(trainer.lightning_module, tree["metrics"])
+        self._results.restore(tree["results"], snapshot.results)
+        for name, progress in self._progresses():
+            progress.load_state_dict(thaw(tree["progress"][name]))
+        self._set_loop_fields(tree["loop"])
+        for callback, fields in zip(self._model_checkpoints(), tree["checkpointing"], strict=True):
+            for field, value in fields.items():
+                setattr(callback, field, value)
+            _forget_removed_files(callback)
+
+    def _progresses(self) -> Iterator[tuple[str, _BaseProgress]]:
+        fit_loop = self._trainer.fit_loop
+        epoch_loop = fit_loop.epoch_loop
+        loops: dict[str, _Loop] = {
+            "fit": fit_loop,
+            "epoch": epoch_loop,
+            "automatic": epoch_loop.automatic_optimization,
+            "manual": epoch_loop.manual_optimization,
+            "validation": epoch_loop.val_loop,
+        }
+        for name, loop in loops.items():
+            for field, value in vars(loop).items():
+                if isinstance(value, _BaseProgress):
+                    yield f"{name}.{field}", value
+
+    def _loop_fields(self) -> dict[str, Any]:
+        trainer, epoch_loop = self._trainer, self._trainer.fit_loop.epoch_loop
+        return {
+            "batches_that_stepped": epoch_loop._batches_that_stepped,
+            "skip_next_val": epoch_loop._skip_next_val,
+            "val_has_run": epoch_loop.val_loop._has_run,
+            "should_stop": trainer.should_stop,
+            "accumulate": trainer.accumulate_grad_batches,
+        }
+
+    def _set_loop_fields(self, fields: Mapping[str, Any]) -> None:
+        trainer, epoch_loop = self._trainer, self._trainer.fit_loop.epoch_loop
+        epoch_loop._batches_that_stepped = fields["batches_that_stepped"]
+        epoch_loop._skip_next_val = fields["skip_next_val"]
+        epoch_loop.val_loop._has_run = fields["val_has_run"]
+        trainer.should_stop = fields["should_stop"]
+        trainer.accumulate_grad_batches = fields["accumulate"]
+
+    def _dump(self) -> dict[str, Any]:
+        checkpoint = self._trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        states = checkpoint.get("callbacks", {})
+        for callback in self._callbacks:
+            # Ours outlives a rewind, and time does not go back.
+            if callback is self._own or isinstance(callback, Timer):
+                states.pop(callback.state_key, None)
+        return {key: value for key, value in checkpoint.items() if key not in _LEFT_OUT}
+
+    def _load(self, checkpoint: dict[str, Any]) -> None:
+        trainer = self._trainer
+        call._call_lightning_module_hook(trainer, "on_load_checkpoint", checkpoint)
+        datamodule = getattr(trainer, "datamodule", None)
+        if datamodule is not None and type(datamodule).__qualname__ in checkpoint:
+            state = checkpoint[type(datamodule).__qualname__]
+            call._call_lightning_datamodule_hook(trainer, "load_state_dict", state)
+        call._call_callbacks_on_load_checkpoint(trainer, checkpoint)
+        call._call_callbacks_load_state_dict(trainer, checkpoint)
+
+    @property
+    def _callbacks(self) -> list[Callback]:
+        return list(getattr(self._trainer, "callbacks", ()))  # set by a connector, untyped
+
+    def _model_checkpoints(self) -> list[ModelCheckpoint]:
+        return [c for c in self._callbacks if isinstance(c, ModelCheckpoint)]
+
+
+def _forget_removed_files(callback: ModelCheckpoint) -> None:
+    """Files that the abandoned branch has driven out cannot be the best any more."""
+    exists = callback._fs.exists
+    callback.best_k_models = {
+        path: score for path, score in callback.best_k_models.items() if exists(path)
+    }
+    if callback.best_model_path and not exists(callback.best_model_path):
+        scores = callback.best_k_models
+        pick, worst = (min, max) if callback.mode == "min" else (max, min)
+        best = pick(scores, key=lambda path: scores[path]) if scores else ""
+        callback.best_model_path = best
+        callback.best_model_score = scores.get(best)
+        callback.kth_best_model_path = (
+            worst(scores, key=lambda path: scores[path]) if scores else ""
+        )

@@ -1,0 +1,159 @@
+"""A job without a collector: the same rules and policy, evaluated in the job itself.
+
+Asked for with `url=None`; a job whose collector has gone away does not become its own judge. The
+frames of a step are evaluated in the training thread when the next step's are handed over, so that
+the device is not waited for: a command comes one step later than its cause.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Final
+
+from stabilizer.agent.probes.vector import PendingFrames
+from stabilizer.clock import Clock
+from stabilizer.protocol.batches import AttemptStart, Marker, MarkerKind, SnapshotInfo
+from stabilizer.protocol.commands import Command, CommandResult, CommandState
+from stabilizer.protocol.runs import RunRegister, RunState
+from stabilizer.protocol.sampling import SamplingPlan
+from stabilizer.rules.brain import Brain, PolicyContext
+from stabilizer.rules.loader import default_rules, load_rules
+from stabilizer.rules.outcome import CommandIntent, Outcome
+
+logger = logging.getLogger(__name__)
+
+_RUN_ID: Final = "solo"
+_TIME_TO_LIVE: Final = timedelta(hours=1)
+"""Commands wait for the next boundary only; a pause may lie in between."""
+
+
+class SoloBrain:
+    """Telemetry that ends in the job's own rules engine. Training thread only.
+
+    Args:
+        register: As a collector would be told; its policy and mode are used.
+        clock: For the times on commands; no decision depends on it.
+        on_commands: Told what the policy wants done.
+        on_healthy: Told the ids of healthy snapshots.
+
+    Raises:
+        RuleFileError: The policy has mistakes.
+    """
+
+    def __init__(
+        self,
+        register: RunRegister,
+        clock: Clock,
+        on_commands: Callable[[Iterable[Command]], None],
+        on_healthy: Callable[[Sequence[str]], None],
+    ) -> None:
+        rules = default_rules() if register.policy is None else load_rules(register.policy)
+        self._brain = Brain(rules)
+        self._context = PolicyContext(mode=register.mode or rules.policy.mode)
+        self._clock = clock
+        self._on_commands = on_commands
+        self._on_healthy = on_healthy
+        self._pending: PendingFrames | None = None
+        self._commands: dict[str, Command] = {}
+        self._start_step = register.start_step
+        self._step = register.start_step
+        self.attempt = 1
+        for catalog in register.catalogs:
+            self._brain.add_catalog(catalog)
+
+    @property
+    def plan(self) -> SamplingPlan:
+        """How often the modules are measured."""
+        return self._brain.sampling_plan
+
+    def start(self) -> None:
+        """The first attempt begins."""
+        self._take(self._brain.begin_attempt(1, self._start_step, MarkerKind.RESUME))
+
+    def put(self, frames: PendingFrames) -> None:
+        """Evaluate the step before; its values have arrived by now."""
+        before, self._pending = self._pending, frames
+        if before is not None:
+            self._evaluate(before)
+
+    def marker(self, marker: Marker) -> None:
+        """Take note of an event."""
+        self._brain.marker(marker)
+
+    def set_snapshots(self, infos: Sequence[SnapshotInfo]) -> None:
+        """Take over the inventory."""
+        self._brain.set_snapshots(infos)
+
+    def begin_attempt(self, start: AttemptStart) -> int:
+        """Begin the next attempt; what was measured on the abandoned branch is forgotten."""
+        self._pending = None
+        self.attempt += 1
+        self._take(self._brain.begin_attempt(self.attempt, start.from_step, start.reason))
+        return self.attempt
+
+    def result(self, result: CommandResult) -> None:
+        """Tell the policy how its command ended."""
+        command = self._commands.get(result.command_id)
+        if command is not None:
+            self._change(command, CommandState(result.state), result)
+
+    def set_state(self, state: RunState, step: int, message: str = "") -> None:
+        """Log it: nobody else hears of it."""
+        logger.info("the job is %s at step %d %s", state, step, message)
+
+    def close(self, state: RunState, timeout_seconds: float = 5.0) -> None:
+        """Evaluate the last step and close what is open."""
+        del state, timeout_seconds
+        if self._pending is not None:
+            self._evaluate(self._pending)
+            self._pending = None
+        self._take(self._brain.end_run(self._step))
+
+    def _evaluate(self, frames: PendingFrames) -> None:
+        for catalog, block in frames.blocks():
+            self._brain.add_catalog(catalog)
+            for index, step in enumerate(block.steps.tolist()):
+                self._step = max(self._step, step)
+                present = None if block.present is None else block.present[index]
+                self._take(self._brain.observe(catalog.id, step, block.values[index], present))
+        self._take(self._brain.decide(self._step, self._context))
+        self._on_healthy(self._brain.healthy_snapshots)
+
+    def _take(self, outcome: Outcome) -> None:
+        for alert in outcome.alerts:
+            logger.info("step %d: %s %s", alert.step, alert.key.rule, alert.state)
+        for key in outcome.cancellations:
+            command = self._commands.get(key)
+            if command is not None and not command.is_settled:
+                self._change(command, CommandState.CANCELLED, None)
+        for intent in outcome.commands:
+            self._issue(intent)
+
+    def _issue(self, intent: CommandIntent) -> None:
+        now = self._clock.now()
+        command = Command(
+            id=intent.key,
+            run_id=_RUN_ID,
+            attempt=intent.attempt,
+            parameters=intent.parameters,
+            state=CommandState.PROPOSED if intent.proposed else CommandState.PENDING,
+            reason=intent.reason,
+            message=intent.message,
+            issued_step=intent.issued_step,
+            issued_at=now,
+            expires_at=now + _TIME_TO_LIVE,
+        )
+        self._commands[command.id] = command
+        logger.warning("step %d: %s: %s", intent.issued_step, command.kind, intent.message)
+        self._take(self._brain.command_changed(command))
+        if not intent.proposed:
+            self._on_commands([command])
+
+    def _change(self, command: Command, state: CommandState, result: CommandResult | None) -> None:
+        changed = command.model_copy(
+            update={"state": state, "result": result, "settled_at": self._clock.now()}
+        )
+        self._commands[command.id] = changed
+        self._take(self._brain.command_changed(changed))
