@@ -180,11 +180,11 @@ def _watchers(config: RunConfig, token: str | None) -> list[Callback]:
     monitor = config.monitor
     if monitor.collector is None:
         return []
-    from stabilizer.agent import StabilizerCallback  # not loaded where nobody watches
-
     policy = None if monitor.policy is None else Path(monitor.policy)
     if policy is not None and not policy.is_file():
         raise ConfigurationError(f"monitor.policy: {policy} does not exist; allowed: a rule file")
+    from stabilizer.agent import StabilizerCallback  # not loaded where nobody watches
+
     return [
         StabilizerCallback(
             monitor.collector,

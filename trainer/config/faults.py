@@ -46,7 +46,7 @@ class LrRestartConfig:
     """Multiplier on the peak rates of the schedule."""
 
     def __post_init__(self) -> None:
-        require_count("faults.lr_restart.step", self.step, at_least=0)
+        require_count("faults.lr_restart.step", self.step)
         require_positive("faults.lr_restart.factor", self.factor)
 
 

@@ -35,11 +35,11 @@ class LrRestart(Callback):
             factor: Multiplier on the peak rates.
 
         Raises:
-            ValueError: The step is negative, or the factor not above 0.
+            ValueError: The step is below 1, or the factor not above 0.
         """
-        if step < 0 or factor <= 0:
+        if step < 1 or factor <= 0:
             raise ValueError(
-                f"lr restart: step={step}, factor={factor}; allowed: step >= 0, factor > 0"
+                f"lr restart: step={step}, factor={factor}; allowed: step >= 1, factor > 0"
             )
         self._step = step
         self._factor = factor
@@ -80,7 +80,7 @@ def restart(scheduler: object, factor: float) -> None:
     Raises:
         ConfigurationError: It is no scheduler with base rates and a clock.
     """
-    if not isinstance(scheduler, LRScheduler):
+    if not isinstance(scheduler, LRScheduler) or not hasattr(scheduler, "base_lrs"):
         kind = type(scheduler).__name__
         raise ConfigurationError(f"faults.lr_restart: {kind} has no clock that could restart")
     scheduler.base_lrs = [rate * factor for rate in scheduler.base_lrs]

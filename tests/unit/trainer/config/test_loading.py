@@ -1,0 +1,104 @@
+from importlib import resources
+
+import pytest
+
+from stabilizer.errors import ConfigurationError
+from stabilizer.rules.loader import load_rules
+from trainer.config import config_to_yaml, load_config, preset_names
+from trainer.config.loading import _yaml, parse_config
+
+
+def test_presets_are_those_beside_the_package_without_policies():
+    assert preset_names() == ["idefics-tiny"]
+
+
+def test_every_preset_has_rules_that_load():
+    for name in preset_names():
+        text = (resources.files("trainer.presets") / f"{name}.policy.yaml").read_text("utf-8")
+        assert load_rules(text).policy.ladder
+
+
+def test_faults_are_off_by_default():
+    faults = load_config("idefics-tiny").faults
+    assert faults.bad_documents is None
+    assert faults.lr_restart is None
+
+
+def test_yaml_of_a_config_reads_back_as_the_same_config():
+    config = load_config(
+        "idefics-tiny",
+        ["faults.lr_restart.step=3", "faults.lr_restart.factor=40", "optimizer.betas=[0.8, 0.9]"],
+    )
+    assert parse_config(_yaml().load(config_to_yaml(config))) == config
+
+
+def test_later_overrides_win_and_fields_win_over_all():
+    overrides = ["training.steps=200", "training.steps=300", "training.seed=4"]
+    config = load_config("idefics-tiny", overrides, {"training.seed": 5})
+    assert (config.training.steps, config.training.seed) == (300, 5)
+
+
+def test_an_override_reaches_into_an_absent_section():
+    config = load_config(
+        "idefics-tiny",
+        ["faults.bad_documents.first_sample=16", "faults.bad_documents.samples=8"],
+    )
+    assert config.faults.bad_documents.first_sample == 16
+    assert config.faults.bad_documents.kind == "random_tokens"
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "allowed"),
+    [
+        ("model.heads=7", "model.heads", "divides model.hidden_size"),
+        ("model.heads=0", "model.heads", "divides model.hidden_size"),
+        ("model.hedas=4", "model.hedas", "Unexpected"),
+        ("model.layers=x", "model.layers", "integer"),
+        ("model.cross_attention_every=4", "model.cross_attention_every", "divisor"),
+        ("model.vision.image_size=18", "model.vision.image_size", "multiple"),
+        ("model.gate_initializer=halves", "model.gate_initializer", "zeros"),
+        ("model.dropout=.nan", "model.dropout", "from 0 to 0.99"),
+        ("optimizer.learning_rate=.inf", "optimizer.learning_rate", "finite number above 0"),
+        ("optimizer.betas=[0.9]", "optimizer.betas.1", "required"),
+        ("optimizer.betas=[0.9, 1.0]", "optimizer.betas", "below 1"),
+        ("optimizer.warmup_steps=500", "optimizer.warmup_steps", "fewer than training.steps"),
+        ("optimizer.schedule=quick", "optimizer.schedule", "cosine"),
+        ("data.sources={}", "data.sources", "at least one source"),
+        ("data.sources.web_documents=0", "data.sources", "at least 1"),
+        ("data.sequence_length=4096", "data.sequence_length", "model.max_positions"),
+        ("data.epoch_samples=12", "data.epoch_samples", "multiple"),
+        ("training.seed=-1", "training.seed", "from 0"),
+        ("monitor.collector=localhost", "monitor.collector", "http://"),
+        ("monitor.mode=yolo", "monitor.mode", "observe"),
+        ("faults.lr_restart.step=3", "faults.lr_restart.factor", "required"),
+        ("faults.lr_restart={step: 1, factor: 0}", "faults.lr_restart.factor", "above 0"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named_with_what_is_allowed(override, field, allowed):
+    with pytest.raises(ConfigurationError) as caught:
+        load_config("idefics-tiny", [override])
+    assert caught.value.message.startswith(f"{field}: ")
+    assert allowed in caught.value.message
+
+
+def test_several_wrong_types_are_told_at_once():
+    with pytest.raises(ConfigurationError) as caught:
+        load_config("idefics-tiny", ["model.layers=x", "training.seed=y"])
+    assert "model.layers" in caught.value.message
+    assert "training.seed" in caught.value.message
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "a..b=3", "training.steps=[", "training.x.y=1"])
+def test_an_override_that_is_none_is_refused(override):
+    with pytest.raises(ConfigurationError):
+        load_config("idefics-tiny", [override])
+
+
+def test_an_override_into_a_value_is_refused():
+    with pytest.raises(ConfigurationError, match="'steps' is a value, not a section"):
+        load_config("idefics-tiny", ["training.steps.x=1"])
+
+
+def test_an_unknown_preset_names_those_there_are():
+    with pytest.raises(ConfigurationError, match="idefics-tiny"):
+        load_config("idefics-huge")

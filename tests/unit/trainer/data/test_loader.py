@@ -1,0 +1,194 @@
+import itertools
+
+import pytest
+import torch
+
+from trainer.data import StaleIteratorError, StreamLoader
+from trainer.data.parquet import BadDocumentError, ParquetSource
+
+EPOCH = 24
+
+
+def positions(loader, count):
+    """Positions of the next batches, over the ends of epochs."""
+    epochs = itertools.chain.from_iterable(iter(lambda: iter(loader), None))
+    return [batch["positions"] for batch in itertools.islice(epochs, count)]
+
+
+@pytest.fixture
+def make_loader(make_stream):
+    def make(**options):
+        given = {"batch_size": 4, "epoch_samples": EPOCH} | options
+        return StreamLoader(make_stream(), **given)
+
+    return make
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_samples_in_order_over_the_ends_of_epochs(make_loader, workers):
+    loader = make_loader(workers=workers)
+    flat = [p for batch in positions(loader, 14) for p in batch]
+    assert flat == list(range(56))
+    assert loader.samples == 56
+
+
+def test_batches_are_the_same_whatever_the_number_of_workers(make_loader):
+    def everything(workers):
+        loader = make_loader(workers=workers)
+        return [(b["sample_ids"], b["input_ids"].tolist(), b["source"]) for b in loader]
+
+    assert everything(0) == everything(1) == everything(2)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("consumed", [0, 1, 5, 6, 7], ids=lambda n: f"after {n} batches")
+def test_a_restored_loader_yields_the_very_next_sample(make_loader, workers, consumed):
+    loader = make_loader(workers=workers)
+    positions(loader, consumed)
+    fresh = make_loader(workers=workers)
+    fresh.load_state_dict(loader.state_dict())
+    assert positions(fresh, 8) == [
+        list(range(4 * k, 4 * k + 4)) for k in range(consumed, consumed + 8)
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_state_counts_batches_handed_out_and_not_those_prefetched(make_loader, workers):
+    loader = make_loader(workers=workers)
+    iterator = iter(loader)
+    assert loader.state_dict() == {"samples": 0}
+    next(iterator)
+    assert loader.state_dict() == {"samples": 4}
+    next(iterator)
+    assert loader.state_dict() == {"samples": 8}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_restored_twice_it_goes_back_twice(make_loader, workers):
+    loader = make_loader(workers=workers)
+    positions(loader, 2)
+    state = loader.state_dict()
+    first = positions(loader, 3)
+    for _ in range(2):
+        loader.load_state_dict(state)
+        assert positions(loader, 3) == first
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipped_samples_are_left_out(make_loader, workers):
+    loader = make_loader(workers=workers)
+    positions(loader, 1)
+    loader.skip_samples(10)
+    assert positions(loader, 2) == [[14, 15, 16, 17], [18, 19, 20, 21]]
+    assert loader.samples == 22
+
+
+def test_a_skip_over_the_end_of_an_epoch_lands_in_the_next_one(make_loader):
+    loader = make_loader()
+    loader.skip_samples(EPOCH + 4)
+    assert [batch["positions"][0] for batch in loader] == list(range(EPOCH + 4, 2 * EPOCH, 4))
+
+
+def test_an_epoch_that_was_entered_askew_ends_with_a_whole_batch(make_loader):
+    loader = make_loader()
+    loader.skip_samples(22)
+    assert [batch["positions"] for batch in loader] == [[22, 23, 24, 25]]
+    assert next(iter(loader))["positions"] == [26, 27, 28, 29]
+
+
+def test_an_iteration_that_was_given_up_goes_on_there(make_loader):
+    loader = make_loader()
+    next(iter(loader))
+    assert next(iter(loader))["positions"] == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda loader: loader.load_state_dict({"samples": 0}),
+        lambda loader: loader.skip_samples(4),
+        iter,
+    ],
+    ids=["restored", "skipped", "iterated anew"],
+)
+def test_a_stale_iterator_hands_out_nothing(make_loader, workers, move):
+    loader = make_loader(workers=workers)
+    iterator = iter(loader)
+    next(iterator)
+    move(loader)
+    before = loader.samples
+    with pytest.raises(StaleIteratorError):
+        next(iterator)
+    assert loader.samples == before
+
+
+def test_an_iterator_that_never_began_is_stale_too(make_loader):
+    loader = make_loader()
+    iterator = iter(loader)
+    loader.skip_samples(4)
+    with pytest.raises(StaleIteratorError):
+        next(iterator)
+
+
+def test_two_ranks_read_together_what_one_rank_reads_alone(make_loader):
+    alone = make_loader(batch_size=8)
+    ranks = [make_loader(batch_size=4, rank=rank, world_size=2, workers=rank) for rank in (0, 1)]
+    together = [a + b for a, b in zip(*(positions(loader, 5) for loader in ranks), strict=True)]
+    assert together == positions(alone, 5)
+    assert {loader.samples for loader in (alone, *ranks)} == {40}
+
+
+def test_two_ranks_restore_and_skip_to_the_same_place(make_loader):
+    ranks = [make_loader(batch_size=2, rank=rank, world_size=2) for rank in (0, 1)]
+    for loader in ranks:
+        loader.load_state_dict({"samples": 8})
+        loader.skip_samples(4)
+    assert [positions(loader, 1) for loader in ranks] == [[[12, 13]], [[14, 15]]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_iterating_never_touches_the_random_state_of_the_job(make_loader, workers):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    positions(make_loader(workers=workers), 3)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_an_epoch_is_a_pass_over_the_corpus_by_default(make_loader):
+    loader = make_loader(epoch_samples=0)
+    assert len(loader) == 45 // 4
+    assert len(list(loader)) == len(loader)
+
+
+def test_a_corpus_smaller_than_a_batch_is_an_epoch_of_one_batch(make_loader):
+    assert len(make_loader(epoch_samples=0, batch_size=64)) == 1
+
+
+@pytest.mark.parametrize("state", [{}, {"samples": -1}, {"samples": "4"}, {"epoch": 3}])
+def test_a_foreign_state_is_refused_and_moves_nothing(make_loader, state):
+    loader = make_loader()
+    positions(loader, 1)
+    with pytest.raises(ValueError, match="samples"):
+        loader.load_state_dict(state)
+    assert loader.samples == 4
+
+
+def test_a_skip_backwards_is_refused(make_loader):
+    with pytest.raises(ValueError, match="-1"):
+        make_loader().skip_samples(-1)
+
+
+def test_bad_documents_of_handed_out_batches_are_counted(make_loader, monkeypatch):
+    document = ParquetSource.document
+
+    def every_third_is_bad(self, index):
+        if index % 3 == 0:
+            raise BadDocumentError("bad")
+        return document(self, index)
+
+    monkeypatch.setattr(ParquetSource, "document", every_third_is_bad)
+    loader = make_loader()
+    for batch in loader:
+        assert len(batch["sample_ids"]) == 4
+    assert loader.passed_over > 0

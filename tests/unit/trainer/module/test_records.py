@@ -1,0 +1,83 @@
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from trainer.module import IdeficsModule, LossRecorder, as_json
+
+
+class Seconds:
+    def __init__(self):
+        self.value = 0.0
+
+    def monotonic(self):
+        self.value += 0.5
+        return self.value
+
+
+@pytest.fixture
+def module():
+    return IdeficsModule.__new__(IdeficsModule)
+
+
+@pytest.fixture
+def feed(tmp_path, module):
+    """Return a function that records microbatches given as (global step after it, loss)."""
+
+    def run(*microbatches):
+        with LossRecorder(tmp_path / "losses.jsonl", Seconds()) as recorder:
+            for step, loss in microbatches:
+                losses = {"loss": torch.tensor(loss), "z_loss": torch.tensor(2.0)}
+                object.__setattr__(module, "last_losses", losses)
+                optimizer = SimpleNamespace(param_groups=[{"lr": 0.25}])
+                trainer = SimpleNamespace(global_step=step)
+                recorder.on_before_optimizer_step(trainer, module, optimizer)
+                recorder.on_train_batch_end(trainer, module, None, None, 0)
+        lines = (tmp_path / "losses.jsonl").read_text().splitlines()
+        return recorder, [json.loads(line) for line in lines]
+
+    return run
+
+
+def test_every_step_is_a_line(feed):
+    _, lines = feed((1, 3.0), (2, 2.0))
+    assert lines[0] == {
+        "attempt": 1,
+        "step": 1,
+        "loss": 3.0,
+        "z_loss": 2.0,
+        "lr": 0.25,
+        "seconds": 0.5,
+    }
+    assert [line["step"] for line in lines] == [1, 2]
+
+
+def test_microbatches_of_a_step_are_averaged(feed):
+    _, lines = feed((0, 3.0), (1, 5.0), (1, 1.0), (2, 2.0))
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 4.0), (2, 1.5)]
+
+
+def test_a_step_that_comes_back_begins_a_new_attempt(feed):
+    recorder, lines = feed((1, 1.0), (2, 2.0), (3, 3.0), (2, 2.5), (3, 3.5))
+    assert [(line["attempt"], line["step"]) for line in lines] == [
+        (1, 1),
+        (1, 2),
+        (1, 3),
+        (2, 2),
+        (2, 3),
+    ]
+    assert recorder.losses == [1.0, 2.5, 3.5]
+    assert recorder.attempt == 2
+
+
+def test_losses_that_are_not_finite_are_strict_json(feed):
+    recorder, lines = feed((1, math.nan), (2, math.inf), (3, -math.inf))
+    assert [line["loss"] for line in lines] == ["NaN", "Infinity", "-Infinity"]
+    assert [float(line["loss"]) for line in lines][1:] == recorder.losses[1:]
+
+
+@pytest.mark.parametrize("value", [None, 3, 1.5, "text"])
+def test_other_values_stay_as_they_are(value):
+    assert as_json(value) == value

@@ -1,0 +1,87 @@
+"""The command line, in this process; tests/integration starts it as a process."""
+
+from __future__ import annotations
+
+import pytest
+from ruamel.yaml import YAML
+from typer.testing import CliRunner
+
+from trainer.cli import app
+from trainer.config import load_config
+from trainer.config.loading import parse_config
+
+
+@pytest.fixture
+def run():
+    def invoke(*arguments):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return invoke
+
+
+def test_config_show_prints_what_would_be_trained(run):
+    result = run("config", "show", "--set", "training.steps=77")
+    shown = parse_config(YAML(typ="safe").load(result.stdout))
+    assert result.exit_code == 0
+    assert shown == load_config("idefics-tiny", ["training.steps=77"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "none"], "error: preset: 'none' cannot be used; allowed: idefics-tiny"),
+        (["--set", "model.layers"], "error: --set: 'model.layers' cannot be used"),
+        (["--set", "optimizer.learning_rate=-1"], "error: optimizer.learning_rate: -1"),
+    ],
+)
+def test_a_mistake_in_the_configuration_is_told_with_status_2(run, arguments, message):
+    result = run("config", "show", *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(message)
+
+
+def test_data_make_says_what_it_wrote(run, tmp_path):
+    result = run("data", "make", "--out", tmp_path / "corpus", "--documents", 6, "--seed", 1)
+    assert result.exit_code == 0
+    assert "6 web_documents, 3 image_text_pairs" in result.stdout.replace("\n", "")
+
+
+def test_data_make_refuses_to_overwrite_another_corpus(run, corpus):
+    result = run("data", "make", "--out", corpus, "--documents", 6)
+    assert result.exit_code == 2
+    assert "holds another corpus" in result.stderr
+
+
+def test_fit_without_a_corpus_names_the_command_that_writes_one(run, tmp_path):
+    result = run("fit", "--data", tmp_path / "none", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "data.folder" in result.stderr
+    assert "python -m trainer data make" in result.stderr
+
+
+def test_fit_with_an_absent_policy_file_is_refused(run, corpus, tmp_path):
+    arguments = ["--data", corpus, "--out", tmp_path, "--collector", "http://127.0.0.1:9"]
+    result = run("fit", *arguments, "--policy", tmp_path / "none.yaml")
+    assert result.exit_code == 2
+    assert "monitor.policy" in result.stderr
+
+
+def test_fit_into_a_folder_that_cannot_be_is_refused(run, corpus, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run("fit", "--data", corpus, "--out", tmp_path / "file" / "out")
+    assert result.exit_code == 2
+    assert "training.out" in result.stderr
+
+
+def test_fit_with_a_vocabulary_that_is_too_small_is_refused(run, corpus, tmp_path):
+    arguments = ["--data", corpus, "--out", tmp_path, "--set", "model.vocabulary_size=300"]
+    result = run("fit", *arguments)
+    assert result.exit_code == 2
+    assert "model.vocabulary_size: 300 cannot be used" in result.stderr
+
+
+def test_a_mode_that_does_not_exist_names_those_that_do(run, corpus, tmp_path):
+    result = run("fit", "--data", corpus, "--out", tmp_path, "--mode", "yolo")
+    assert result.exit_code == 2
+    assert "monitor.mode" in result.stderr
+    assert "'observe', 'propose' or 'auto'" in result.stderr
