@@ -47,7 +47,8 @@ def create_app(
     """
     owns_services = services is None
     services = services or build_services(settings, clock)
-    metrics = Metrics(clock)
+    polls = LongPolls()
+    metrics = Metrics(clock, polls)
     app = FastAPI(
         title="Stabilizer",
         version=version("stabilizer"),
@@ -59,7 +60,7 @@ def create_app(
     app.state.settings = settings
     app.state.services = services
     app.state.metrics = metrics
-    app.state.long_polls = LongPolls()
+    app.state.long_polls = polls
     app.state.sweeper = Sweeper(services, settings.sweep_seconds, metrics)
     for group in (health, runs, telemetry, series, incidents, commands, control):
         app.include_router(group.router)

@@ -48,6 +48,7 @@ class LongPolls:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[str, set[Waiting]] = {}
+        self._number = 0
         self._closing = False
 
     @property
@@ -56,7 +57,7 @@ class LongPolls:
         return self._closing
 
     def __len__(self) -> int:
-        return sum(len(of_run) for of_run in self._waiting.values())
+        return self._number  # read by other threads, for which the sets may change at any time
 
     def open(self) -> None:
         """Take the running event loop; called once when the app starts."""
@@ -86,9 +87,11 @@ class LongPolls:
         """Be woken for a run from here on, so that nothing between look and wait is missed."""
         waiting = Waiting()
         self._waiting.setdefault(run_id, set()).add(waiting)
+        self._number += 1
         try:
             yield waiting
         finally:
+            self._number -= 1
             of_run = self._waiting[run_id]
             of_run.discard(waiting)
             if not of_run:

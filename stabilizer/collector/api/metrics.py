@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stabilizer.clock import Clock
+from stabilizer.collector.api.long_poll import LongPolls
 from stabilizer.collector.services.overview import StateCounts
 from stabilizer.errors import StorageError
 from stabilizer.protocol.batches import BatchAnswer
@@ -33,9 +34,14 @@ _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 
 
 class Metrics:
-    """The counters of one app, in a registry of its own: two apps in one process never mix."""
+    """The counters of one app, in a registry of its own: two apps in one process never mix.
 
-    def __init__(self, clock: Clock) -> None:
+    Args:
+        clock: Source of time.
+        polls: The requests that wait in this app.
+    """
+
+    def __init__(self, clock: Clock, polls: LongPolls) -> None:
         self._clock = clock
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
@@ -64,6 +70,10 @@ class Metrics:
             "When frames were last stored; 0 for never since the start.",
             registry=registry,
         )
+        waiting = Gauge(
+            "stabilizer_long_polls", "Requests that wait for commands now.", registry=registry
+        )
+        waiting.set_function(lambda: len(polls))
         self.sweeps = Counter(
             "stabilizer_sweeps",
             "Looks for lost runs and expired commands, by outcome.",

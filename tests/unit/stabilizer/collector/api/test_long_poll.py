@@ -58,7 +58,7 @@ def test_without_waiting_there_is_one_look():
 
 
 def test_when_the_time_is_up_it_looks_once_more():
-    assert together(lambda polls: Run(polls).poll(0.001)) == 2
+    assert together(lambda polls: Run(polls).poll(0.5)) == 2
 
 
 def test_a_change_in_another_thread_wakes_it():

@@ -1,0 +1,290 @@
+"""Over real sockets: uvicorn in this process, and `stabilizer serve` as a user starts it."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+import uvicorn
+
+from stabilizer.collector.api.server import CollectorServer
+from stabilizer.protocol.version import PROTOCOL_VERSION
+
+REGISTRATION = {"protocol_version": PROTOCOL_VERSION, "name": "real", "key": "1"}
+TOKEN = "t" * 43
+
+
+class RealServer:
+    """An app behind a loopback port, in a thread of its own."""
+
+    def __init__(self, app):
+        self.app = app
+        self.ready = threading.Event()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        config = uvicorn.Config(
+            app, lifespan="on", ws="none", log_config=None, timeout_graceful_shutdown=5
+        )
+        self.server = CollectorServer(config, app.state.long_polls, self.ready.set)
+        self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
+
+    def __enter__(self):
+        self.thread.start()
+        assert self.ready.wait(20)
+        self.client = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
+        return self
+
+    def stop(self):
+        self.server.should_exit = True
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+    def __exit__(self, *_):
+        self.client.close()
+        self.stop()
+        self.listener.close()
+
+    def run(self):
+        return self.client.post("/api/v1/runs", json=REGISTRATION).json()["run_id"]
+
+    def wait_for_polls(self, number):
+        polls = self.app.state.long_polls
+        deadline = time.monotonic() + 20
+        while len(polls) != number:
+            assert time.monotonic() < deadline
+            os.sched_yield()
+
+
+@pytest.fixture
+def server(app):
+    with RealServer(app) as server:
+        yield server
+
+
+def poll(url, run_id, answers, wait=60):
+    """A paused job in a thread of its own; its answer goes into `answers`."""
+
+    def ask():
+        params = {"attempt": 1, "wait": wait}
+        with httpx.Client(base_url=url, timeout=90, trust_env=False) as client:
+            answers.append(client.get(f"/api/v1/runs/{run_id}/commands/next", params=params))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    return thread
+
+
+class TestRealSocket:
+    def test_a_chunked_body_beyond_the_limit_is_refused(self, server):
+        run_id = server.run()
+        chunks = (b"x" * 2**16 for _ in range(32))
+        answer = server.client.post(
+            f"/api/v1/runs/{run_id}/frames",
+            content=chunks,
+            headers={"content-type": "application/vnd.stabilizer.frames"},
+        )
+        assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+        assert server.client.get("/healthz").status_code == 200
+
+    def test_a_body_that_breaks_off_leaves_the_server_well(self, server):
+        run_id = server.run()
+        with socket.create_connection(server.listener.getsockname()[:2]) as raw:
+            raw.sendall(
+                f"POST /api/v1/runs/{run_id}/frames HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+                "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{".encode()
+            )
+        assert server.client.get(f"/api/v1/runs/{run_id}").status_code == 200
+
+    def test_what_is_not_http_is_refused(self, server):
+        with socket.create_connection(server.listener.getsockname()[:2], timeout=20) as raw:
+            raw.sendall(b"\x00\x01\x02 not http\r\n\r\n")
+            assert b"400" in raw.recv(100)
+        assert server.client.get("/healthz").status_code == 200
+
+
+class TestLongPoll:
+    def test_a_new_command_wakes_it_at_once(self, server):
+        run_id, answers = server.run(), []
+        thread = poll(server.url, run_id, answers)
+        server.wait_for_polls(1)
+        began = time.monotonic()
+        message = {"parameters": {"kind": "resume"}, "reason": "go on"}
+        sent = server.client.post(f"/api/v1/runs/{run_id}/commands", json=message).json()
+        thread.join(20)
+        assert [command["id"] for command in answers[0].json()["commands"]] == [sent["id"]]
+        assert time.monotonic() - began < 10  # of the 60 it would have waited
+
+    def test_the_end_of_the_server_answers_it(self, server):
+        run_id, answers = server.run(), []
+        threads = [poll(server.url, run_id, answers) for _ in range(5)]
+        server.wait_for_polls(5)
+        began = time.monotonic()
+        server.stop()
+        for thread in threads:
+            thread.join(20)
+        assert [answer.status_code for answer in answers] == [200] * 5
+        assert time.monotonic() - began < 10
+
+    def test_to_a_client_that_hung_up_nothing_is_delivered(self, server):
+        run_id = server.run()
+        path = f"/api/v1/runs/{run_id}/commands/next?attempt=1&wait=60"
+        with socket.create_connection(server.listener.getsockname()[:2]) as raw:
+            raw.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            server.wait_for_polls(1)
+        server.wait_for_polls(0)
+        message = {"parameters": {"kind": "resume"}, "reason": "go on"}
+        sent = server.client.post(f"/api/v1/runs/{run_id}/commands", json=message).json()
+        found = server.client.get(f"/api/v1/commands/{sent['id']}").json()
+        assert found["state"] == "pending"
+
+    def test_a_hundred_paused_jobs_leave_the_server_free(self, server):
+        run_id = server.run()
+
+        async def scenario():
+            limits = httpx.Limits(max_connections=200)
+            async with httpx.AsyncClient(
+                base_url=server.url, timeout=90, trust_env=False, limits=limits
+            ) as client:
+                path = f"/api/v1/runs/{run_id}/commands/next"
+                params = {"attempt": 1, "wait": 60}
+                paused = [asyncio.create_task(client.get(path, params=params)) for _ in range(100)]
+                await asyncio.to_thread(server.wait_for_polls, 100)
+                other = await client.get(f"/api/v1/runs/{run_id}")  # needs a thread of the pool
+                server.app.state.long_polls.notify(run_id)
+                message = {"parameters": {"kind": "resume"}, "reason": "go on"}
+                await client.post(f"/api/v1/runs/{run_id}/commands", json=message)
+                first, _ = await asyncio.wait(paused, return_when=asyncio.FIRST_COMPLETED)
+                return other, next(iter(first)).result(), paused, server.stop()
+
+        other, answer, _, _ = asyncio.run(scenario())
+        assert other.status_code == 200
+        assert answer.json()["commands"][0]["parameters"]["kind"] == "resume"
+
+
+class Serve:
+    """`stabilizer serve` as a process."""
+
+    def __init__(self, folder, *arguments, environment=None):
+        self.ready = folder / "ready"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "stabilizer", "serve", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "STABILIZER_TOKENS": "", **(environment or {})},
+        )
+
+    def wait_until_ready(self):
+        line = self.process.stdout.readline()
+        assert line, self.process.communicate()[1]
+        return line.removeprefix("listening on ").strip()
+
+    def end(self, number):
+        self.process.send_signal(number)
+        return self.process.communicate(timeout=20)
+
+
+@pytest.fixture
+def serve(tmp_path):
+    started = []
+
+    def start(*arguments, **options):
+        started.append(Serve(tmp_path, *arguments, **options))
+        return started[-1]
+
+    yield start
+    for serve in started:
+        if serve.process.poll() is None:
+            serve.process.kill()
+        serve.process.communicate()
+
+
+class TestServe:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_it_says_where_serves_and_ends_orderly(self, serve, tmp_path, number):
+        ready = tmp_path / "ready"
+        process = serve("--port", 0, "--database", "sqlite:///a.db", "--ready-file", ready)
+        url = process.wait_until_ready()
+        assert httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+        answers = []
+        run_id = httpx.post(f"{url}/api/v1/runs", json=REGISTRATION, trust_env=False).json()
+        thread = poll(url, run_id["run_id"], answers)
+        while "stabilizer_long_polls 1.0" not in httpx.get(f"{url}/metrics", trust_env=False).text:
+            os.sched_yield()
+        began = time.monotonic()
+        process.end(number)
+        thread.join(20)
+        assert process.process.returncode == 0
+        assert answers[0].status_code == 200
+        assert time.monotonic() - began < 10
+        assert ready.read_text().strip() == url
+
+    def test_what_was_stored_is_there_after_a_restart(self, serve):
+        first = serve("--port", 0, "--database", "sqlite:///a.db")
+        url = first.wait_until_ready()
+        httpx.post(f"{url}/api/v1/runs", json=REGISTRATION, trust_env=False)
+        first.end(signal.SIGTERM)
+        second = serve("--port", 0, "--database", "sqlite:///a.db")
+        url = second.wait_until_ready()
+        assert httpx.get(f"{url}/api/v1/runs", trust_env=False).json()["total"] == 1
+
+    def test_a_second_collector_on_the_same_file_is_refused(self, serve):
+        serve("--port", 0, "--database", "sqlite:///a.db").wait_until_ready()
+        second = serve("--port", 0, "--database", "sqlite:///a.db")
+        _, errors = second.process.communicate(timeout=30)
+        assert second.process.returncode == 2
+        assert "error: database a.db is in use by another collector" in errors
+        assert "Traceback" not in errors
+
+    def test_beyond_loopback_without_a_token_it_does_not_start(self, serve):
+        process = serve("--host", "0.0.0.0", "--port", 0)
+        out, errors = process.process.communicate(timeout=30)
+        assert process.process.returncode == 2
+        assert "there is no token" in errors
+        assert out == ""
+        assert "Traceback" not in errors
+
+    def test_beyond_loopback_with_a_token_it_asks_for_it(self, serve, tmp_path):
+        (tmp_path / "tokens").write_text(TOKEN + "\n")
+        process = serve("--host", "0.0.0.0", "--port", 0, "--token-file", "tokens")
+        url = process.wait_until_ready().replace("0.0.0.0", "127.0.0.1")
+        headers = {"authorization": f"Bearer {TOKEN}"}
+        assert httpx.get(f"{url}/api/v1/runs", trust_env=False).status_code == 401
+        assert httpx.get(f"{url}/api/v1/runs", headers=headers, trust_env=False).status_code == 200
+        _, errors = process.end(signal.SIGTERM)
+        assert TOKEN not in errors
+
+    def test_a_taken_port_is_told(self, serve, tmp_path):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            process = serve("--port", taken.getsockname()[1])
+            _, errors = process.process.communicate(timeout=30)
+        assert process.process.returncode == 2
+        assert "cannot listen on host '127.0.0.1'" in errors
+        assert not (tmp_path / "stabilizer.db").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--rules", "none.yaml"), "none.yaml"),
+            (("--rules", "bad.yaml"), "bad.yaml:1: "),
+            (("--database", "mysql://x"), "database_url"),
+            (("--token-file", "none"), "token_file"),
+            (("--port", "70000"), "port"),
+        ],
+    )
+    def test_what_cannot_be_used_is_told_without_a_traceback(
+        self, serve, tmp_path, arguments, message
+    ):
+        (tmp_path / "bad.yaml").write_text("rules: 3\n")
+        process = serve("--port", 0, *arguments)
+        _, errors = process.process.communicate(timeout=30)
+        assert process.process.returncode == 2
+        assert message in errors
+        assert "Traceback" not in errors
