@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from stabilizer.cli.failures import EXIT_UNUSABLE, needs_extra, told_plainly
+from stabilizer.errors import ConfigurationError
 from stabilizer.settings import load_collector_settings
 
 app = typer.Typer(help="The schema of the database.", no_args_is_help=True)
@@ -41,7 +43,10 @@ def current(database: DatabaseOption = None) -> None:
         url = _database_url(database)
         with needs_extra("collector"):
             from stabilizer.collector.storage import engine, migrate  # noqa: PLC0415  an extra
-        looked_at = engine.build_engine(engine.parse_url(url))
+        parsed = engine.parse_url(url)
+        if parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).exists():
+            raise ConfigurationError(f"there is no database file {parsed.database}")
+        looked_at = engine.build_engine(parsed)  # without the lock: looking is always allowed
         try:
             revision, newest = migrate.current(looked_at), migrate.head()
         finally:
