@@ -332,14 +332,14 @@ class Sender:
     def _end(self, ending: Ending) -> None:
         """Send what is left while there is time, then the last word; the rest stays on disk."""
         now = self._clock.monotonic()
+        is_hopeless = self._is_ending and self._backoff.num_failures >= _TRIES_AT_THE_END
         if not self._is_ending:
             self._is_ending = True
             self._backoff.try_now()
-        if self._is_closing or self.is_past_end():
+        if self._is_closing or is_hopeless or self.is_past_end():
             self._close(now)
         elif self._backoff.seconds_left(now) > 0:
-            if self._backoff.num_failures >= _TRIES_AT_THE_END:
-                self._close(now)
+            return
         elif not self._is_all_told(now):
             exchange = self._next_exchange(now)
             if exchange is not None:
