@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ import torch
 import transformers
 from lightning.pytorch import Callback, Trainer, seed_everything
 
+from stabilizer.agent import StabilizerCallback
 from stabilizer.clock import Clock, SystemClock
 from stabilizer.errors import ConfigurationError
-from trainer.config import RunConfig, config_to_yaml
+from trainer.config import SOLO, RunConfig, config_to_yaml
 from trainer.data import (
     PAD,
     CorpusTokenizer,
@@ -27,7 +27,7 @@ from trainer.data import (
     open_training_stream,
 )
 from trainer.faults import BadDocuments, LrRestart
-from trainer.module import IdeficsModule, LossRecorder, as_json, build_model
+from trainer.module import IdeficsModule, LossRecorder, ProgressLine, as_json, build_model
 
 LOSSES_FILE: Final = "losses.jsonl"
 SUMMARY_FILE: Final = "summary.json"
@@ -73,7 +73,7 @@ def build_job(config: RunConfig) -> Job:
     Raises:
         ConfigurationError: The corpus does not fit the configuration.
     """
-    seed_everything(config.training.seed, workers=True, verbose=False)
+    seed_everything(config.training.seed, verbose=False)
     tokenizer = load_tokenizer(Path(config.data.folder))
     vocabulary = tokenizer.vocabulary_size
     if vocabulary > config.model.vocabulary_size:
@@ -117,7 +117,9 @@ def fit(config: RunConfig, *, token: str | None = None, clock: Clock | None = No
     job = build_job(config)
     began = clock.monotonic()
     with LossRecorder(out / LOSSES_FILE, clock) as recorder:
-        trainer = _build_trainer(config, [*_watchers(config, token), *job.faults, recorder])
+        trainer = _build_trainer(
+            config, [*_watchers(config, token), *job.faults, recorder, ProgressLine()]
+        )
         trainer.fit(job.module, train_dataloaders=job.loader)
     seconds = clock.monotonic() - began
     tail = recorder.losses[-_TAIL_STEPS:]
@@ -183,11 +185,9 @@ def _watchers(config: RunConfig, token: str | None) -> list[Callback]:
     policy = None if monitor.policy is None else Path(monitor.policy)
     if policy is not None and not policy.is_file():
         raise ConfigurationError(f"monitor.policy: {policy} does not exist; allowed: a rule file")
-    from stabilizer.agent import StabilizerCallback  # not loaded where nobody watches
-
     return [
         StabilizerCallback(
-            monitor.collector,
+            None if monitor.collector == SOLO else monitor.collector,
             run=monitor.run,
             token=token,
             mode=monitor.mode,
@@ -211,7 +211,7 @@ def _build_trainer(config: RunConfig, callbacks: list[Callback]) -> Trainer:
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=sys.stdout.isatty(),
+        enable_progress_bar=False,
         use_distributed_sampler=False,
         default_root_dir=config.training.out,
     )

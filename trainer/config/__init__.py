@@ -4,11 +4,12 @@ from trainer.config.data import DataConfig
 from trainer.config.faults import BadDocumentsConfig, FaultsConfig, LrRestartConfig
 from trainer.config.loading import config_to_yaml, load_config, preset_names
 from trainer.config.model import ModelConfig, ResamplerConfig, VisionConfig
-from trainer.config.monitor import MonitorConfig
+from trainer.config.monitor import SOLO, MonitorConfig
 from trainer.config.optimizer import OptimizerConfig
 from trainer.config.run import RunConfig, TrainingConfig
 
 __all__ = [
+    "SOLO",
     "BadDocumentsConfig",
     "DataConfig",
     "FaultsConfig",

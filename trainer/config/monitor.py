@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import ConfigDict
 
 from trainer.config.checks import require, require_count
+
+SOLO: Final = "solo"
+_SCHEMES: Final = ("http://", "https://")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +20,7 @@ class MonitorConfig:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     collector: str | None = None
-    """Base address of a collector; null: nobody watches."""
+    """Address of a collector; solo: the job evaluates the rules itself; null: nobody watches."""
     run: str = "idefics"
     """Name of the run; the same name comes back to the same run."""
     mode: Literal["observe", "propose", "auto"] = "propose"
@@ -32,10 +35,10 @@ class MonitorConfig:
     def __post_init__(self) -> None:
         require(bool(self.run.strip()), "monitor.run", self.run, "a name that is not empty")
         require(
-            self.collector is None or self.collector.startswith(("http://", "https://")),
+            self.collector in (None, SOLO) or str(self.collector).startswith(_SCHEMES),
             "monitor.collector",
             self.collector,
-            "an address that starts with http:// or https://",
+            "an address that starts with http:// or https://, or solo",
         )
         require_count("monitor.snapshot_every", self.snapshot_every)
         require_count("monitor.keep_snapshots", self.keep_snapshots)

@@ -92,18 +92,18 @@ class StreamLoader:
         self._samples = samples
         self._generation += 1
 
-    def skip_samples(self, count: int) -> None:
+    def skip_samples(self, n: int) -> None:
         """Move the position onwards; the next `iter()` begins there.
 
         Args:
-            count: Samples of the stream, over all ranks.
+            n: Samples of the stream, over all ranks.
 
         Raises:
-            ValueError: The count is negative.
+            ValueError: The number is negative.
         """
-        if count < 0:
-            raise ValueError(f"skip_samples: {count} is not a number of samples to skip")
-        self._samples += count
+        if n < 0:
+            raise ValueError(f"skip_samples: {n} is not a number of samples to skip")
+        self._samples += n
         self._generation += 1
 
     def __len__(self) -> int:

@@ -2,6 +2,7 @@
 
 from trainer.module.architecture import build_model
 from trainer.module.idefics_module import IdeficsModule, MetricLog
+from trainer.module.progress import ProgressLine
 from trainer.module.records import LossRecorder, as_json
 
-__all__ = ["IdeficsModule", "LossRecorder", "MetricLog", "as_json", "build_model"]
+__all__ = ["IdeficsModule", "LossRecorder", "MetricLog", "ProgressLine", "as_json", "build_model"]
