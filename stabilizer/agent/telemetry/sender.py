@@ -338,8 +338,9 @@ class Sender:
             self._backoff.try_now()
         if self._is_closing or is_hopeless or self.is_past_end():
             self._close(now)
-        elif self._backoff.seconds_left(now) > 0:
-            return
+        elif (left := self._backoff.seconds_left(now)) > 0:
+            if now + left >= ending.send_until:
+                self._close(now)
         elif not self._is_all_told(now):
             exchange = self._next_exchange(now)
             if exchange is not None:
