@@ -17,6 +17,9 @@ from stabilizer.agent.probes.reductions import MAX_CHUNK_ELEMENTS, is_measurable
 _HIDDEN: Final = -9_000.0
 """An additive mask at or below this hides the key: its weight is 0 in any precision."""
 
+_BANISHED: Final = -1e30
+"""Added to the score of a hidden key. Finite: its weight of 0 times its logarithm is 0, not NaN."""
+
 
 @dataclass(frozen=True, slots=True)
 class Masking:
@@ -100,22 +103,31 @@ def _summarize_chunk(
     visible, bias = seen
     batch, heads, positions, _ = query.shape
     logits = _logits(query.float(), key.float()) * scale
+    scores = logits
+    if masking.softcap is not None:
+        scores = masking.softcap * torch.tanh(logits / masking.softcap)
     if visible is None:
-        largest = logits.amax()
         pairs = logits.new_full((), logits.numel())
         keys = logits.new_full((1, 1, positions), logits.shape[-1])
     else:
-        visible = visible.expand(batch, -1, positions, logits.shape[-1])
-        largest = logits.masked_fill(~visible, -torch.inf).amax()
-        keys = visible.sum(dim=-1).float()
+        keys = visible.expand(batch, -1, positions, logits.shape[-1]).sum(dim=-1).float()
         pairs = keys.sum() * (heads / keys.shape[1])
-    scores = _scores(logits, visible, bias, masking.softcap)
-    entropy = torch.special.entr(scores.softmax(dim=-1)).sum(dim=-1)
+        banished = torch.zeros_like(visible, dtype=logits.dtype).masked_fill(~visible, _BANISHED)
+        logits = logits + banished
+        scores = scores + (banished if bias is None else banished + bias)
     counted = (keys >= 2).expand(batch, heads, positions)
-    normalised = entropy / keys.clamp(min=2).log()
+    normalised = _entropy(scores) / keys.clamp(min=2).log()
     sums = torch.where(counted, normalised, 0.0).sum(dim=(0, 2))
     counts = counted.sum(dim=(0, 2)).float()
-    return torch.cat([sums, counts, torch.stack([largest, pairs])])
+    return torch.cat([sums, counts, torch.stack([logits.amax(), pairs])])
+
+
+def _entropy(scores: Tensor) -> Tensor:
+    """Entropy in nats of the softmax over the last axis.
+
+    The softmax is taken twice since `exp` of the logarithms is slow where it underflows.
+    """
+    return -(scores.softmax(dim=-1) * scores.log_softmax(dim=-1)).sum(dim=-1)
 
 
 def _logits(query: Tensor, key: Tensor) -> Tensor:
@@ -124,17 +136,6 @@ def _logits(query: Tensor, key: Tensor) -> Tensor:
     groups = heads // key.shape[1]
     folded = query.reshape(batch, key.shape[1], groups * positions, dim)
     return torch.matmul(folded, key.transpose(-1, -2)).reshape(batch, heads, positions, -1)
-
-
-def _scores(
-    logits: Tensor, visible: Tensor | None, bias: Tensor | None, softcap: float | None
-) -> Tensor:
-    """What the softmax sees."""
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
-    if bias is not None:
-        logits = logits + bias
-    return logits if visible is None else logits.masked_fill(~visible, -torch.inf)
 
 
 def _sampled_mask(mask: Tensor, first: int, stride: int) -> Tensor:
@@ -155,7 +156,7 @@ def _visible(
             visible = mask
         else:
             visible = mask > _HIDDEN
-            bias = mask.float()
+            bias = mask.float().masked_fill(~visible, 0.0)
     if masking.causal or masking.window is not None:
         behind = (rows[:, None] + masking.offset) - torch.arange(num_keys, device=rows.device)
         allowed = behind >= 0 if masking.causal else torch.ones_like(behind, dtype=torch.bool)
