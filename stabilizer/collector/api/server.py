@@ -21,6 +21,8 @@ from stabilizer.settings import CollectorSettings
 
 logger = logging.getLogger(__name__)
 
+_BACKLOG = 2048
+"""Connections that may wait to be accepted: a whole cluster may start at once."""
 _KEEP_ALIVE_SECONDS = 75
 """Longer than the agent's longest silence, so that a job keeps its connection."""
 
@@ -100,12 +102,22 @@ def _listen(host: str, port: int) -> socket.socket:
     """Bind before anything else is begun, so that a taken port costs nothing."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        family, kind, _, _, address = found[0]
+        # asyncio turns Nagle's algorithm off only where the protocol is named, which
+        # socket.create_server does not; every answer would come 40 ms late.
+        listener = socket.socket(family, kind, socket.IPPROTO_TCP)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+        except OSError:
+            listener.close()
+            raise
     except OSError as error:
         raise ConfigurationError(
             f"cannot listen on host {host!r}, port {port}: {error.strerror or error}"
         ) from error
+    return listener
 
 
 def _url_of(listener: socket.socket) -> str:

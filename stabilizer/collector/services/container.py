@@ -18,8 +18,8 @@ from stabilizer.collector.services.queries import QueryService
 from stabilizer.collector.services.runs import RunService
 from stabilizer.collector.services.work import Workbench
 from stabilizer.collector.storage.engine import Database, parse_url
-from stabilizer.collector.storage.migrate import upgrade
-from stabilizer.errors import ConfigurationError
+from stabilizer.collector.storage.migrate import head, revision_of, upgrade
+from stabilizer.errors import ConfigurationError, StorageError
 from stabilizer.rules.loader import RuleFile, default_rules, load_rules
 from stabilizer.settings import CollectorSettings
 
@@ -49,9 +49,17 @@ class Services:
         """Check that the collector can work.
 
         Raises:
-            StorageError: The database does not answer.
+            StorageError: The database does not answer; or it has another schema than this version,
+                code `schema_outdated`.
         """
         self.database.check()
+        with self.database.reading() as session:
+            revision = revision_of(session.connection())
+        if revision != head():
+            raise StorageError(
+                f"the database is at revision {revision}; this version works with {head()}",
+                code="schema_outdated",
+            )
 
     def close(self) -> None:
         """Wake who waits, and let go of the database. Twice is harmless."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +43,7 @@ def alembic_config(connection: Connection) -> Config:
     return config
 
 
+@cache
 def head() -> str | None:
     """Return the newest revision that this version knows.
 
@@ -49,6 +51,11 @@ def head() -> str | None:
         StorageError: The installation lacks the migrations.
     """
     return ScriptDirectory(str(migrations_folder())).get_current_head()
+
+
+def revision_of(connection: Connection) -> str | None:
+    """Return the revision of a database that is open; None if it was never migrated."""
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 def current(engine: Engine) -> str | None:
@@ -59,7 +66,7 @@ def current(engine: Engine) -> str | None:
     """
     try:
         with engine.connect() as connection:
-            return MigrationContext.configure(connection).get_current_revision()
+            return revision_of(connection)
     except SQLAlchemyError as error:
         raise StorageError(f"the database does not answer: {error}") from error
 

@@ -5,6 +5,7 @@ import logging
 import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import text
 
 from stabilizer.collector.api.app import create_app
 from stabilizer.errors import StorageError
@@ -42,6 +43,12 @@ class TestProbes:
         monkeypatch.setattr(app.state.services.database, "check", away)
         assert client.get("/healthz").status_code == 200
         refused(client.get("/readyz"), 503, "storage_unavailable")
+
+    def test_a_database_of_another_version_is_not_ready(self, app, client, refused):
+        with app.state.services.database.transaction() as session:
+            session.execute(text("UPDATE alembic_version SET version_num = 'of-the-future'"))
+        problem = refused(client.get("/readyz"), 503, "schema_outdated")
+        assert "of-the-future" in problem["detail"]
 
     def test_without_sweeps_it_is_not_ready(self, app, refused):
         quiet = TestClient(app, base_url=LOOPBACK)  # without `with` the app never starts
