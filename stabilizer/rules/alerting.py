@@ -25,6 +25,8 @@ class ActiveAlert:
     severity: Severity
     firing_step: int | None = None
     """None while it is pending."""
+    is_flagged: bool = True
+    """Whether its condition held at the last sample; False while it is only kept firing."""
 
     @property
     def is_firing(self) -> bool:
@@ -116,12 +118,16 @@ class AlertTable:
                 alert = replace(alert, firing_step=step)
                 self.active[instance] = alert
                 yield self._change(alert, AlertState.FIRING, step, instance, sample)
+            elif not alert.is_flagged:
+                self.active[instance] = replace(alert, is_flagged=True)
         elif alert is not None and not alert.is_firing:
             del self.active[instance]
             yield self._change(alert, AlertState.INACTIVE, step, instance, sample)
         elif alert is not None and self._clear_in_a_row[instance] >= self._spec.keep_firing_for:
             del self.active[instance]
             yield self._change(alert, AlertState.RESOLVED, step, instance, sample)
+        elif alert is not None:
+            self.active[instance] = replace(alert, is_flagged=False)
 
     def _change(
         self, alert: ActiveAlert, state: AlertState, step: int, instance: int, sample: Sample
@@ -163,14 +169,20 @@ class AlertTable:
     def state(self) -> State:
         """Return the arrays: counts, and of every active alert instance, attempt and steps."""
         rows = [
-            (instance, alert.key.attempt, alert.key.pending_step, alert.firing_step)
+            (
+                instance,
+                alert.key.attempt,
+                alert.key.pending_step,
+                -1 if alert.firing_step is None else alert.firing_step,
+                alert.is_flagged,
+            )
             for instance, alert in sorted(self.active.items())
         ]
-        active = np.array([[-1 if v is None else v for v in row] for row in rows], np.int64)
+        active = np.array(rows, np.int64).reshape(-1, 5)
         return {
             "flagged": self._flagged_in_a_row,
             "clear": self._clear_in_a_row,
-            "active": active.reshape(-1, 4),
+            "active": active,
         }
 
     def load(self, state: State, names: list[str]) -> None:
@@ -179,7 +191,7 @@ class AlertTable:
         self._clear_in_a_row = np.array(state["clear"], np.int64)
         table: npt.NDArray[np.int64] = np.array(state["active"], np.int64)
         self.active = {}
-        for instance, attempt, pending, firing in table.tolist():
+        for instance, attempt, pending, firing, is_flagged in table.tolist():
             key = AlertKey(attempt, self._spec.rule, names[instance], pending)
             fired = None if firing < 0 else firing
-            self.active[instance] = ActiveAlert(key, self._spec.severity, fired)
+            self.active[instance] = ActiveAlert(key, self._spec.severity, fired, bool(is_flagged))

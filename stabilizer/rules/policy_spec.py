@@ -13,7 +13,7 @@ from stabilizer.protocol.sampling import SamplingPlan
 
 Count = Annotated[int, Field(ge=0, le=100_000)]
 MAX_RUNGS: Final = 50
-_ITEM: Final = re.compile(r"(severity|rule):[a-z][a-z0-9_]*\Z")
+_ITEM: Final = re.compile(r"(severity|rule):[a-z][a-z0-9_]*(\|(severity|rule):[a-z][a-z0-9_]*)*\Z")
 
 
 class _Spec(BaseModel):
@@ -66,9 +66,10 @@ class RungSpec(_Spec):
 
 
 class ActOnSpec(_Spec):
-    """When an incident calls for an action. Items are `severity:<word>` or `rule:<name>`.
+    """When an incident calls for an action.
 
-    `severity:precursor` is met by a precursor or anything worse.
+    Items are `severity:<word>`, `rule:<name>`, or several of them with `|` between, of which one is
+    enough. `severity:precursor` is met by a precursor or anything worse.
     """
 
     any: tuple[str, ...] = Field(default=(), strict=False)
@@ -76,7 +77,8 @@ class ActOnSpec(_Spec):
     or_all: tuple[str, ...] = Field(default=(), strict=False)
     """These together are enough: the two-signal rule."""
     after_wait: tuple[str, ...] = Field(default=(), strict=False)
-    """One of these is enough if its alert still fires when `wait` steps are over."""
+    """One of these is enough if its condition holds, still or again, `wait` steps after its alert
+    has fired."""
     within: Steps = 50
     """An alert that was resolved so many steps ago still counts as a signal."""
 

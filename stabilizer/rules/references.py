@@ -71,8 +71,13 @@ def _unknown_items(
     source: Source, act_on: dict[str, JsonValue], names: set[JsonValue]
 ) -> Iterator[RuleDefinitionError]:
     for part, items in act_on.items():
-        for index, item in enumerate(_list(items)):
-            kind, _, name = str(item).partition(":")
+        alternatives = [
+            (index, alternative)
+            for index, item in enumerate(_list(items))
+            for alternative in str(item).split("|")
+        ]
+        for index, item in alternatives:
+            kind, _, name = item.partition(":")
             where = ("policy", "act_on", part, index)
             if kind == "rule" and name not in names:
                 yield source.error(f"there is no rule {name!r}", where)

@@ -136,6 +136,9 @@ class DriftSpec(_BaselineSpec):
     """Samples of the running median; None takes a tenth of the window."""
     noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 6.0
     """The rise must also be so many standard errors of the smoothed value."""
+    recovered: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
+    """A rise that has come back by this share from its peak is healing, and no longer flagged.
+    1 flags it until it is wholly gone."""
 
     @field_validator("direction")
     @classmethod

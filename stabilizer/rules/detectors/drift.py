@@ -37,8 +37,11 @@ class Drift:
         self._steps_between = Baseline(min(spec.window, 64), 8, spec.patience)
         error = MEDIAN_TO_MEAN_ERROR / math.sqrt(spec.smoothing)
         self._noise_factor = spec.noise * error * MAD_TO_SIGMA / math.sqrt(2)
+        self._keep = 1.0 - spec.recovered
         self._last = np.empty(0)
         self._noise = np.empty(0)
+        self._best = np.empty(0)
+        self._peak = np.empty(0)
 
     def resize(self, num_series: int) -> None:
         """Make room for more series."""
@@ -47,6 +50,8 @@ class Drift:
             part.resize(num_series)
         self._last = np.concatenate([self._last, np.full(missing, np.nan)])
         self._noise = np.concatenate([self._noise, np.zeros(missing)])
+        self._best = np.concatenate([self._best, np.full(missing, np.inf)])
+        self._peak = np.concatenate([self._peak, np.full(missing, -np.inf)])
 
     def update(self, step: int, values: FloatArray, usable: BoolArray) -> Verdict:
         """Judge one sample of every series, then learn the healthy ones."""
@@ -55,16 +60,25 @@ class Drift:
         self._recent.push(step, values, finite)
         is_smooth = finite & (self._recent.count >= self._smooth)
         level = np.where(is_smooth, self._recent.median(), np.nan)
-        ring = self._levels.ring
-        known = is_smooth & (ring.count >= self._levels.warm_up)
-        best = np.where(known, ring.values.min(axis=1), np.nan).astype(np.float64)
+        known = is_smooth & self._levels.ready
+        best = np.where(known, self._best, np.nan)
         rise = level - best
         score = rise / np.maximum(np.abs(best), _TINY)
-        flagged = known & (score > self._above)
+        high = known & (score > self._above)
         if self._above > 0:
-            flagged &= rise > self._noise_factor * self._noise
-        self._learn(step, values, level, known, flagged)
-        return Verdict(known, flagged, score)
+            high &= rise > self._noise_factor * self._noise
+        self._learn(step, values, level, known, high)
+        return Verdict(known, high & ~self._is_healing(known, high, level, best), score)
+
+    def _is_healing(
+        self, known: BoolArray, high: BoolArray, level: FloatArray, best: FloatArray
+    ) -> BoolArray:
+        """Tell which series have come back a good part of the way from their peak."""
+        if self._keep == 0.0:
+            return np.zeros_like(high)
+        self._peak[known & ~high] = -np.inf
+        np.maximum(self._peak, level, out=self._peak, where=high)
+        return high & (level - best < self._keep * (self._peak - best))
 
     def _learn(
         self,
@@ -78,6 +92,8 @@ class Drift:
             # it asks for progress: what is flagged is an ordinary sample, not an anomaly
             flagged = np.zeros_like(flagged)
         self._levels.learn(step, level, known, flagged)
+        np.fmin(self._best, level, out=self._best, where=~flagged)
+        self._refresh_best()
         jump = np.abs(values - self._last)
         self._steps_between.learn(step, jump, known, flagged)
         if self._steps_between.is_stale():
@@ -85,12 +101,19 @@ class Drift:
             self._noise = np.where(np.isfinite(noise), noise, 0.0)
         self._last = np.where(np.isfinite(values), values, self._last)
 
+    def _refresh_best(self) -> None:
+        """Find the best level anew now and then: the one that was best may have left the window."""
+        if self._levels.is_stale():
+            self._best = self._levels.ring.values.min(axis=1).astype(np.float64)
+
     def rewind(self, step: int) -> None:
         """Forget what was learned after a step, and the smoothing, which must not span a jump."""
         self._levels.rewind(step)
         self._steps_between.rewind(step)
+        self._refresh_best()
         self._recent.clear(np.ones(len(self._last), np.bool_))
         self._last[:] = np.nan
+        self._peak[:] = -np.inf
 
     def forget(self) -> None:
         """Begin anew."""
@@ -98,13 +121,15 @@ class Drift:
         self._steps_between.forget()
         self._recent.clear(np.ones(len(self._last), np.bool_))
         self._last[:] = np.nan
+        self._peak[:] = -np.inf
 
     def state(self) -> State:
         """Return the arrays."""
         arrays = {f"levels.{name}": array for name, array in self._levels.state().items()}
         arrays |= {f"jumps.{name}": array for name, array in self._steps_between.state().items()}
         arrays |= self._recent.state("recent")
-        return {**arrays, "last": self._last, "noise": self._noise}
+        own = {"best": self._best, "peak": self._peak}
+        return {**arrays, "last": self._last, "noise": self._noise, **own}
 
     def load(self, state: State) -> None:
         """Take over the arrays."""
@@ -113,6 +138,8 @@ class Drift:
         self._recent.load(state, "recent")
         self._last = np.array(state["last"], np.float64)
         self._noise = np.array(state["noise"], np.float64)
+        self._best = np.array(state["best"], np.float64)
+        self._peak = np.array(state["peak"], np.float64)
 
 
 def _part(state: State, prefix: str) -> State:

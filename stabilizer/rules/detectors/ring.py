@@ -109,15 +109,16 @@ class SampleRing:
 
 
 def _median(values: npt.NDArray[np.float32], count: npt.NDArray[np.int64]) -> FloatArray:
-    """Median of the first `count` values in order; the rest of each row is +inf or NaN."""
-    window = values.shape[1]
-    if len(count) and (count == window).all():
-        middle = ((window - 1) // 2, window // 2)
-        part = np.partition(values, middle, axis=1)
-        low, high = part[:, middle[0]], part[:, middle[1]]
-    else:
-        ordered = np.sort(values, axis=1)
-        last = np.maximum(count - 1, 0)
-        low = np.take_along_axis(ordered, (last // 2)[:, None], axis=1)[:, 0]
-        high = np.take_along_axis(ordered, ((last + 1) // 2)[:, None], axis=1)[:, 0]
+    """Median of the first `count` values in order; the rest of each row is +inf or NaN.
+
+    A whole sort: with SIMD it takes a tenth of the time of `np.partition` on two places (numpy 2).
+    """
+    ordered = np.sort(values, axis=1)
+    last = np.maximum(count - 1, 0)
+    if len(last) and (last == last[0]).all():  # the common case: columns instead of a gather
+        first = int(last[0])
+        pair = ordered[:, [first // 2, (first + 1) // 2]].astype(np.float64)
+        return 0.5 * (pair[:, 0] + pair[:, 1])
+    low = np.take_along_axis(ordered, (last // 2)[:, None], axis=1)[:, 0]
+    high = np.take_along_axis(ordered, ((last + 1) // 2)[:, None], axis=1)[:, 0]
     return 0.5 * (low.astype(np.float64) + high.astype(np.float64))

@@ -91,8 +91,10 @@ class IncidentRecord:
         known = set()
         for signal in self.signals:
             known.add(signal.key)
-            if signal.is_firing and signal.key not in firing:
+            alert = firing.get(signal.key)
+            if signal.is_firing and alert is None:
                 signal.cleared_at = now
+            signal.is_flagged = alert is not None and alert.is_flagged
         self.signals = [
             s for s in self.signals if s.cleared_at is None or now - s.cleared_at <= keep
         ]

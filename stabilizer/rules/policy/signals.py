@@ -21,6 +21,8 @@ class Signal:
     key: AlertKey
     severity: Severity
     fired_at: int
+    is_flagged: bool = True
+    """Whether its condition holds now; False while it is only kept firing."""
     cleared_at: int | None = None
 
     @property
@@ -51,7 +53,10 @@ class ActOn:
             return DecisionReason.DIVERGENCE
         if met or self._are_together(signals, now):
             return DecisionReason.PRECURSOR_CONFIRMED
-        if any(now - signal.fired_at >= self._wait for signal in self.waiting(firing)):
+        if any(
+            signal.is_flagged and now - signal.fired_at >= self._wait
+            for signal in self.waiting(firing)
+        ):
             return DecisionReason.DEADLINE_PASSED
         return None
 
@@ -83,6 +88,10 @@ class ActOn:
 
 
 def _meets(signal: Signal, item: str) -> bool:
+    return any(_meets_one(signal, alternative) for alternative in item.split("|"))
+
+
+def _meets_one(signal: Signal, item: str) -> bool:
     kind, _, name = item.partition(":")
     if kind == "rule":
         return signal.key.rule == name
