@@ -85,6 +85,8 @@ class LoaderPosition:
     state: dict[str, Any] | None
     """Word of a stateful loader."""
     samples: int
+    recent: tuple[tuple[int, dict[str, Any] | None], ...]
+    """Samples and state behind each of the last batches, which the reader may hold unused."""
     own: Surroundings
     """Generators and epochs at the moment of the snapshot."""
     has_skipped: bool = False
@@ -186,6 +188,7 @@ class TrackedLoader:
             passes=self._played(),
             state=state,
             samples=samples,
+            recent=tuple(self._recent),
             own=Surroundings.of(self.loader),
             has_skipped=self._has_skipped,
         )
@@ -214,8 +217,10 @@ class TrackedLoader:
             trail = last.trail[: last.batches]
             self._passes = (*position.passes[:-1], replace(last, trail=trail))
             self._trail_bytes = sum(state.num_bytes for state in trail if state is not None)
-        self._recent.clear()
-        self._note_position()
+        self._recent = deque(position.recent)
+        if skip_samples:
+            self._recent.clear()
+            self._note_position()
         return _TrackedIterator(self)
 
     def close(self) -> None:

@@ -190,7 +190,10 @@ class LightningFit:
             discarded = self._data.restore(state.data, state.random, skip)
             # Batches thrown away count as batches of the epoch, so that it ends where it does.
             self._trainer.fit_loop.epoch_loop.batch_progress.increment_by(discarded)
-            return self._data.samples - state.data.samples
+            skipped = self._data.samples - state.data.samples
+            if skipped < 0 or (skipped > 0 and not skip_steps):
+                raise RestoreError(f"the data stands {skipped} samples from where it should")
+            return skipped
 
     def stop(self) -> None:
         """End the fit at this boundary, or when the minimum of epochs or steps is reached."""
