@@ -47,6 +47,7 @@ STATUSES: Final[dict[type[StabilizerError], int]] = {
 HEADERS: Final[dict[type[StabilizerError], dict[str, str]]] = {
     AuthenticationError: {"WWW-Authenticate": "Bearer"},
     StorageError: {"Retry-After": "1"},
+    ProtocolVersionError: {"Upgrade": f"stabilizer/{PROTOCOL_VERSION}"},  # RFC 9110, 15.5.22
 }
 
 _ROUTER_CODES: Final = {404: "path_not_found", 405: "method_not_allowed"}

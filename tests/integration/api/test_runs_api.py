@@ -31,14 +31,14 @@ class TestRegister:
         assert "0" in problem["detail"]
 
     def test_a_policy_with_mistakes_is_refused_with_every_line(self, job, refused):
-        policy = "rules:\n  - name: a\n    selekt: {}\n    severity: terrible\n"
+        policy = "rules:\n  - name: a\n    choose: {}\n    severity: terrible\n"
         problem = refused(job.register(name="new", policy=policy), 422, "invalid_rule")
         assert len(problem["errors"]) >= 2
         assert all(error["line"] >= 1 for error in problem["errors"])
 
     def test_unknown_and_missing_fields_are_all_told(self, job, refused):
-        answer = job.client.post("/api/v1/runs", json={"nam": "x", "world_size": 0})
-        refused(answer, 422, "invalid_input", "nam", "name", "protocol_version", "world_size")
+        answer = job.client.post("/api/v1/runs", json={"title": "x", "world_size": 0})
+        refused(answer, 422, "invalid_input", "title", "name", "protocol_version", "world_size")
 
     @pytest.mark.parametrize(
         "catalog",

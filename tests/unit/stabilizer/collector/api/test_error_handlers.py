@@ -64,8 +64,10 @@ def test_missing_authentication_says_how(app, client):
 
 def test_an_old_protocol_is_told_both_versions(app, client):
     raise_at_root(app, errors.ProtocolVersionError("old"))
-    problem = problem_of(client.get("/"))
-    assert problem.model_extra == {"protocol_version": 1, "min_protocol_version": 1}
+    answer = client.get("/")
+    versions = {"protocol_version": 1, "min_protocol_version": 1}
+    assert problem_of(answer).model_extra == versions
+    assert answer.headers["upgrade"] == "stabilizer/1"
 
 
 def test_a_rule_file_lists_every_mistake_with_its_line(app, client):
