@@ -33,9 +33,9 @@ class StoryTeller:
         """Say what will happen."""
         disturbances = options.disturbances
         self._console.rule("Stabilizer: a run diverges, is seen, is rewound, and learns on")
+        self._console.print(f"Collector: {url} (API documentation: {url}/docs)", soft_wrap=True)
         self._console.print(
-            f"Collector at {url} (API documentation at {url}/docs). Three training jobs of "
-            f"{options.steps} steps, seed {options.seed}, same rules:",
+            f"Three training jobs of {options.steps} steps, seed {options.seed}, same rules:"
         )
         for arm in ARMS:
             self._console.print(f"  [bold]{arm.name:<12}[/] {arm.title} (mode {arm.mode})")

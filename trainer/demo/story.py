@@ -110,19 +110,30 @@ def _watch(
     teller: StoryTeller,
     clock: Clock,
 ) -> None:
-    watches = {arm.name: ArmWatch(arm.name) for arm in ARMS}
+    watches = {arm.name: ArmWatch(arm.name, _ahead(arm, options)) for arm in ARMS}
     began = told_at = clock.monotonic()
     while any(job.is_running for job in jobs.values()):
         if clock.monotonic() - began > options.timeout_seconds:
             raise StabilizerError("the demo took too long", code="demo_timeout")
         _raise_if_failed(jobs)
         steps = _look(client, watches, options, teller)
-        if clock.monotonic() - told_at > _PROGRESS_SECONDS:
+        if steps and clock.monotonic() - told_at > _PROGRESS_SECONDS:
             told_at = clock.monotonic()
             teller.progress(steps, options.steps)
         time.sleep(_LOOK_SECONDS)
     _raise_if_failed(jobs)
     _look(client, watches, options, teller)
+
+
+def _ahead(arm: Arm, options: DemoOptions) -> list[tuple[int, str]]:
+    disturbances = options.disturbances
+    if not arm.disturbed:
+        return []
+    times = f"{disturbances.restart_factor:g} times"
+    return [
+        (disturbances.bad_from, f"the next {disturbances.bad_steps} steps read bad documents"),
+        (disturbances.restart_at, f"the learning-rate schedule restarts {times} too high"),
+    ]
 
 
 def _raise_if_failed(jobs: Mapping[str, Process]) -> None:
@@ -145,7 +156,10 @@ def _look(
         if run is not None:
             steps[name] = run.step
             events += watch.news(
-                client.alerts(run.id), client.incidents(run.id), client.commands(run.id)
+                run.step,
+                client.alerts(run.id),
+                client.incidents(run.id),
+                client.commands(run.id),
             )
     for event in events:
         teller.tell(event)

@@ -15,9 +15,10 @@ class Event:
     """One line of the story."""
 
     arm: str
+    attempt: int
     step: int
     what: str
-    """seen, decided, ordered, done or refused."""
+    """happens, seen, decided, done or refused."""
     text: str
 
 
@@ -26,29 +27,46 @@ class ArmWatch:
     """Remembers what has been told of one arm."""
 
     arm: str
-    told_alerts: set[tuple[str, int]] = field(default_factory=set)
+    ahead: list[tuple[int, str]] = field(default_factory=list)
+    """What will happen to it: step and text, in order."""
+    told_alerts: set[tuple[str, int, int]] = field(default_factory=set)
     told_decisions: dict[str, int] = field(default_factory=dict)
     told_commands: dict[str, CommandState] = field(default_factory=dict)
 
     def news(
-        self, alerts: Sequence[Alert], incidents: Sequence[Incident], commands: Sequence[Command]
+        self,
+        step: int,
+        alerts: Sequence[Alert],
+        incidents: Sequence[Incident],
+        commands: Sequence[Command],
     ) -> list[Event]:
-        """Return what has not been told yet, by step: seen before decided before done."""
+        """Return what has not been told yet, in the order of the run.
+
+        At one step: what happens before what is seen, decided and done.
+        """
         events = [
+            *self._happenings(step),
             *self._alerts(alerts),
             *self._decisions(incidents),
             *self._commands(commands),
         ]
-        return sorted(events, key=lambda event: event.step)
+        return sorted(events, key=lambda event: (event.attempt, event.step))
+
+    def _happenings(self, step: int) -> Iterator[Event]:
+        while self.ahead and self.ahead[0][0] <= step:
+            at, text = self.ahead.pop(0)
+            yield Event(arm=self.arm, attempt=1, step=at, what="happens", text=text)
 
     def _alerts(self, alerts: Sequence[Alert]) -> Iterator[Event]:
         fired = [alert for alert in alerts if alert.state is not AlertState.PENDING]
         fired = [alert for alert in fired if alert.firing_step is not None]
-        fired.sort(key=_rule_and_step)
-        for (rule, step), group in groupby(fired, key=_rule_and_step):
-            if (rule, step) not in self.told_alerts:
-                self.told_alerts.add((rule, step))
-                yield Event(arm=self.arm, step=step, what="seen", text=_seen(list(group)))
+        fired.sort(key=_rule_and_place)
+        for place, group in groupby(fired, key=_rule_and_place):
+            if place not in self.told_alerts:
+                self.told_alerts.add(place)
+                _, attempt, step = place
+                text = _seen(list(group))
+                yield Event(arm=self.arm, attempt=attempt, step=step, what="seen", text=text)
 
     def _decisions(self, incidents: Sequence[Incident]) -> Iterator[Event]:
         for incident in incidents:
@@ -56,7 +74,13 @@ class ArmWatch:
             self.told_decisions[incident.id] = len(incident.decisions)
             for decision in incident.decisions[told:]:
                 text = f"incident {incident.number}: {_decided(decision)}"
-                yield Event(arm=self.arm, step=decision.step, what="decided", text=text)
+                yield Event(
+                    arm=self.arm,
+                    attempt=decision.attempt,
+                    step=decision.step,
+                    what="decided",
+                    text=text,
+                )
 
     def _commands(self, commands: Sequence[Command]) -> Iterator[Event]:
         for command in commands:
@@ -77,11 +101,12 @@ class ArmWatch:
             text += f"; the job reads back {_read_back(result.read_back)}"
         elif result is not None and result.reason is not None:
             text += f" ({result.reason}: {result.message})"
-        return Event(arm=self.arm, step=step, what="done" if applied else "refused", text=text)
+        what = "done" if applied else "refused"
+        return Event(arm=self.arm, attempt=command.attempt, step=step, what=what, text=text)
 
 
-def _rule_and_step(alert: Alert) -> tuple[str, int]:
-    return alert.rule, alert.firing_step or 0
+def _rule_and_place(alert: Alert) -> tuple[str, int, int]:
+    return alert.rule, alert.attempt, alert.firing_step or 0
 
 
 def _seen(alerts: Sequence[Alert]) -> str:
