@@ -195,6 +195,8 @@ class Reporter:
         until = self._context.clock.monotonic() + sending
         self._sender.ending = Ending(state, until)
         self._context.buffer.wake()
+        if thread is threading.current_thread():
+            return  # asked for by `on_answer`: nobody can wait for himself
         thread.join(max(0.0, timeout_seconds))
         if thread.is_alive():
             _logger.warning("the sender is still busy; what it holds may be lost")

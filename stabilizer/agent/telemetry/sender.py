@@ -138,7 +138,8 @@ class Sender:
         now = self._clock.monotonic()
         blocked = self._backoff.seconds_left(now)
         if self.ending is not None:
-            return Pause(min(blocked, max(0.0, self.ending.send_until - now)), self._never)
+            is_in_time = now + blocked < self.ending.send_until
+            return Pause(blocked if is_in_time else 0.0, self._never)
         due, wake_at = self._intake.seconds_to_due(now)
         waits = [blocked or self._seconds_to_exchange(now)]
         if due is not None:
@@ -179,9 +180,12 @@ class Sender:
         """Choose what is sent next."""
         if not self._own.is_registered:
             return self._advance_leftovers if self._leftovers.must_go_first else self._register
-        if self._buffer.has_new_state:
+        has_records = self._backlog.head(now) is not None
+        # That the job has ended is its last word: what it measured goes before.
+        is_last_word = self._buffer.state.state not in (RunState.RUNNING, RunState.PAUSED)
+        if self._buffer.has_new_state and not (has_records and is_last_word):
             return self._tell_state
-        return self._send if self._backlog.head(now) is not None else self._next_idle(now)
+        return self._send if has_records else self._next_idle(now)
 
     def _next_idle(self, now: float) -> _Exchange | None:
         """Choose what is sent when nothing new waits."""

@@ -14,6 +14,11 @@ def _strict_from_environment() -> bool:
     return os.environ.get("STABILIZER_STRICT", "") == "1"
 
 
+def _spool_from_environment() -> Path | None:
+    folder = os.environ.get("STABILIZER_SPOOL_DIRECTORY", "")
+    return Path(folder) if folder else None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReporterSettings:
     """Settings of one `Reporter`.
@@ -40,8 +45,9 @@ class ReporterSettings:
     """Bytes of values that fill a batch before its time; one step may be larger alone."""
     buffer_steps: int = 4096
     """Steps held in memory between training and sender; beyond it the oldest are dropped."""
-    spool_directory: Path | None = None
-    """Where undelivered batches wait; None takes a folder of this user in the temporary folder."""
+    spool_directory: Path | None = field(default_factory=_spool_from_environment)
+    """Where undelivered batches wait, for a later process of the same run as well; None takes a
+    folder of this user in the temporary folder. Preset by STABILIZER_SPOOL_DIRECTORY."""
     spool_bytes: int = 256 * 2**20
     """Bytes on disk that one process may fill; beyond it the oldest are dropped; 0 for no spool."""
     segment_bytes: int = 4 * 2**20

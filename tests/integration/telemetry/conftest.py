@@ -126,8 +126,8 @@ class Server:
             with connection, connection.makefile("rb") as stream:
                 while self._serve_one(connection, stream):
                     pass
-        except OSError:
-            pass  # the other end has had enough
+        except (OSError, ValueError):
+            pass  # the other end has had enough, or speaks no HTTP
         finally:
             with self.changed:
                 self._open.discard(connection)

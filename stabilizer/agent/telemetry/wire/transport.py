@@ -141,8 +141,8 @@ class HttpTransport:
         try:
             connection = self._connected(guard)
             self._send(connection, request)
-            response = connection.getresponse()
-            body = _read_body(response, self._settings.answer_bytes)
+            with connection.getresponse() as response:
+                body = _read_body(response, self._settings.answer_bytes)
         except http.client.RemoteDisconnected:
             self.close()
             raise

@@ -253,6 +253,15 @@ class TestReporter:
         assert collector.steps == [(1, 1)]
         assert len(collector.registers) == 1
 
+    def test_close_out_of_an_answer_does_not_wait_for_itself(self, make_reporter, collector, kit):
+        reporter = make_reporter(register_wait_seconds=30.0)
+        reporter._tell = lambda answer: reporter.close(RunState.FINISHED, 3600.0)
+        reporter.start()
+        reporter.put(kit.Pending(1))
+        reporter._thread.join(30.0)
+        assert not reporter._thread.is_alive()
+        assert collector.steps == [(1, 1)]
+
     def test_bad_address_is_said_at_once(self, kit):
         with pytest.raises(ConfigurationError, match="url is not usable"):
             Reporter(

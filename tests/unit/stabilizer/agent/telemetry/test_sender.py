@@ -422,6 +422,20 @@ class TestEnd:
         assert desk.sender.is_finished
         assert desk.context.counters.health.frames_dropped == 40
 
+    def test_refused_job_does_not_wait_at_its_end(self, desk, collector, kit):
+        collector.faults.append(lambda request: kit.problem(401, "unauthenticated"))
+        desk.run()
+        end(desk)
+        assert desk.sender.is_finished
+
+    def test_end_told_early_waits_for_what_was_measured(self, desk, collector):
+        desk.run()
+        desk.put(1)
+        desk.context.buffer.put_state(StateChange(RunState.FINISHED, 1))
+        desk.clock.advance(0.1)
+        desk.run()
+        assert collector.names == ["runs", "frames", "heartbeat"]
+
     def test_unknown_ending_is_not_told(self, desk, collector):
         desk.run()
         desk.put(1)

@@ -225,6 +225,12 @@ class TestSettings:
         settings = ReporterSettings(spool_bytes=0, register_wait_seconds=0.0)
         assert settings.spool_bytes == 0
 
+    def test_place_of_the_spool_comes_from_the_environment(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("STABILIZER_SPOOL_DIRECTORY", str(tmp_path))
+        assert ReporterSettings().spool_directory == tmp_path
+        monkeypatch.setenv("STABILIZER_SPOOL_DIRECTORY", "")
+        assert ReporterSettings().spool_directory is None
+
     @pytest.mark.parametrize(("value", "strict"), [("1", True), ("0", False), ("", False)])
     def test_strictness_comes_from_the_environment(self, monkeypatch, value, strict):
         monkeypatch.setenv("STABILIZER_STRICT", value)
