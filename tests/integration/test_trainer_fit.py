@@ -146,3 +146,12 @@ def test_a_mistake_ends_the_process_with_status_2_and_one_line(corpus, tmp_path)
     assert result.returncode == 2
     assert result.stderr.startswith("error: model.heads: 7 cannot be used")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_being_watched_changes_no_loss_by_a_bit(make_config):
+    def curve(out, **fields):
+        config = make_config(out, model__dropout=0.1, **fields)
+        fit(config)
+        return [line["loss"] for line in losses(config)]
+
+    assert curve("alone") == curve("watched", monitor__collector="solo", monitor__mode="auto")
