@@ -139,16 +139,17 @@ class Workbench:
     def _work(
         self, find: Callable[[Repositories], RunRow], conclusion: Conclusion
     ) -> Iterator[RunWork]:
-        work = None
+        work, run_id = None, ""
         try:
             with self.database.transaction() as session:
                 repos = Repositories(session)
                 work = RunWork(repos, find(repos), self.clock.now())
+                run_id = work.run.id  # after a rollback the row can no longer be read
                 yield work
                 conclusion.conclude(work)
         except BaseException:
             if work is not None and work.is_judged:
-                conclusion.forget(work.run.id)
+                conclusion.forget(run_id)
             raise
 
     def _tell(self, work: RunWork) -> None:

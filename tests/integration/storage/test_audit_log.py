@@ -11,15 +11,19 @@ FORBIDDEN = {
 }
 FORBIDDEN_BY_BACKEND = {
     "sqlite": [
-        "INSERT OR REPLACE INTO audit (id, at, actor, action, subject, reason, message) "
-        "VALUES (1, '2026-01-01', 'x', 'armed', 'x', 'registered', 'x')"
+        (
+            "INSERT OR REPLACE INTO audit (id, at, actor, action, subject, reason, message) "
+            "VALUES (1, '2026-01-01', 'x', 'armed', 'x', 'registered', 'x')"
+        )
     ],
     "postgresql": [
         "TRUNCATE audit",
         "TRUNCATE audit CASCADE",
-        "INSERT INTO audit (id, at, actor, action, subject, reason, message) "
-        "VALUES (1, now(), 'x', 'armed', 'x', 'registered', 'x') "
-        "ON CONFLICT (id) DO UPDATE SET actor = 'x'",
+        (
+            "INSERT INTO audit (id, at, actor, action, subject, reason, message) "
+            "VALUES (1, now(), 'x', 'armed', 'x', 'registered', 'x') "
+            "ON CONFLICT (id) DO UPDATE SET actor = 'x'"
+        ),
     ],
 }
 

@@ -44,10 +44,14 @@ class TestUrl:
 
 class TestTransaction:
     def test_it_is_all_or_nothing(self, database, clock):
-        with pytest.raises(KeyError), database.transaction() as session:
-            session.add(rule_set("a", clock))
-            session.flush()
-            raise KeyError
+        def break_off():
+            with database.transaction() as session:
+                session.add(rule_set("a", clock))
+                session.flush()
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            break_off()
         assert hashes(database) == []
 
     def test_a_refusal_of_the_database_is_ours(self, database, clock):

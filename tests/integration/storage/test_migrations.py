@@ -1,5 +1,3 @@
-import os
-
 import pytest
 from alembic import command
 from sqlalchemy import inspect, text
@@ -61,7 +59,7 @@ def test_it_works_from_any_folder(engine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     upgrade(engine)
     assert tables(engine)
-    assert not os.path.exists("alembic")
+    assert list(tmp_path.glob("alembic*")) == []
 
 
 def test_our_folder_does_not_hide_the_library():

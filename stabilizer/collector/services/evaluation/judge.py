@@ -194,7 +194,8 @@ class Judge:
         self._record(
             work,
             seat,
-            seat.brain.begin_attempt(work.run.attempt, from_step, MarkerKind.RESUME),
+            # Nothing has happened to the job itself, so not `resume`, after which rules hold still.
+            seat.brain.begin_attempt(work.run.attempt, from_step, MarkerKind.ROLLBACK),
         )
         seat.brain.set_snapshots(work.repos.attempts.snapshots(work.run.id))
         self._seats.put(work.run.id, seat)

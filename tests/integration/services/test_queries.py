@@ -1,0 +1,156 @@
+import threading
+
+import numpy as np
+import pytest
+
+from stabilizer.errors import NotFoundError
+from stabilizer.protocol.queries import CommandCreate, SeriesQuery
+from stabilizer.protocol.runs import CatalogsAdd
+from stabilizer.protocol.series import Catalog
+
+
+@pytest.fixture(params=["sqlite"])
+def backend(request):
+    return request.param
+
+
+@pytest.fixture
+def long_run(services, run_id, make):
+    """1,000 steps in batches of 100, with one spike, one dip, one NaN and one Inf."""
+    losses = np.sin(np.arange(1, 1001) / 50).astype(np.float32)
+    losses[[333, 500, 700, 701]] = [900.0, -900.0, np.nan, np.inf]
+    for sequence in range(10):
+        part = slice(100 * sequence, 100 * (sequence + 1))
+        steps = np.arange(1, 1001)[part]
+        services.ingest.accept(run_id, make.batch(sequence, steps, losses[part]))
+    return losses
+
+
+def read(services, run_id, **given):
+    return services.queries.read(run_id, SeriesQuery(**{"series": ("loss",)} | given))
+
+
+class TestRead:
+    def test_all_of_it(self, services, run_id, long_run):
+        (data,) = read(services, run_id)
+        assert data.steps == tuple(range(1, 1001))
+        assert np.array_equal(np.array(data.values, np.float32), long_run, equal_nan=True)
+        assert (data.num_samples, data.num_nonfinite) == (1000, 2)
+
+    @pytest.mark.parametrize("given", [(95, 105), (1000, None), (1, 1), (5, 4), (2000, 3000)])
+    def test_both_ends_belong_to_a_range(self, services, run_id, long_run, given):
+        found = read(services, run_id, from_step=given[0], to_step=given[1])
+        steps = [step for data in found for step in data.steps]
+        assert steps == list(range(given[0], min(1000, given[1] or 1000) + 1))
+
+    @pytest.mark.parametrize("max_points", [4, 10, 40, 400])
+    def test_fewer_points_lose_no_spike(self, services, run_id, long_run, max_points):
+        (data,) = read(services, run_id, max_points=max_points)
+        assert len(data.steps) <= max_points
+        assert {334, 501, 701, 1000} <= set(data.steps)
+        assert (max(np.nan_to_num(data.values, posinf=0)), min(data.values)) == (900.0, -900.0)
+        assert (data.num_samples, data.num_nonfinite) == (1000, 2)
+        assert list(data.steps) == sorted(set(data.steps))
+
+    def test_attempts_stay_apart(self, services, run_id, make, long_run):
+        start = make.rollback_start(900)
+        batch = make.batch(0, range(901, 950), attempt=2, attempt_start=start)
+        services.ingest.accept(run_id, batch)
+        first, second = read(services, run_id, from_step=895)
+        assert (first.attempt, first.num_samples) == (1, 106)
+        assert (second.attempt, second.num_samples) == (2, 49)
+        assert [data.attempt for data in read(services, run_id, attempt=2)] == [2]
+
+    def test_a_series_in_two_catalogs_is_one(self, services, run_id, make):
+        other = Catalog.of(["loss", "accuracy"])
+        blocks = [make.block([1, 3]), make.block([2, 4], catalog=other)]
+        services.runs.add_catalogs(run_id, CatalogsAdd(catalogs=(other,)))
+        services.ingest.accept(run_id, make.batch(0, blocks=blocks))
+        assert read(services, run_id)[0].steps == (1, 2, 3, 4)
+        names = [info.series for info in services.queries.series(run_id)]
+        assert names == ["loss", "grad_norm", "accuracy"]
+
+    def test_what_was_not_measured_is_left_out(self, services, run_id, make):
+        present = np.array([[True, True], [False, True], [True, True]])
+        block = make.block([1, 2, 3], present=present)
+        services.ingest.accept(run_id, make.batch(0, blocks=[block]))
+        assert read(services, run_id)[0].steps == (1, 3)
+
+    def test_a_series_that_is_none_is_named(self, services, run_id):
+        with pytest.raises(NotFoundError, match="'nothing'") as caught:
+            read(services, run_id, series=("loss", "nothing"))
+        assert caught.value.code == "unknown_series"
+
+    def test_one_without_samples_is_empty(self, services, run_id):
+        assert read(services, run_id) == []
+
+    def test_json_tells_every_value(self, services, run_id, long_run):
+        (data,) = read(services, run_id, from_step=700, to_step=703)
+        text = data.model_dump_json()
+        assert '"NaN","Infinity"' in text
+        again = type(data).model_validate_json(text)
+        assert np.array_equal(again.values, data.values, equal_nan=True)
+
+
+def test_labels_are_told(services, make):
+    series = 'activation_rms{kind="o_proj",layer="3",module="a \\"b\\" \\\\c"}'
+    register = make.register(catalogs=(Catalog.of([series]),))
+    (info,) = services.queries.series(services.runs.register(register).run_id)
+    assert (info.series, info.metric) == (series, "activation_rms")
+    assert info.labels == {"kind": "o_proj", "layer": "3", "module": 'a "b" \\c'}
+
+
+class TestChanges:
+    def test_a_waiter_wakes_when_a_command_is_there(self, services, run_id):
+        version = services.version(run_id)
+        woken = []
+
+        def wait():
+            services.wait_for_change(run_id, version, 30)
+            woken.extend(services.commands.poll(run_id, 1).commands)
+
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        command = CommandCreate.model_validate({"parameters": {"kind": "resume"}, "reason": "x"})
+        services.commands.create(run_id, command, "person:ada")
+        waiter.join(30)
+        assert [command.kind for command in woken] == ["resume"]
+
+    def test_time_runs_out(self, services, run_id):
+        version = services.version(run_id)
+        assert services.wait_for_change(run_id, version, 0.001) == version
+
+    def test_frames_that_say_nothing_wake_nobody(self, services, run_id, make):
+        version = services.version(run_id)
+        services.ingest.accept(run_id, make.batch(0, [1, 2]))
+        assert services.version(run_id) == version
+
+    def test_listeners_hear_of_committed_changes_only(self, services, run_id, make):
+        heard = []
+        unsubscribe = services.changes.subscribe(heard.append)
+        services.ingest.accept(run_id, make.batch(0, range(1, 4), 50.0))
+        assert set(heard) == {run_id}
+        unsubscribe()
+        unsubscribe()
+        heard.clear()
+        services.runs.register(make.register())
+        assert heard == []
+
+    def test_closing_wakes_everybody(self, services, run_id):
+        waiter = threading.Thread(
+            target=services.wait_for_change, args=(run_id, services.version(run_id), 30)
+        )
+        waiter.start()
+        services.close()
+        services.close()
+        waiter.join(30)
+        assert not waiter.is_alive()
+
+
+def test_counts_are_told_by_state(services, run_id, make):
+    services.ingest.accept(run_id, make.batch(0, range(1, 4), 50.0))
+    counts = services.overview.counts()
+    assert counts.runs == {"running": 1}
+    assert counts.incidents == {"acting": 1}
+    assert counts.commands == {("reduce_lr", "delivered"): 1}
+    assert counts.broken_rules == 0
