@@ -44,7 +44,7 @@ class Masking:
 
 @torch.no_grad()
 def summarize(
-    query: Tensor, key: Tensor, scale: float, masking: Masking, max_queries: int
+    query: Tensor, key: Tensor, scale: float | Tensor, masking: Masking, max_queries: int
 ) -> Tensor:
     """Sum up an attention so that microbatches can be added up later.
 
@@ -54,7 +54,7 @@ def summarize(
     Args:
         query: Shape [B, H, Q, D], none of them 0.
         key: Shape [B, H / G, K, D]; G queries' heads share one head of keys.
-        scale: Multiplies the dot products.
+        scale: Multiplies the dot products; a tensor of one element is not waited for.
         masking: Which keys are visible.
         max_queries: Positions of the sample, at least 1.
 
@@ -95,7 +95,7 @@ def _combined(parts: list[Tensor]) -> Tensor:
 def _summarize_chunk(
     query: Tensor,
     key: Tensor,
-    scale: float,
+    scale: float | Tensor,
     seen: tuple[Tensor | None, Tensor | None],
     masking: Masking,
 ) -> Tensor:

@@ -35,6 +35,7 @@ class GradientProbe:
             slot: [index[parameter] for parameter in module.parameters()]
             for slot, module in modules.items()
         }
+        self._is_sharded = any(hasattr(each, "_fsdp_wrapped_module") for each in model.modules())
         self._told = False
 
     @torch.no_grad()
@@ -57,7 +58,8 @@ class GradientProbe:
         gradients = list(present.values())
         if not gradients:
             return
-        if not all(reductions.is_measurable(gradient) for gradient in gradients):
+        whole = all(reductions.is_measurable(gradient) for gradient in gradients)
+        if self._is_sharded or not whole:
             self._tell_once()
             return
         position = {number: place for place, number in enumerate(present)}

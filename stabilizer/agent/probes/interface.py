@@ -34,7 +34,7 @@ class AttentionCall:
 
     query: Tensor
     key: Tensor
-    scale: float
+    scale: float | Tensor
     masking: Masking
 
 
@@ -68,7 +68,8 @@ class AttentionTap:
 
     def notice(self, implementation: str, call: dict[str, Any]) -> None:
         """Show one call if it is of a chosen module and of a known form."""
-        show = self._shows.get(call["module"])
+        module = call.get("module")
+        show = self._shows.get(module) if isinstance(module, nn.Module) else None
         if show is not None and _is_known(call):
             show(_described(implementation, call))
 
@@ -97,9 +98,12 @@ def _uninstall() -> None:
 
 
 def _tapped_lookup(
-    lookup: Callable[..., Callable[..., Any]], implementation: str, default: Callable[..., Any]
+    lookup: Callable[..., Callable[..., Any]],
+    *args: Any,  # noqa: ANN401  whatever the model passes
+    **kwargs: Any,  # noqa: ANN401
 ) -> Callable[..., Any]:
-    return functools.partial(_attend, lookup(implementation, default), implementation)
+    name = args[0] if args else kwargs.get("attn_implementation")
+    return functools.partial(_attend, lookup(*args, **kwargs), name or "eager")
 
 
 def _attend(
@@ -111,30 +115,31 @@ def _attend(
     output = function(*args, **kwargs)
     call = dict(zip(_PARAMETERS, args, strict=False)) | kwargs
     for tap in _taps:
-        tap.notice(implementation or "eager", call)
+        tap.notice(implementation, call)
     return output
 
 
 def _is_known(call: dict[str, Any]) -> bool:
-    return all(call.get(name) is None for name in _UNKNOWN_TERMS) and fits(
-        call.get("query"), call.get("key"), call.get("attention_mask")
+    scaling = call.get("scaling")
+    return (
+        all(call.get(name) is None for name in _UNKNOWN_TERMS)
+        and (not isinstance(scaling, Tensor) or scaling.numel() == 1)
+        and fits(call.get("query"), call.get("key"), call.get("attention_mask"))
     )
 
 
 def _described(implementation: str, call: dict[str, Any]) -> AttentionCall:
-    query, key, mask = call["query"], call["key"], call.get("attention_mask")
+    query, key, scaling = call["query"], call["key"], call.get("scaling")
     flash = "flash" in implementation
-    scaling = call.get("scaling")
     masking = Masking(
-        mask=mask,
+        mask=call.get("attention_mask"),
         causal=_is_causal(implementation, call),
         offset=key.shape[2] - query.shape[2] if flash else 0,
         window=call.get("sliding_window") if flash else None,
         softcap=call.get("softcap"),
     )
-    return AttentionCall(
-        query, key, query.shape[-1] ** -0.5 if scaling is None else float(scaling), masking
-    )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return AttentionCall(query, key, scale, masking)
 
 
 def _is_causal(implementation: str, call: dict[str, Any]) -> bool:

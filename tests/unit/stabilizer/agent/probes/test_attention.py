@@ -138,6 +138,20 @@ def test_large_attentions_are_taken_in_slices(monkeypatch):
     )
 
 
+def test_a_scale_on_the_device():
+    query, key = _tensors()
+    number = summarize(query, key, 0.3, Masking(), 64)
+    assert torch.equal(summarize(query, key, torch.tensor([0.3]), Masking(), 64), number)
+
+
+def test_a_hidden_key_with_nan_shows_as_it_does_in_the_model():
+    query, key = _tensors()
+    key[0, 1, 8, 0] = math.nan
+    summary = summarize(query, key, 0.3, Masking(causal=True), 64)
+    assert summary[1].isnan()
+    assert torch.isfinite(summary[[0, 2, 3]]).all()
+
+
 def test_bounds_of_the_normalised_entropy():
     flat = summarize(torch.zeros(1, 1, 3, 4), torch.ones(1, 1, 6, 4), 1.0, Masking(), 64)
     assert (flat[0] / flat[1]).item() == pytest.approx(1.0)

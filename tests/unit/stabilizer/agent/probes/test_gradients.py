@@ -140,3 +140,13 @@ def test_complex_gradients_are_left_out_and_told_once(caplog):
             probe.measure(record, None, sampled=True)
             assert record.readings() == []
     assert len(caplog.records) == 1
+
+
+def test_shards_are_not_taken_for_the_whole(net, caplog):
+    sharded = nn.Module()
+    sharded._fsdp_wrapped_module = net  # what FullyShardedDataParallel calls its inner module
+    probe = GradientProbe(sharded, WHOLE, BROKEN, {})
+    record = StepRecord()
+    probe.measure(record, None, sampled=True)
+    assert record.readings() == []
+    assert "sharded" in caplog.text

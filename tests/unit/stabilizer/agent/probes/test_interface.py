@@ -146,6 +146,9 @@ def test_unknown_terms_and_forms_are_left_out():
     tap.notice("eager", call | {"s_aux": torch.ones(2)})
     tap.notice("flex_attention", call | {"attention_mask": object()})
     tap.notice("sdpa", call | {"query": None})
+    tap.notice("sdpa", call | {"scaling": torch.ones(2, 1, 1)})
+    tap.notice("sdpa", call | {"module": None})
+    tap.notice("sdpa", {})
     tap.notice("sdpa", call | {"module": nn.Linear(1, 1)})
     assert shown == []
 
@@ -165,3 +168,22 @@ def test_how_flash_attention_masks():
     assert open_flash.scale == 0.5
     assert (eager.masking.causal, eager.masking.offset, eager.masking.window) == (False, 0, None)
     assert eager.masking.softcap == 30.0
+
+
+def test_a_learned_scale_is_not_waited_for():
+    module, shown = nn.Linear(1, 1), []
+    tap = AttentionTap({module: shown.append})
+    states, scale = torch.ones(1, 2, 3, 4), torch.tensor(0.5)
+    tap.notice("sdpa", {"module": module, "query": states, "key": states, "scaling": scale})
+    assert shown[0].scale is scale
+
+
+def test_a_lookup_by_keyword(registry):
+    module, shown = nn.Linear(1, 1), []
+    tap = AttentionTap({module: shown.append})
+    tap.open()
+    states = torch.ones(1, 2, 3, 4)
+    attend = registry.get_interface(attn_implementation="eager", default=lambda *_, **__: "output")
+    assert attend(module, query=states, key=states, value=states, attention_mask=None) == "output"
+    tap.close()
+    assert len(shown) == 1
