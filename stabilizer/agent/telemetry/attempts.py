@@ -7,6 +7,7 @@ one base is moved by the difference when it is sent under another.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -24,6 +25,17 @@ class Start(BaseModel):
     start: AttemptStart
     base: int
     """Base under which its parent is written."""
+
+    @classmethod
+    def given(cls, start: AttemptStart, base: int) -> Self:
+        """Note a start whose parent is an attempt of this process.
+
+        Args:
+            start: As the job gave it.
+            base: The base at present; a parent below it was numbered before it was known.
+        """
+        is_early = start.parent is not None and start.parent < base
+        return cls(start=start, base=UNREGISTERED_BASE if is_early else base)
 
 
 class AttemptBook:

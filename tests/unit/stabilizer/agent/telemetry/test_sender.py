@@ -317,6 +317,23 @@ class TestTrouble:
         desk.later(60)
         assert collector.names.count("frames") == 2
 
+    def test_without_a_disk_frames_wait_in_memory(self, make_desk, collector, kit, settings):
+        settings.spool_directory.write_text("not a folder")
+        desk = make_desk(settings=replace(settings, buffer_steps=64))
+        collector.faults.append(kit.gone)
+        for step in range(300):
+            desk.put(step)
+            desk.later(0.05)
+        collector.faults.clear()
+        desk.later(60)
+        desk.later(1)
+        health = desk.context.counters.health
+        steps = [step for _, step in collector.steps]
+        assert len(steps) == 300 - health.frames_dropped
+        assert steps == sorted(steps)
+        assert steps[-64:] == list(range(236, 300))
+        assert health.frames_spooled == 0
+
     def test_slow_collector_fills_the_spool_not_the_buffer(self, make_desk, collector, settings):
         desk = make_desk(settings=replace(settings, buffer_steps=64))
         desk.run()
@@ -435,6 +452,26 @@ class TestEnd:
         desk.clock.advance(0.1)
         desk.run()
         assert collector.names == ["runs", "frames", "heartbeat"]
+
+    def test_late_end_puts_the_whole_buffer_on_disk(self, make_desk, collector, kit, settings):
+        desk = make_desk()
+        desk.run()
+        desk.sender.ending = Ending(RunState.FINISHED, desk.clock.monotonic())
+
+        def more(request):
+            raise AssertionError("nothing is sent after the end")
+
+        collector.faults.append(more)
+        desk.put(*range(500))
+        desk.note(kit.make_result())
+        desk.sender.turn()
+        assert desk.sender.is_finished
+        assert desk.context.counters.health.frames_spooled == 500
+        assert collector.steps == []
+        collector.faults.clear()
+        make_desk().run()
+        assert collector.steps == [(1, step) for step in range(500)]
+        assert len(collector.results) == 1
 
     def test_unknown_ending_is_not_told(self, desk, collector):
         desk.run()

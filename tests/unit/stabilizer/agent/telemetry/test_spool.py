@@ -323,6 +323,22 @@ class TestBacklog:
         backlog.close(0.0)
         assert spool.counters.health.frames_dropped == 1
 
+    def test_disk_that_cannot_be_read_is_passed_by_and_tried_again(self, make_spool, monkeypatch):
+        spool = make_spool()
+        backlog = Backlog(spool, spool.counters)
+        backlog.append(record(0))
+        backlog.spill(0.0)
+        backlog.append(record(1))
+
+        def fail():
+            raise TelemetryError("unreadable", code="spool_failed")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(spool, "head", fail)
+            assert backlog.head(1.0) == record(1)
+        assert backlog.head(2.0) == record(1)
+        assert backlog.head(32.0) == record(0)
+
 
 def test_size_on_disk_is_what_is_documented():
     assert len(encode_record(record(1, size=100))) == 4 + 13 + 4 + 100
