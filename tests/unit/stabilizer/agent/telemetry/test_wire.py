@@ -78,7 +78,7 @@ class TestEndpoint:
         with pytest.raises(ConfigurationError, match="proxy for http"):
             find_proxy(Endpoint.parse("http://watch.example"))
 
-    @pytest.mark.parametrize("token", ["", "two words", "line\r\nX: y", "caf\u00e9"])
+    @pytest.mark.parametrize("token", ["", "two words", "line\r\nX: y", "\u00e9\u00e8"])
     def test_token_that_cannot_be_sent_is_refused_without_showing_it(self, token):
         endpoint = Endpoint.parse("http://localhost")
         with pytest.raises(ConfigurationError, match="token is not usable") as caught:
