@@ -57,6 +57,10 @@ class Training(Protocol):
     def is_ending(self) -> bool:
         """Whether no further step will be taken."""
 
+    @property
+    def unsupported(self) -> str | None:
+        """Why there is no going back in this job; None if there is."""
+
     def check(self, snapshot: Snapshot) -> None:
         """Raise CommandRejectedError if it cannot go back to this snapshot. Touches nothing."""
 
@@ -200,6 +204,8 @@ class Executor:
         if isinstance(parameters, ResumeParameters) and not self.is_paused:
             raise CommandRejectedError("the job is not paused", reason=RejectReason.NOT_PAUSED)
         if isinstance(parameters, RollbackParameters):
+            if (obstacle := self._training.unsupported) is not None:
+                raise CommandRejectedError(obstacle, reason=RejectReason.UNSUPPORTED)
             self._training.check(self._ring.find(parameters.target, any_attempt=not is_leader))
 
     def _carry_out(self, command: Command) -> None:

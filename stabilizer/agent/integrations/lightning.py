@@ -242,7 +242,11 @@ def _agreement(trainer: Trainer) -> Agreement:
 def _global_batch(trainer: Trainer, accumulate: int) -> int | None:
     """Samples of one optimizer step over all ranks; None if the loader does not say."""
     combined = trainer.fit_loop._combined_loader
-    sizes = [getattr(part, "batch_size", None) for part in combined.flattened] if combined is not None else []
+    sizes = (
+        [getattr(part, "batch_size", None) for part in combined.flattened]
+        if combined is not None
+        else []
+    )
     if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
         return None
     return int(sum(size for size in sizes if size)) * accumulate * trainer.world_size

@@ -163,10 +163,8 @@ class LightningFit:
         """Refuse what cannot be gone back to, before anything is touched.
 
         Raises:
-            CommandRejectedError: The job cannot be rewound, or no longer fits the snapshot.
+            CommandRejectedError: The job no longer fits the snapshot.
         """
-        if (reason := self.unsupported) is not None:
-            raise unfit(reason)
         state = _fit_snapshot(snapshot)
         if self._state is not None:
             self._state.check(state.trainer)

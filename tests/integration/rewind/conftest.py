@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import count
 from types import SimpleNamespace
 
@@ -19,6 +19,7 @@ from torchmetrics import MeanMetric
 
 from stabilizer.agent import StabilizerCallback
 from stabilizer.agent.telemetry.settings import ReporterSettings
+from stabilizer.clock import SystemClock
 from stabilizer.errors import TelemetryError
 from stabilizer.protocol.commands import (
     Command,
@@ -55,7 +56,7 @@ class Points(Dataset):
     def __getitem__(self, index):
         x = self.x[index]
         if self.noise:
-            x = x + 0.1 * torch.randn(FEATURES) + 0.1 * random.random() + 0.1 * np.random.rand()
+            x = x + 0.1 * torch.randn(FEATURES) + 0.1 * random.random() + 0.1 * np.random.rand()  # noqa: NPY002
         return x, x.sum(), index
 
 
@@ -110,7 +111,7 @@ class Net(pl.LightningModule):
         )
         self.frozen = nn.Linear(16, 16).requires_grad_(False)
         self.head = nn.Linear(16, 1)
-        self.average = MeanMetric()
+        self.average = MeanMetric(nan_strategy="ignore")
         self.register_buffer("seen", torch.zeros(()), persistent=False)
         self.register_buffer("mask", torch.full((2,), float("-inf")), persistent=False)
         self.schedule = schedule
@@ -175,7 +176,7 @@ def rollback(job, step, *, skip_steps=0, reduce_lr=None, attempt=None, snapshot_
 
 def command(job, parameters, attempt=None, ttl_seconds=3600):
     """A pending command for the job's present attempt."""
-    now = datetime.now(UTC)
+    now = SystemClock().now()
     return Command(
         id=f"command-{next(_COMMAND_NUMBERS)}",
         run_id="run",
@@ -195,7 +196,6 @@ class Conductor(pl.Callback):
         self.watcher = watcher
         self.plan = dict(plan)
         self.job = None
-        self.results = []
         self.rates = []
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
@@ -206,9 +206,9 @@ class Conductor(pl.Callback):
             made = make(job)
             job.inbox.offer(made if isinstance(made, list) else [made])
 
-    def on_train_end(self, trainer, module):
-        if self.job is not None:
-            self.results = list(self.job.inbox._settled.values())
+    @property
+    def results(self):
+        return [] if self.job is None else list(self.job.inbox._settled.values())
 
 
 @dataclass
@@ -270,11 +270,12 @@ def train(  # every test varies something else
         "accumulate_grad_batches": 2,
         "max_epochs": 3,
         "log_every_n_steps": 1,
+        "limit_val_batches": 1.0 if val else 0,
     } | trainer_options
     trainer = pl.Trainer(
         callbacks=[*callbacks, *([conductor, watcher] if watched else [])], **options
     )
-    val_loader = DataLoader(Points(12), batch_size=4) if val else None
+    val_loader = DataLoader(Points(12), batch_size=4)
     trainer.fit(net, loader() if callable(loader) else loader, val_loader, ckpt_path=ckpt_path)
     weights = {name: value.clone() for name, value in net.state_dict().items()}
     ran = Ran(net, trainer, weights, conductor)

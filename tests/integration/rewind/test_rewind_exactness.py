@@ -1,7 +1,7 @@
 """After a rollback without skip and cut the job is bit for bit the one that was never disturbed.
 
-All runs have dropout, batch norm, gradient accumulation over 2 microbatches, and a validation that draws
-random numbers; the reference runs without the agent.
+All runs have dropout, batch norm, gradient accumulation over 2 microbatches, and a validation that
+draws random numbers; the reference runs without the agent.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ def test_rollback_repeats_a_stream_without_length(kit, name):
     make, options = UNSIZED[name]
     options = {"val_check_interval": 6, "check_val_every_n_epoch": None} | options
     reference = kit.train(partial(make, kit), watched=False, **options)
-    rewound = kit.train(
-        partial(make, kit), plan={13: lambda job: kit.rollback(job, 10)}, **options
-    )
+    rewound = kit.train(partial(make, kit), plan={13: lambda job: kit.rollback(job, 10)}, **options)
     assert [r.state for r in rewound.results] == ["applied"]
     assert rewound.result().read_back.samples == 10 * 2 * 4
     kit.assert_same_from(reference, rewound, 10, kit.returned_at(rewound)[-1])
@@ -85,9 +83,7 @@ def test_rollback_repeats_a_stream_without_length(kit, name):
 def test_rollback_across_a_validation_in_the_middle_of_an_epoch(kit):
     make = partial(plain, kit, shuffle=True)
     reference = kit.train(make, watched=False, val_check_interval=4)
-    rewound = kit.train(
-        make, plan={7: lambda job: kit.rollback(job, 5)}, val_check_interval=4
-    )
+    rewound = kit.train(make, plan={7: lambda job: kit.rollback(job, 5)}, val_check_interval=4)
     kit.assert_same_from(reference, rewound, 5, kit.returned_at(rewound)[-1])
 
 
@@ -141,7 +137,10 @@ def test_manual_optimization_is_rewound_with_its_gradients(kit):
     options = {"accumulate_grad_batches": 1, "max_epochs": 2}
     reference = kit.train(make, watched=False, net=partial(kit.Net, manual=True), **options)
     rewound = kit.train(
-        make, plan={18: lambda job: kit.rollback(job, 10)}, net=partial(kit.Net, manual=True), **options
+        make,
+        plan={18: lambda job: kit.rollback(job, 10)},
+        net=partial(kit.Net, manual=True),
+        **options,
     )
     assert [r.state for r in rewound.results] == ["applied"]
     kit.assert_same_from(reference, rewound, 10, kit.returned_at(rewound)[-1])
