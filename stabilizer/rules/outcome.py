@@ -119,7 +119,9 @@ class RuleHealth:
 
     name: str
     ok: bool = True
+    """Whether its last evaluation worked."""
     last_error: str | None = None
+    """Its last failure, kept when it works again."""
     evaluations: int = 0
 
 

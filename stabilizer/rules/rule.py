@@ -79,7 +79,7 @@ class Rule:
             verdict = self._detector.update(step, samples, usable)
         sample = self._sample(samples, verdict)
         changes = self.alerts.advance(attempt, step, sample, self._names)
-        self.health.ok, self.health.last_error = True, None
+        self.health.ok = True
         return changes
 
     @property

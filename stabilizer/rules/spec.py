@@ -118,7 +118,7 @@ class RobustZscoreSpec(_BaselineSpec):
     scale: Annotated[Scale, Field(strict=False)] = Scale.LINEAR
     two_sided: bool = False
     relative_floor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.005
-    """Smallest spread as a share of the median; not used on a log scale."""
+    """Smallest spread as a share of the median; on a log scale the same in its units."""
     absolute_floor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Smallest spread in units of the scale; 0.0156 (two quanta) for losses in bf16."""
 

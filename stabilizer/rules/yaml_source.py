@@ -39,7 +39,7 @@ class Source:
             if (*found, part) in self.lines:
                 found = (*found, part)
         named = found
-        if location and location[-1] != (found[-1] if found else None):
+        if location and isinstance(location[-1], str) and location[-1:] != found[-1:]:
             named = (*found, location[-1])
         return ".".join(map(str, named)) or "(file)", self.lines.get(found, 1)
 

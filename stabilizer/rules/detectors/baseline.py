@@ -14,6 +14,9 @@ REFRESH_EVERY: Final = 16
 """Samples between two computations of the statistics, once there are many: a median of 128 moves
 little in 16, and computing it is the dear part."""
 
+ROUNDING: Final = 1e-6
+"""Smallest spread as a share of the level: samples are kept in float32."""
+
 
 class Baseline:
     """Statistics of the healthy samples of every series.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stabilizer.rules.detectors.baseline import Baseline
+from stabilizer.rules.detectors.baseline import ROUNDING, Baseline
 from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State, Verdict
 from stabilizer.rules.spec import RobustZscoreSpec, Scale
 
@@ -56,10 +56,10 @@ class RobustZscore:
             return
         ring = self._baseline.ring
         self._center = ring.median()
-        spread = ring.spread(self._center)
-        if not self._is_log:
-            spread = np.maximum(spread, self._spec.relative_floor * np.abs(self._center))
-        self._spread = np.maximum(spread, max(self._spec.absolute_floor, _TINY))
+        share = max(self._spec.relative_floor, ROUNDING)
+        relative = share if self._is_log else share * np.abs(self._center)
+        floor = np.maximum(relative, max(self._spec.absolute_floor, _TINY))
+        self._spread = np.maximum(ring.spread(self._center), floor)
 
     def rewind(self, step: int) -> None:
         """Forget what was learned after a step."""
@@ -82,4 +82,4 @@ class RobustZscore:
 
 
 _TINY = 1e-12
-"""Keeps the division defined for a constant series without a floor."""
+"""Keeps the division defined for a series of zeros."""

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from stabilizer.rules.detectors.baseline import Baseline
+from stabilizer.rules.detectors.baseline import ROUNDING, Baseline
 from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State, Verdict
 from stabilizer.rules.detectors.ring import MAD_TO_SIGMA
 from stabilizer.rules.spec import Direction, SpikeSpec
@@ -64,7 +64,7 @@ class Spike:
             self._center = self._levels.ring.median()
         if self._jumps.is_stale():
             self._spread = self._jumps.ring.median() * (MAD_TO_SIGMA / math.sqrt(2))
-        floor = self._spec.relative_floor * np.abs(self._center)
+        floor = max(self._spec.relative_floor, ROUNDING) * np.abs(self._center)
         self._spread = np.maximum(
             self._spread, np.maximum(floor, max(self._spec.absolute_floor, _TINY))
         )

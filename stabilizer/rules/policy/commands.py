@@ -140,7 +140,7 @@ class CommandDesk:
             out.cancellations.append(incident.flight.key)
             incident.flight = None
         incident.was_treated = True
-        incident.reference = memory.loss.level
+        incident.reference = memory.loss.reference
         incident.acted_step = memory.step
         incident.state = IncidentState.WATCHING
         watch = _watch(memory, incident, command, self._guards.watch)
@@ -197,6 +197,7 @@ def _watch(memory: Memory, incident: IncidentRecord, command: Command, num_steps
         step = read_back.step
     return Watch(
         since=memory.ledger.trained,
+        from_step=step,
         until_step=max(step + num_steps, incident.acted_step),
         is_rollback=is_rollback,
         reference=incident.reference,

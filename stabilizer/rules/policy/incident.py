@@ -32,6 +32,8 @@ class Watch:
 
     since: int
     """Steps trained when the intervention was applied."""
+    from_step: int
+    """Where the job stood afterwards."""
     until_step: int
     is_rollback: bool
     reference: float

@@ -41,7 +41,7 @@ class Lineage:
 
     def begin_attempt(self, number: int, from_step: int) -> None:
         """Go on from a step; what came after it is abandoned."""
-        self.segments = [part for part in self.segments if part.from_step < from_step]
+        self.segments = [part for part in self.segments if part.from_step <= from_step]
         self.segments.append(Segment(number, from_step))
         self.spans = [(a, min(b, from_step)) for a, b in self.spans if a <= from_step]
         self._keep_known()

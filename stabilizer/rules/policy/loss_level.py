@@ -11,6 +11,7 @@ from stabilizer.protocol.metrics import Metric
 from stabilizer.protocol.series import Catalog
 
 WINDOW: Final = 15
+LATEST: Final = 3
 TOLERANCE: Final = 0.01
 """A loss within 1 percent of another is as good: less is noise in most runs."""
 
@@ -46,6 +47,15 @@ class LossLevel:
         if not self.recent or not math.isfinite(self.recent[-1]):
             return math.nan
         return statistics.median(value for value in self.recent if math.isfinite(value))
+
+    @property
+    def reference(self) -> float:
+        """What a later level is compared with: after a jump, where the last few samples stand."""
+        level = self.level
+        if math.isnan(level):
+            return level
+        latest = [value for value in self.recent[-LATEST:] if math.isfinite(value)]
+        return max(level, statistics.median(latest))
 
     def is_as_good_as(self, reference: float) -> bool:
         """Tell whether the loss is now no worse than a level before.

@@ -13,7 +13,7 @@ from stabilizer.protocol.decisions import (
 )
 from stabilizer.rules.outcome import DecisionRecord, Outcome, PolicyContext
 from stabilizer.rules.policy.guards import Refusal
-from stabilizer.rules.policy.incident import Flight, IncidentRecord
+from stabilizer.rules.policy.incident import Flight, IncidentRecord, Watch
 from stabilizer.rules.policy.ladder import Ladder, Plan
 from stabilizer.rules.policy.memory import Memory
 from stabilizer.rules.policy.signals import ActOn, Signal
@@ -180,7 +180,7 @@ class Turn:
         incident.cause = None
         incident.state = IncidentState.ACTING
         incident.acted_step = memory.step
-        incident.reference = memory.loss.level
+        incident.reference = memory.loss.reference
         decision = self._decide(kind, cause, text, rung=plan.rung, key=flight.key)
         self._out.commands.append(incident.launch(flight, decision))
 
@@ -206,7 +206,7 @@ class Turn:
         if watch is None or watch.awaits_attempt:
             return
         act_on, signals = self._doctrine.act_on, self._audible
-        recent = [signal for signal in signals if signal.fired_at > watch.since]
+        recent = [signal for signal in signals if _began_after(signal, watch)]
         persists = act_on.cause(signals, self._now) is not None
         if act_on.cause(recent, self._now) is not None or (persists and self._is_spoilt()):
             self._relapse("it came back")
@@ -240,7 +240,7 @@ class Turn:
             return
         watch.is_extended = True
         watch.until_step = self._memory.step + self._spec.guards.watch
-        watch.reference = self._memory.loss.level
+        watch.reference = self._memory.loss.reference
 
     def _relapse(self, why: str) -> None:
         incident = self._incident
@@ -283,6 +283,11 @@ class Turn:
 
     def _resolve(self, reason: DecisionReason, helped: bool | None) -> None:
         resolve_incident(self._memory, self._out, reason, helped=helped)
+
+
+def _began_after(signal: Signal, watch: Watch) -> bool:
+    """Tell whether what an alert saw began after the intervention, not only its firing."""
+    return signal.fired_at > watch.since and signal.key.pending_step > watch.from_step
 
 
 def resolve_incident(

@@ -1,0 +1,509 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from stabilizer.protocol.batches import MarkerKind
+from stabilizer.protocol.commands import (
+    CommandKind,
+    CommandState,
+    PauseParameters,
+    ReduceLrParameters,
+    RejectReason,
+)
+from stabilizer.protocol.decisions import IncidentState, Mode
+
+CALM = (1.0, 1.0)
+NAN = math.nan
+
+
+class TestWait:
+    def test_notice_alone_waits_with_a_deadline(self, drive):
+        run = drive()
+        run.run(10, *CALM)
+        run.step(2.5, 1.0)
+        decision = run.outcomes[-1].incidents[-1].decision
+        assert run.log == [(11, "wait/may_recover")]
+        assert decision.deadline_step == 26
+
+    def test_jump_that_recovers_is_resolved_without_command(self, drive):
+        run = drive()
+        run.run(10, *CALM)
+        run.run(8, 2.5, 1.0)
+        run.run(10, *CALM)
+        assert run.log == [(11, "wait/may_recover"), (23, "resolve/recovered_by_itself")]
+        assert run.commands == []
+
+    def test_jump_that_stays_is_acted_on_at_the_deadline(self, drive):
+        run = drive()
+        run.run(10, *CALM)
+        run.run(20, 2.5, 1.0)
+        assert run.log == [(11, "wait/may_recover"), (26, "act/deadline_passed")]
+
+    def test_precursor_alone_waits_for_the_second_signal(self, drive):
+        run = drive()
+        run.run(30, 1.0, 20.0)
+        assert run.log == [(1, "wait/second_signal_missing")]
+
+    def test_precursor_and_loss_together_act(self, drive):
+        run = drive()
+        run.run(5, 1.0, 20.0)
+        run.run(2, 2.5, 20.0)
+        assert run.log[-1] == (6, "act/precursor_confirmed")
+
+    def test_signal_just_over_still_counts(self, drive):
+        run = drive()
+        run.run(5, 1.0, 20.0)
+        run.run(3, *CALM)
+        run.step(2.5, 1.0)
+        assert run.log[-1] == (9, "act/precursor_confirmed")
+
+    def test_signal_long_over_does_not_count(self, drive):
+        run = drive(None)
+        run.run(2, 1.0, 20.0)
+        run.run(9, *CALM)
+        run.step(2.5, 1.0)
+        assert run.decisions[-1] == "wait/may_recover"
+
+    def test_same_decision_is_recorded_once(self, drive):
+        run = drive()
+        run.run(14, 2.5, 1.0)
+        assert len(run.log) == 1
+
+    def test_loss_that_is_not_finite_is_never_recovered(self, drive, rules):
+        blind = rules([{**rule, "severity": "notice"} for rule in _without("nan")])
+        run = drive(blind)
+        run.run(5, 1.0, 20.0)
+        run.run(30, NAN, 1.0)
+        assert "resolve/recovered_by_itself" not in run.decisions
+
+
+def _without(name: str) -> list[dict]:
+    return [
+        {
+            "name": "inner",
+            "select": {"metric": "activation_rms"},
+            "detect": {"threshold": {"above": 10}},
+            "severity": "notice",
+        },
+        {
+            "name": "warm",
+            "select": {"metric": "loss"},
+            "detect": {"threshold": {"above": 2}},
+            "severity": "notice",
+        },
+    ]
+
+
+class TestAct:
+    def test_divergence_takes_the_first_rung(self, drive):
+        run = drive()
+        run.run(10, *CALM)
+        run.run(3, 4.0, 1.0)
+        intent = run.commands[-1]
+        assert run.log[-1] == (13, "act/divergence")
+        assert intent.key == "incident-1/rung-0/try-0"
+        assert intent.parameters == ReduceLrParameters(factor=0.5, hold_steps=50, ramp_steps=50)
+        assert (intent.issued_step, intent.attempt, intent.proposed) == (13, 1, False)
+
+    def test_loss_not_finite_goes_straight_to_a_rollback(self, drive):
+        run = drive()
+        run.snapshots(0, 4)
+        run.run(20, *CALM)
+        run.step(NAN, 1.0)
+        intent = run.commands[-1]
+        assert run.log == [(21, "act/divergence")]
+        assert intent.parameters.kind is CommandKind.ROLLBACK
+        assert intent.parameters.target.step == 4
+        assert intent.parameters.skip_steps == 7
+
+    def test_loss_not_finite_without_snapshot_pauses(self, drive):
+        run = drive()
+        run.run(20, *CALM)
+        run.step(NAN, 1.0)
+        assert run.decisions == [
+            "hold/no_healthy_snapshot",
+            "hold/no_healthy_snapshot",
+            "escalate/ladder_exhausted",
+        ]
+        assert run.commands[-1].parameters == PauseParameters()
+
+    def test_one_command_at_a_time(self, drive):
+        run = drive()
+        run.run(30, 4.0, 1.0)
+        assert len(run.commands) == 1
+
+    def test_first_step_is_that_of_the_first_sign(self, drive):
+        run = drive()
+        run.run(10, *CALM)
+        run.run(5, 1.0, 20.0)
+        run.run(3, 4.0, 20.0)
+        change = [c for out in run.outcomes for c in out.incidents][-1]
+        assert (change.first_step, change.opened_step) == (11, 11)
+        assert change.rules == ("inner", "warm", "high")
+        assert change.severity == "divergence"
+
+
+class TestGuards:
+    def test_observe_says_what_it_would_have_done(self, drive):
+        run = drive(mode=Mode.OBSERVE)
+        run.run(30, 4.0, 1.0)
+        decision = run.outcomes[5].incidents
+        assert run.decisions == ["wait/may_recover", "hold/mode_observe"]
+        assert run.commands == []
+        assert decision is not None
+
+    def test_observe_message_names_the_action(self, drive):
+        run = drive(mode=Mode.OBSERVE)
+        run.run(3, 4.0, 1.0)
+        message = run.outcomes[-1].incidents[-1].decision.message
+        assert "multiply the learning rate by 0.5" in message
+
+    def test_propose_makes_a_proposal(self, drive):
+        run = drive(mode=Mode.PROPOSE)
+        run.run(5, 4.0, 1.0)
+        assert run.decisions[-1] == "propose/divergence"
+        assert run.commands[-1].proposed
+
+    def test_disarmed_holds_and_acts_when_armed_again(self, drive):
+        run = drive(disarmed=True)
+        run.run(5, 4.0, 1.0)
+        assert run.decisions[-1] == "hold/disarmed"
+        run.disarmed = False
+        run.step(4.0, 1.0)
+        assert run.log[-1] == (6, "act/divergence")
+
+    def test_silenced_rules_do_not_act(self, drive):
+        run = drive(silenced=frozenset({"high"}))
+        run.run(14, 4.0, 1.0)
+        assert run.decisions == ["wait/may_recover", "hold/silenced"]
+
+    def test_everything_silenced(self, drive):
+        run = drive(silenced=frozenset({"*"}))
+        run.run(40, NAN, 1.0)
+        assert run.decisions == ["hold/silenced"]
+
+    def test_cooldown_holds_a_relapse_back(self, drive):
+        run = _after_cut(drive)
+        run.run(3, *CALM)
+        run.run(6, 4.0, 1.0)
+        assert run.decisions[-1] == "hold/cooldown"
+        run.run(8, 4.0, 1.0)
+        assert run.decisions[-1] == "act/relapse"
+
+    def test_budget_spent_holds(self, drive, rules):
+        file = rules(guards={"budget": {"rollback": 0, "reduce_lr": 0}, "cooldown": 0})
+        run = drive(file)
+        run.run(5, 4.0, 1.0)
+        assert run.decisions[-1] == "hold/budget_spent"
+        assert run.commands == []
+
+    def test_budget_comes_back_with_the_steps(self, drive, rules):
+        budget = {"reduce_lr": 1, "per_steps": 40}
+        run = drive(rules(guards={"budget": budget, "cooldown": 0, "watch": 5}, ladder=[CUT, CUT]))
+        run.run(3, 4.0, 1.0)
+        run.apply()
+        run.run(5, 4.0, 1.0)
+        assert run.decisions[-1] == "hold/budget_spent"
+        run.run(40, 4.0, 1.0)
+        assert run.decisions[-1] == "act/relapse"
+
+
+CUT = {"reduce_lr": {"factor": 0.5}}
+
+
+def _after_cut(drive):
+    run = drive()
+    run.run(10, *CALM)
+    run.run(3, 4.0, 1.0)
+    run.apply()
+    return run
+
+
+def _after_rollback(drive, rules):
+    ladder = [{"rollback": {"margin": 5, "skip": 7}}, {"rollback": {"margin": 10}}, "pause"]
+    run = drive(rules(ladder=ladder))
+    run.snapshots(0, 10, 20)
+    run.run(40, *CALM)
+    run.run(3, 4.0, 1.0)
+    run.apply()
+    return run
+
+
+class TestWatch:
+    def test_better_than_before_is_helped(self, drive):
+        run = _after_cut(drive)
+        run.run(40, *CALM)
+        change = [c for out in run.outcomes for c in out.incidents][-1]
+        assert run.decisions[-2:] == ["wait/watching", "resolve/intervention_helped"]
+        assert change.helped is True
+        assert change.resolved_step == 33
+
+    def test_rollback_is_watched_past_where_it_was_issued(self, drive, rules):
+        run = _after_rollback(drive, rules)
+        assert run.at == 20
+        run.run(23, *CALM)
+        assert run.decisions[-1] == "resolve/intervention_helped"
+        assert run.log[-1][0] == 43
+
+    def test_relapse_goes_deeper(self, drive, rules):
+        run = _after_rollback(drive, rules)
+        run.run(10, *CALM)
+        run.run(4, 4.0, 1.0)
+        assert run.decisions[-1] == "act/relapse"
+        assert run.commands[-1].parameters.target.step == 20
+        assert run.commands[-1].rung == 1
+
+    def test_relapse_before_the_first_sign_moves_the_target(self, drive, rules):
+        run = _after_rollback(drive, rules)
+        run.run(3, *CALM)
+        run.run(9, 4.0, 1.0)
+        assert run.commands[-1].parameters.target.step == 10
+
+    def test_ladder_used_up_pauses_and_calls(self, drive, rules):
+        run = _after_rollback(drive, rules)
+        run.run(13, 4.0, 1.0)
+        run.apply()
+        run.run(13, 4.0, 1.0)
+        assert run.decisions[-1] == "escalate/ladder_exhausted"
+        run.apply()
+        run.run(30, 4.0, 1.0)
+        assert run.decisions[-1] == "escalate/ladder_exhausted"
+        assert len(run.commands) == 3
+
+    def test_cut_without_effect_is_a_relapse_after_the_cooldown(self, drive):
+        run = _after_cut(drive)
+        run.run(9, 4.0, 1.0)
+        assert run.decisions[-1] == "wait/watching"
+        run.step(4.0, 1.0)
+        assert run.log[-1] == (23, "act/relapse")
+
+    def test_cut_that_takes_effect_slowly_is_given_time(self, drive):
+        run = _after_cut(drive)
+        for step in range(60):
+            run.step(4.0 * 0.985**step, 1.0)
+        run.run(40, *CALM)
+        assert "act/relapse" not in run.decisions
+        assert run.decisions[-1] == "resolve/intervention_helped"
+
+    def test_loss_not_finite_after_a_cut_is_a_relapse_at_once(self, drive):
+        run = _after_cut(drive)
+        run.step(NAN, 1.0)
+        assert run.log[-1] == (14, "escalate/ladder_exhausted")
+
+    def test_quiet_but_worse_is_not_helped(self, drive):
+        run = drive()
+        run.run(10, *CALM)
+        run.run(2, 1.0, 20.0)
+        run.run(2, 2.5, 20.0)
+        run.apply()
+        run.run(60, 1.9, 1.0)
+        change = [c for out in run.outcomes for c in out.incidents][-1]
+        assert run.decisions[-1] == "resolve/recovered_by_itself"
+        assert change.helped is False
+
+    def test_nan_at_the_end_of_the_watch_never_counts_as_better(self, drive, rules):
+        blind = rules(_blind_rules())
+        run = drive(blind)
+        run.run(3, 1.0, 20.0)
+        run.apply()
+        run.run(50, NAN, 1.0)
+        assert "resolve/intervention_helped" not in run.decisions
+        assert run.decisions[-1] == "act/relapse" or "escalate" in run.decisions[-1]
+
+    def test_frames_of_the_old_attempt_are_not_held_against_the_rollback(self, drive, rules):
+        ladder = [{"rollback": {"margin": 5}}, "pause"]
+        run = drive(rules(ladder=ladder))
+        run.snapshots(0, 10, 20)
+        run.run(40, *CALM)
+        run.run(3, 4.0, 1.0)
+        run.command(CommandState.APPLIED)
+        run.run(20, 4.0, 1.0)
+        assert run.decisions[-1] == "wait/watching"
+        run.rewind(20)
+        run.run(40, *CALM)
+        assert run.decisions[-1] == "resolve/intervention_helped"
+
+    def test_attempt_may_begin_before_the_result_comes(self, drive, rules):
+        run = drive(rules(ladder=[{"rollback": {"margin": 5}}, "pause"]))
+        run.snapshots(0, 10, 20)
+        run.run(40, *CALM)
+        run.run(3, 4.0, 1.0)
+        run.rewind(20)
+        run.run(2, *CALM)
+        run.command(CommandState.APPLIED)
+        run.run(40, *CALM)
+        assert run.decisions[-2:] == ["wait/watching", "resolve/intervention_helped"]
+
+
+def _blind_rules() -> list[dict]:
+    return [
+        {
+            "name": "inner",
+            "select": {"metric": "activation_rms"},
+            "detect": {"threshold": {"above": 10}},
+            "severity": "divergence",
+        },
+        {
+            "name": "warm",
+            "select": {"metric": "loss"},
+            "detect": {"threshold": {"above": 2}},
+            "severity": "notice",
+        },
+    ]
+
+
+class TestCommands:
+    @pytest.mark.parametrize(
+        ("state", "reject"),
+        [
+            (CommandState.REJECTED, RejectReason.UNKNOWN_SNAPSHOT),
+            (CommandState.FAILED, RejectReason.READ_BACK_MISMATCH),
+            (CommandState.EXPIRED, None),
+        ],
+        ids=str,
+    )
+    def test_failed_command_is_tried_again_then_the_next_rung(self, drive, state, reject):
+        run = drive()
+        run.run(3, 4.0, 1.0)
+        run.command(state, reject=reject)
+        run.step(4.0, 1.0)
+        assert run.decisions[-2:] == ["hold/command_failed", "act/command_failed"]
+        assert run.commands[-1].key == "incident-1/rung-0/try-1"
+        run.command(state, reject=reject)
+        run.step(4.0, 1.0)
+        assert run.commands[-1].rung == 2
+
+    def test_failures_are_bounded(self, drive):
+        run = drive()
+        for _ in range(60):
+            run.step(4.0, 1.0)
+            if len(run.commands) > len(run.cancelled):
+                run.command(CommandState.FAILED)
+        assert len(run.commands) <= 8
+
+    def test_refusal_by_a_person_is_respected_for_the_cooldown(self, drive):
+        run = drive(mode=Mode.PROPOSE)
+        run.run(3, 4.0, 1.0)
+        run.command(CommandState.REJECTED, reject=RejectReason.REFUSED_BY_PERSON)
+        run.run(9, 4.0, 1.0)
+        assert run.decisions[-1] == "hold/cooldown"
+        run.run(2, 4.0, 1.0)
+        assert run.decisions[-1] == "propose/command_failed"
+
+    def test_proposal_is_taken_back_when_the_incident_is_over(self, drive):
+        run = drive(mode=Mode.PROPOSE)
+        run.run(3, 4.0, 1.0)
+        run.run(6, *CALM)
+        assert run.cancelled == ["incident-1/rung-0/try-0"]
+        assert run.decisions[-1] == "resolve/recovered_by_itself"
+
+    def test_approved_proposal_is_not_taken_back(self, drive):
+        run = drive(mode=Mode.PROPOSE)
+        run.run(3, 4.0, 1.0)
+        run.command(CommandState.PENDING)
+        run.run(20, *CALM)
+        assert run.cancelled == []
+
+    def test_proposal_becomes_a_command_when_the_mode_becomes_auto(self, drive):
+        run = drive(mode=Mode.PROPOSE)
+        run.run(3, 4.0, 1.0)
+        run.mode = Mode.AUTO
+        run.step(4.0, 1.0)
+        assert run.cancelled == ["incident-1/rung-0/try-0"]
+        assert run.commands[-1].key == "incident-1/rung-0/try-1"
+        assert not run.commands[-1].proposed
+
+    def test_applied_twice_changes_nothing(self, drive):
+        run = _after_cut(drive)
+        before = run.brain.state_dict()
+        assert not run.command(CommandState.APPLIED)
+        assert run.brain.state_dict() == before
+
+    def test_late_word_on_an_old_command_changes_nothing(self, drive):
+        run = drive()
+        run.run(3, 4.0, 1.0)
+        run.command(CommandState.FAILED)
+        run.step(4.0, 1.0)
+        before = run.brain.state_dict()
+        run.command(CommandState.DELIVERED, run.commands[0])
+        assert run.brain.state_dict() == before
+
+
+class TestPeople:
+    MANUAL = ReduceLrParameters(factor=0.9)
+
+    def test_manual_command_supersedes_a_proposal(self, drive, command_of):
+        run = drive(mode=Mode.PROPOSE)
+        run.run(3, 4.0, 1.0)
+        command = command_of("m", self.MANUAL, CommandState.PENDING, actor="person:ann")
+        run.take(run.brain.command_changed(command))
+        run.run(3, 4.0, 1.0)
+        assert run.cancelled == ["incident-1/rung-0/try-0"]
+        assert run.decisions[-1] == "wait/command_in_flight"
+        assert len(run.commands) == 1
+
+    def test_manual_command_is_watched_and_may_help(self, drive, command_of):
+        run = drive(mode=Mode.PROPOSE)
+        run.run(3, 4.0, 1.0)
+        for state in (CommandState.PENDING, CommandState.APPLIED, CommandState.APPLIED):
+            command = command_of("m", self.MANUAL, state, actor="person:ann", at=3)
+            run.take(run.brain.command_changed(command))
+        run.run(30, *CALM)
+        assert run.decisions[-2:] == ["act/manual", "resolve/intervention_helped"]
+
+    def test_manual_command_starts_the_cooldown(self, drive, command_of):
+        run = drive()
+        run.run(5, *CALM)
+        command = command_of("m", self.MANUAL, CommandState.APPLIED, actor="person:ann", at=5)
+        run.take(run.brain.command_changed(command))
+        run.run(4, 4.0, 1.0)
+        assert run.decisions[-1] == "hold/cooldown"
+
+    def test_pause_by_hand_leaves_the_policy_alone(self, drive, command_of):
+        run = drive()
+        command = command_of("p", PauseParameters(), CommandState.PENDING, actor="person:ann")
+        assert not run.brain.command_changed(command)
+        run.run(3, 4.0, 1.0)
+        assert run.decisions[-1] == "act/divergence"
+
+    def test_refused_manual_command_frees_the_policy(self, drive, command_of):
+        run = drive()
+        for state in (CommandState.PENDING, CommandState.REJECTED):
+            command = command_of("m", self.MANUAL, state, actor="person:ann")
+            run.take(run.brain.command_changed(command))
+        run.run(3, 4.0, 1.0)
+        assert run.decisions[-1] == "act/divergence"
+
+
+class TestEnds:
+    def test_run_ends_within_an_incident(self, drive):
+        run = drive()
+        run.run(3, 4.0, 1.0)
+        out = run.take(run.brain.end_run(4))
+        assert out.incidents[-1].decision.reason == "run_ended"
+        assert out.incidents[-1].state is IncidentState.RESOLVED
+        assert out.cancellations == ["incident-1/rung-0/try-0"]
+        assert {change.state for change in out.alerts} == {"resolved"}
+
+    def test_run_ends_in_peace(self, drive):
+        run = drive()
+        run.run(3, *CALM)
+        assert not run.brain.end_run(3)
+
+    def test_left_over_alert_opens_no_second_incident(self, drive):
+        run = drive()
+        run.run(10, *CALM)
+        run.run(3, 4.0, 1.0)
+        run.apply()
+        run.run(30, 2.5, 1.0)
+        numbers = {c.number for out in run.outcomes for c in out.incidents}
+        assert numbers == {1}
+
+    def test_resume_within_an_incident_clears_its_alerts(self, drive):
+        run = drive()
+        run.run(2, 2.5, 1.0)
+        run.rewind(2, MarkerKind.RESUME)
+        run.run(60, *CALM)
+        assert run.decisions == ["wait/may_recover", "resolve/recovered_by_itself"]
