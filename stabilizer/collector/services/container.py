@@ -8,14 +8,14 @@ from pathlib import Path
 
 from stabilizer.clock import Clock
 from stabilizer.collector.services.changes import Changes
-from stabilizer.collector.services.commands import CommandService
+from stabilizer.collector.services.commands.service import CommandService
 from stabilizer.collector.services.control import ControlService
 from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.evaluation.recorder import Recorder
 from stabilizer.collector.services.frames.ingest import IngestService
 from stabilizer.collector.services.overview import OverviewService
 from stabilizer.collector.services.queries import QueryService
-from stabilizer.collector.services.runs import RunService
+from stabilizer.collector.services.runs.service import RunService
 from stabilizer.collector.services.work import Workbench
 from stabilizer.collector.storage.engine import Database, parse_url
 from stabilizer.collector.storage.migrate import head, revision_of, upgrade

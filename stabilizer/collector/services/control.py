@@ -5,9 +5,9 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
+from stabilizer.collector.services.commands.lifecycle import Cause, withdraw
 from stabilizer.collector.services.evaluation.judge import Judge
-from stabilizer.collector.services.lifecycle import Cause, withdraw
-from stabilizer.collector.services.presence import LIVING
+from stabilizer.collector.services.runs.presence import LIVING
 from stabilizer.collector.services.work import Deed, Workbench, audit
 from stabilizer.collector.storage.models import ControlRow, SilenceRow
 from stabilizer.collector.storage.repositories import Repositories

@@ -335,12 +335,12 @@ class TestDisarm:
         assert len(services.commands.poll(run_id, 1).commands) == 1
 
     def test_what_no_job_has_is_taken_back(self, services, run_id, diverge, history):
-        (policys,) = diverge("propose")
-        services.commands.approve(policys.id, NOTE, ADA)
+        (of_policy,) = diverge("propose")
+        services.commands.approve(of_policy.id, NOTE, ADA)
         by_hand = services.commands.create(run_id, asked(), ADA)
         self.disarm(services, True)
-        assert services.commands.get(policys.id).state == "cancelled"
-        assert history(policys)[-1] == ("cancelled", "disarmed", ADA)
+        assert services.commands.get(of_policy.id).state == "cancelled"
+        assert history(of_policy)[-1] == ("cancelled", "disarmed", ADA)
         assert services.commands.get(by_hand.id).state == "pending"
 
     def test_what_the_job_has_stays(self, services, run_id, diverge):
@@ -368,7 +368,7 @@ def test_a_command_is_on_record_before_it_leaves(services, run_id, make, monkeyp
         raise RuntimeError("lost power")
 
     with monkeypatch.context() as patch, fail:
-        patch.setattr("stabilizer.collector.services.commands.build_answer", lose_power)
+        patch.setattr("stabilizer.collector.services.commands.service.build_answer", lose_power)
         services.commands.poll(run_id, 1)
     assert services.commands.list(run_id)[0].state == "pending"
     (delivered,) = services.ingest.accept(run_id, make.batch(0, [1])).commands

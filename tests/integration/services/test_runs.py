@@ -255,7 +255,7 @@ class TestList:
     @pytest.mark.parametrize(
         ("given", "expected"),
         [
-            ({"name": "ALPH"}, ["Alpha"]),
+            ({"name": "ALPHA"}, ["Alpha"]),
             ({"name": "0%"}, ["bravo 100%"]),
             ({"name": "%"}, ["bravo 100%"]),
             ({"name": "nobody"}, []),

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 
-from stabilizer.collector.services.lifecycle import (
+from stabilizer.collector.services.commands.lifecycle import (
     UNDELIVERED,
     Cause,
     Draft,

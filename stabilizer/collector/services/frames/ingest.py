@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stabilizer.collector.services.answers import build_answer
+from stabilizer.collector.services.commands.answers import build_answer
 from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.frames.json_batch import read_json_batch
 from stabilizer.collector.services.frames.validation import (
@@ -12,8 +12,8 @@ from stabilizer.collector.services.frames.validation import (
     check_catalogs,
     check_header,
 )
-from stabilizer.collector.services.presence import heard
-from stabilizer.collector.services.registration import add_attempt, begin_attempt
+from stabilizer.collector.services.runs.presence import heard
+from stabilizer.collector.services.runs.registration import add_attempt, begin_attempt
 from stabilizer.collector.services.work import RunWork, Workbench
 from stabilizer.collector.storage.models import AttemptRow
 from stabilizer.collector.storage.repositories import StoredBatch

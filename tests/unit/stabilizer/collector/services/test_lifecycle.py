@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from stabilizer.collector.services.lifecycle import TRANSITIONS, Cause, move_command
+from stabilizer.collector.services.commands.lifecycle import TRANSITIONS, Cause, move_command
 from stabilizer.collector.storage.models import CommandRow
 from stabilizer.errors import ConflictError
 from stabilizer.protocol.commands import SETTLED_STATES, CommandState

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from stabilizer.collector.services.commands.lifecycle import Cause, expire_due, move_command
 from stabilizer.collector.services.evaluation.judge import Judge
-from stabilizer.collector.services.lifecycle import Cause, expire_due, move_command
 from stabilizer.collector.services.work import COLLECTOR, RunWork
 from stabilizer.collector.storage.repositories.commands import to_command
 from stabilizer.protocol.batches import BatchAnswer

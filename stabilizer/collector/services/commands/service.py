@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import timedelta
 
-from stabilizer.collector.services.answers import build_answer
-from stabilizer.collector.services.evaluation.judge import Judge
-from stabilizer.collector.services.lifecycle import (
+from stabilizer.collector.services.commands.answers import build_answer
+from stabilizer.collector.services.commands.lifecycle import (
     Cause,
     Draft,
     expire_due,
     move_command,
     write_command,
 )
-from stabilizer.collector.services.presence import ENDED, heard
-from stabilizer.collector.services.targets import find_target
+from stabilizer.collector.services.commands.targets import find_target
+from stabilizer.collector.services.evaluation.judge import Judge
+from stabilizer.collector.services.runs.presence import ENDED, heard
 from stabilizer.collector.services.work import JOB, Deed, Reason, RunWork, Workbench
 from stabilizer.collector.storage.models import CommandRow
 from stabilizer.collector.storage.repositories.commands import to_command

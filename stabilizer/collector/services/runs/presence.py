@@ -6,8 +6,8 @@ import hashlib
 import uuid
 from typing import Final
 
+from stabilizer.collector.services.commands.lifecycle import UNDELIVERED, Cause, withdraw
 from stabilizer.collector.services.evaluation.judge import Judge
-from stabilizer.collector.services.lifecycle import UNDELIVERED, Cause, withdraw
 from stabilizer.collector.services.work import COLLECTOR, JOB, Deed, Reason, RunWork
 from stabilizer.collector.storage.models import AlertRow
 from stabilizer.protocol.commands import RejectReason

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from stabilizer.collector.services.answers import build_answer
+from stabilizer.collector.services.commands.answers import build_answer
+from stabilizer.collector.services.commands.lifecycle import Cause, withdraw
 from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.frames.validation import check_catalogs
-from stabilizer.collector.services.lifecycle import Cause, withdraw
-from stabilizer.collector.services.presence import LIVING, heard, lose, report_state
-from stabilizer.collector.services.registration import Registration
+from stabilizer.collector.services.runs.presence import LIVING, heard, lose, report_state
+from stabilizer.collector.services.runs.registration import Registration
 from stabilizer.collector.services.work import Deed, Workbench, audit
 from stabilizer.collector.storage.repositories.runs import to_run
 from stabilizer.errors import ConflictError, InvalidInputError, NotFoundError

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import uuid
 
+from stabilizer.collector.services.commands.lifecycle import UNDELIVERED, Cause, withdraw
 from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.frames.validation import check_catalogs
-from stabilizer.collector.services.lifecycle import UNDELIVERED, Cause, withdraw
-from stabilizer.collector.services.presence import heard
+from stabilizer.collector.services.runs.presence import heard
 from stabilizer.collector.services.work import COLLECTOR, JOB, Deed, RunWork, Workbench
 from stabilizer.collector.storage.models import AttemptRow, RunRow
 from stabilizer.errors import ProtocolVersionError, StorageError

@@ -1,0 +1,1 @@
+"""Commands: their life, their targets, and the answers that carry them."""

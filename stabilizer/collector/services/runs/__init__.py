@@ -1,0 +1,1 @@
+"""Runs: registered, heard of, lost and deleted."""
