@@ -85,3 +85,15 @@ def test_a_mode_that_does_not_exist_names_those_that_do(run, corpus, tmp_path):
     assert result.exit_code == 2
     assert "monitor.mode" in result.stderr
     assert "'observe', 'propose' or 'auto'" in result.stderr
+
+
+def test_every_mistake_in_a_policy_file_is_told(run, corpus, tmp_path):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("rules: [{name: A}]\npolicy: {mode: yolo}\n")
+    arguments = ["--data", corpus, "--out", tmp_path, "--collector", "solo"]
+    result = run("fit", *arguments, "--policy", policy)
+    assert result.exit_code == 2
+    lines = result.stderr.splitlines()
+    assert len(lines) > 2
+    assert all(line.startswith("error: ") for line in lines)
+    assert any("policy.mode" in line for line in lines)

@@ -192,3 +192,9 @@ def test_bad_documents_of_handed_out_batches_are_counted(make_loader, monkeypatc
     for batch in loader:
         assert len(batch["sample_ids"]) == 4
     assert loader.passed_over > 0
+
+
+def test_a_batch_moves_the_stream_by_the_samples_of_all_ranks(make_loader):
+    loader = make_loader(rank=1, world_size=3)
+    next(iter(loader))
+    assert loader.samples == loader.samples_per_batch == 12

@@ -99,3 +99,10 @@ def test_every_document_fits_the_preset_whole(corpus, tokenizer, make_stream):
 
 def test_special_tokens_come_first(tokenizer):
     assert [tokenizer.special(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"arguments": {}, "summary": {"pages": 3}}'])
+def test_a_description_that_is_none_is_refused(tmp_path, content):
+    (tmp_path / "corpus.json").write_text(content)
+    with pytest.raises(ConfigurationError, match="describes no corpus"):
+        make_corpus(tmp_path, documents=6, seed=1)
