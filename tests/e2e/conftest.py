@@ -14,7 +14,7 @@ from trainer.demo.client import CollectorClient
 from trainer.demo.processes import Process, Processes
 from trainer.demo.story import policy_file
 
-SECONDS = 90.0
+SECONDS = 180.0
 
 
 def wait_until(predicate, what, processes=()):
@@ -86,7 +86,12 @@ def wait_until_fixture():
 
 @pytest.fixture
 def processes(tmp_path):
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "STABILIZER_STRICT": "1"}
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+        "STABILIZER_STRICT": "1",
+        "STABILIZER_SPOOL_DIRECTORY": str(tmp_path / "spool"),
+    }
     with Processes(tmp_path / "logs", environment) as started:
         yield started
 

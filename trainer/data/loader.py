@@ -67,6 +67,11 @@ class StreamLoader:
         return self._samples
 
     @property
+    def batch_size(self) -> int:
+        """Samples per rank and batch."""
+        return self._batch_size
+
+    @property
     def samples_per_batch(self) -> int:
         """Samples of the stream by which one batch moves on, over all ranks."""
         return self._step

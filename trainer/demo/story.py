@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,13 @@ def run_demo(options: DemoOptions, *, clock: Clock | None = None) -> int:
     teller = StoryTeller()
     options.out.mkdir(parents=True, exist_ok=True)
     # Threads: three jobs share the machine; two threads each would fight for its cores.
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+        # Not the machine's: what an interrupted demo left behind is none of this one's business.
+        "STABILIZER_SPOOL_DIRECTORY": str(options.out / "spool"),
+    }
+    shutil.rmtree(options.out / "spool", ignore_errors=True)
     with Processes(options.out / "logs", environment, clock) as processes:
         url = _start_collector(options, processes)
         _make_data(options, processes)
