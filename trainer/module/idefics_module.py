@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import torch
 from lightning.pytorch import LightningModule
@@ -12,9 +12,22 @@ from transformers import IdeficsForVisionText2Text
 from typing_extensions import override
 
 from trainer.config import OptimizerConfig
-from trainer.data import Batch
 from trainer.module.losses import TokenLosses, token_losses
 from trainer.module.optimization import build_optimizer, build_schedule
+
+
+class Inputs(TypedDict):
+    """What the module reads of a batch, wherever it is from.
+
+    Shape letters: B batch, S sequence, I pictures, C colours, H, W image size.
+    """
+
+    input_ids: Tensor  # [B, S] int64
+    attention_mask: Tensor  # [B, S] int64; 0 at padding
+    labels: Tensor  # [B, S] int64, not shifted; -100 where nothing is predicted
+    pixel_values: Tensor  # [B, I, C, H, W] float32
+    image_attention_mask: Tensor  # [B, S, I] int64; 1 where the token sees the picture
+    source: list[str]  # of each document
 
 
 class MetricLog(Protocol):
@@ -51,7 +64,7 @@ class IdeficsModule(LightningModule):
         self._steps = steps
 
     @override
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Inputs) -> Tensor:
         """Return the logits, [B, S, V]."""
         logits: Tensor = self.model(
             input_ids=batch["input_ids"],
@@ -62,12 +75,12 @@ class IdeficsModule(LightningModule):
         ).logits
         return logits
 
-    def losses(self, batch: Batch) -> TokenLosses:
+    def losses(self, batch: Inputs) -> TokenLosses:
         """Return the losses per predicted token."""
         return token_losses(self(batch), batch["labels"])
 
     @override
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Inputs, batch_idx: int) -> Tensor:
         """Return what is minimised: cross-entropy and weighted z-loss, per predicted token."""
         losses = self.losses(batch)
         loss = losses.mean(losses.cross_entropy)
@@ -88,7 +101,7 @@ class IdeficsModule(LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def _report(self, job: MetricLog, batch: Batch, losses: TokenLosses, total: Tensor) -> None:
+    def _report(self, job: MetricLog, batch: Inputs, losses: TokenLosses, total: Tensor) -> None:
         for name, value in self.last_losses.items():
             job.log(name, value)
         job.log("loss_total", total)

@@ -198,3 +198,4 @@ def test_a_batch_moves_the_stream_by_the_samples_of_all_ranks(make_loader):
     loader = make_loader(rank=1, world_size=3)
     next(iter(loader))
     assert loader.samples == loader.samples_per_batch == 12
+    assert loader.batch_size == 4
