@@ -251,14 +251,14 @@ def train(  # every test varies something else
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     pl.seed_everything(seed, verbose=False)
     net = (net or Net)()  # after the seed
-    watcher = StabilizerCallback(
-        "http://127.0.0.1:9",
-        run="test",
-        snapshot_every=snapshot_every,
-        transport=DeadTransport(),
-        reporting=ReporterSettings(register_wait_seconds=0, spool_bytes=0),
-        **(watcher_options or {}),
-    )
+    watching = {
+        "url": "http://127.0.0.1:9",
+        "run": "test",
+        "snapshot_every": snapshot_every,
+        "transport": DeadTransport(),
+        "reporting": ReporterSettings(register_wait_seconds=0, spool_bytes=0),
+    } | (watcher_options or {})
+    watcher = StabilizerCallback(watching.pop("url"), **watching)
     conductor = Conductor(watcher, plan or {}) if watched else None
     options = {
         "accelerator": "cpu",

@@ -1,0 +1,203 @@
+"""The job and its collector: commands over the real reporter, and no harm from a bad collector."""
+
+from __future__ import annotations
+
+import json
+import socket
+import socketserver
+import threading
+from functools import partial
+
+import pytest
+from torch.utils.data import DataLoader
+
+from stabilizer.agent.telemetry.settings import ReporterSettings
+from stabilizer.agent.telemetry.wire.transport import HttpResponse
+from stabilizer.protocol.batches import BatchAnswer, Marker, MarkerKind
+from stabilizer.protocol.commands import CommandResult, RollbackParameters, SnapshotTarget
+from stabilizer.protocol.decisions import Mode
+from stabilizer.protocol.frames import decode_batch
+from stabilizer.protocol.runs import RunRegister, RunRegistered
+from stabilizer.protocol.sampling import SamplingPlan
+from stabilizer.protocol.version import PROTOCOL_VERSION
+
+
+def loader(kit):
+    return DataLoader(kit.Points(), batch_size=4, shuffle=True)
+
+
+class Collector:
+    """Answers like a collector, in memory; orders one rollback as soon as a snapshot is known."""
+
+    def __init__(self, kit, base=3):
+        self.kit = kit
+        self.base = base
+        self.registered = None
+        self.batches = []
+        self.frames = {}
+        self.starts = []
+        self.results = []
+        self.states = []
+        self.commands = []
+        self.snapshot = None
+        self.may_order = threading.Event()
+        self.has_ordered = threading.Event()
+        self.has_result = threading.Event()
+
+    def request(self, request):
+        path = request.path.split("?")[0]
+        if path.endswith("/runs"):
+            self.registered = RunRegister.model_validate_json(request.body)
+            answer = RunRegistered(
+                run_id="r", attempt=self.base, plan=SamplingPlan(), mode=Mode.AUTO,
+                protocol_version=PROTOCOL_VERSION,
+            )  # fmt: skip
+            return HttpResponse(201, answer.model_dump_json().encode())
+        if path.endswith("/result"):
+            self.results.append(CommandResult.model_validate_json(request.body))
+            self.commands = []
+            self.has_result.set()
+            return HttpResponse(200, b"{}")
+        if path.endswith("/catalogs"):
+            return HttpResponse(200, b"[]")
+        if path.endswith("/heartbeat"):
+            self.states.append(json.loads(request.body)["state"])
+        attempt, sequence = self.base, -1
+        if path.endswith("/frames"):
+            batch = decode_batch(request.body)
+            attempt, sequence = batch.header.attempt, batch.header.sequence
+            self._take(batch)
+        answer = BatchAnswer(
+            attempt=attempt, accepted_sequence=sequence, commands=tuple(self.commands)
+        )
+        return HttpResponse(200, answer.model_dump_json().encode())
+
+    def close(self):
+        pass
+
+    def _take(self, batch):
+        header = batch.header
+        if header.attempt_start is not None:
+            self.starts.append((header.attempt, header.attempt_start))
+        for block in batch.blocks:
+            for step in block.steps.tolist():
+                self.frames.setdefault(header.attempt, []).append(step)
+        taken = [info for info in header.snapshots or () if info.step == 5]
+        self.snapshot = self.snapshot or (taken[0] if taken else None)
+        if self.snapshot and self.may_order.is_set() and not self.has_ordered.is_set():
+            self._order(self.snapshot)
+
+    def _order(self, info):
+        target = SnapshotTarget(snapshot_id=info.id, attempt=info.attempt, step=info.step)
+        job = type("Job", (), {"attempt": self.base})
+        self.commands = [self.kit.command(job, RollbackParameters(target=target))]
+        self.has_ordered.set()
+
+
+def test_a_command_comes_over_the_reporter_and_its_result_goes_back(kit):
+    collector = Collector(kit)
+
+    def wait(job):
+        # The boundary behind this step finds the command that the sender thread fetches now.
+        collector.may_order.set()
+        job.marker(Marker(kind=MarkerKind.PHASE_CHANGE, step=9))
+        assert job.inbox.wait(30)
+        return []
+
+    make = partial(loader, kit)
+    reference = kit.train(make, watched=False)
+    ran = kit.train(
+        make,
+        plan={9: wait},
+        watcher_options={
+            "transport": collector,
+            "reporting": ReporterSettings(spool_bytes=0, linger_seconds=0.01),
+        },
+    )
+    assert collector.has_result.wait(30)
+    kit.assert_same_from(reference, ran, 5, kit.returned_at(ran)[-1])
+    (result,) = collector.results
+    assert result.state == "applied"
+    assert (result.read_back.attempt, result.read_back.step, result.applied_step) == (4, 5, 9)
+    ((attempt, start),) = collector.starts
+    assert (attempt, start.from_step, start.parent, start.reason) == (4, 5, 3, "rollback")
+    assert start.command_id == result.command_id
+    assert set(collector.frames[3]) == set(range(1, 10))
+    assert set(collector.frames[4]) == set(range(6, 25))
+    assert collector.registered.world_size == 1
+    assert collector.registered.global_batch == 8
+    assert collector.states[-1] == "finished"
+
+
+class _Bad(socketserver.BaseRequestHandler):
+    """A server that takes a connection and answers as its `mood` says."""
+
+    def handle(self):
+        try:
+            self.request.recv(65536)
+            if self.server.mood == "hangs":
+                self.server.released.wait(60)
+                return
+            self.request.sendall(self.server.mood)
+        except OSError:
+            return
+
+
+MOODS = {
+    "hangs": "hangs",
+    "status 500": b"HTTP/1.1 500 Oops\r\nContent-Length: 4\r\n\r\noops",
+    "not http": b"\x00\x01\x02 nonsense\r\n\r\n",
+    "not json": b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n<html>hi!",
+    "cut off": b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{",
+}
+
+
+@pytest.fixture
+def bad_server():
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Bad)
+    server.daemon_threads = True
+    server.released = threading.Event()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.released.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def quick():
+    return ReporterSettings(register_wait_seconds=0.2, request_timeout_seconds=0.5, spool_bytes=0)
+
+
+@pytest.mark.parametrize("mood", MOODS)
+def test_a_bad_collector_changes_no_bit_of_the_training(kit, bad_server, quick, mood):
+    bad_server.mood = MOODS[mood]
+    make = partial(loader, kit)
+    reference = kit.train(make, watched=False, max_epochs=1)
+    watched = kit.train(
+        make,
+        max_epochs=1,
+        watcher_options={
+            "url": f"http://127.0.0.1:{bad_server.server_address[1]}",
+            "transport": None,
+            "reporting": quick,
+        },
+    )
+    kit.assert_same_from(reference, watched, 0, 0)
+
+
+def test_a_closed_port_changes_no_bit_of_the_training(kit, quick):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    make = partial(loader, kit)
+    reference = kit.train(make, watched=False)
+    watched = kit.train(
+        make,
+        watcher_options={
+            "url": f"http://127.0.0.1:{port}", "transport": None, "reporting": quick
+        },
+    )  # fmt: skip
+    kit.assert_same_from(reference, watched, 0, 0)
