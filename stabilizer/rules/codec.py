@@ -56,7 +56,7 @@ def decode_state(state: bytes) -> tuple[dict[str, Any], dict[str, npt.NDArray[An
     if magic != MAGIC or version != VERSION:
         raise _refused(f"it begins with {magic!r}, version {version}; allowed: version {VERSION}")
     try:
-        body = zlib.decompressobj().decompress(state[_PREFIX.size :], MAX_BYTES)
+        body = _inflate(state[_PREFIX.size :])
         (length,) = _LENGTH.unpack_from(body)
         content = json.loads(body[_LENGTH.size : _LENGTH.size + length])
         start = _LENGTH.size + length
@@ -69,6 +69,14 @@ def decode_state(state: bytes) -> tuple[dict[str, Any], dict[str, npt.NDArray[An
         return content["head"], arrays
     except (zlib.error, struct.error, ValueError, KeyError, TypeError) as error:
         raise _refused(f"it is damaged: {error}") from error
+
+
+def _inflate(data: bytes) -> bytes:
+    inflater = zlib.decompressobj()
+    body = inflater.decompress(data, MAX_BYTES)
+    if not inflater.eof or inflater.unused_data:
+        raise ValueError("its length is not what it should be")
+    return body
 
 
 def _refused(why: str) -> ConfigurationError:

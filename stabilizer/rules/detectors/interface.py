@@ -75,25 +75,3 @@ class Detector(Protocol):
             ValueError: An array has another shape than this detector's.
         """
         ...
-
-
-def grow(array: npt.NDArray[np.generic], num_series: int, fill: float) -> npt.NDArray[np.generic]:
-    """Return an array with more rows, filled with `fill`; itself if it has as many."""
-    missing = num_series - len(array)
-    if missing <= 0:
-        return array
-    rows = np.full((missing, *array.shape[1:]), fill, array.dtype)
-    return np.concatenate([array, rows])
-
-
-def take(state: State, name: str, like: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """Take an array out of a saved state, checked against the one that it replaces.
-
-    Raises:
-        KeyError: It is missing.
-        ValueError: Its shape or type is another one.
-    """
-    array = state[name]
-    if array.shape[1:] != like.shape[1:] or array.dtype != like.dtype:
-        raise ValueError(f"{name} has shape {array.shape}, type {array.dtype}; not {like.shape}")
-    return array.copy()

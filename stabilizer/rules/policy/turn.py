@@ -84,7 +84,7 @@ class Turn:
             return
         elif self._doctrine.act_on.cause(incident.signals, self._now) is not None:
             self._decide(DecisionKind.HOLD, DecisionReason.SILENCED, "the rules are silenced")
-        else:
+        elif incident.quiet_since is None:
             self._wait(signals)
 
     def _is_over(self) -> bool:

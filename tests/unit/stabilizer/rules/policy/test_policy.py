@@ -2,17 +2,13 @@ from __future__ import annotations
 
 import math
 
-import pytest
-
-from stabilizer.protocol.batches import MarkerKind
 from stabilizer.protocol.commands import (
     CommandKind,
     CommandState,
     PauseParameters,
     ReduceLrParameters,
-    RejectReason,
 )
-from stabilizer.protocol.decisions import IncidentState, Mode
+from stabilizer.protocol.decisions import Mode
 
 CALM = (1.0, 1.0)
 NAN = math.nan
@@ -352,158 +348,3 @@ def _blind_rules() -> list[dict]:
             "severity": "notice",
         },
     ]
-
-
-class TestCommands:
-    @pytest.mark.parametrize(
-        ("state", "reject"),
-        [
-            (CommandState.REJECTED, RejectReason.UNKNOWN_SNAPSHOT),
-            (CommandState.FAILED, RejectReason.READ_BACK_MISMATCH),
-            (CommandState.EXPIRED, None),
-        ],
-        ids=str,
-    )
-    def test_failed_command_is_tried_again_then_the_next_rung(self, drive, state, reject):
-        run = drive()
-        run.run(3, 4.0, 1.0)
-        run.command(state, reject=reject)
-        run.step(4.0, 1.0)
-        assert run.decisions[-2:] == ["hold/command_failed", "act/command_failed"]
-        assert run.commands[-1].key == "incident-1/rung-0/try-1"
-        run.command(state, reject=reject)
-        run.step(4.0, 1.0)
-        assert run.commands[-1].rung == 2
-
-    def test_failures_are_bounded(self, drive):
-        run = drive()
-        for _ in range(60):
-            run.step(4.0, 1.0)
-            if len(run.commands) > len(run.cancelled):
-                run.command(CommandState.FAILED)
-        assert len(run.commands) <= 8
-
-    def test_refusal_by_a_person_is_respected_for_the_cooldown(self, drive):
-        run = drive(mode=Mode.PROPOSE)
-        run.run(3, 4.0, 1.0)
-        run.command(CommandState.REJECTED, reject=RejectReason.REFUSED_BY_PERSON)
-        run.run(9, 4.0, 1.0)
-        assert run.decisions[-1] == "hold/cooldown"
-        run.run(2, 4.0, 1.0)
-        assert run.decisions[-1] == "propose/command_failed"
-
-    def test_proposal_is_taken_back_when_the_incident_is_over(self, drive):
-        run = drive(mode=Mode.PROPOSE)
-        run.run(3, 4.0, 1.0)
-        run.run(6, *CALM)
-        assert run.cancelled == ["incident-1/rung-0/try-0"]
-        assert run.decisions[-1] == "resolve/recovered_by_itself"
-
-    def test_approved_proposal_is_not_taken_back(self, drive):
-        run = drive(mode=Mode.PROPOSE)
-        run.run(3, 4.0, 1.0)
-        run.command(CommandState.PENDING)
-        run.run(20, *CALM)
-        assert run.cancelled == []
-
-    def test_proposal_becomes_a_command_when_the_mode_becomes_auto(self, drive):
-        run = drive(mode=Mode.PROPOSE)
-        run.run(3, 4.0, 1.0)
-        run.mode = Mode.AUTO
-        run.step(4.0, 1.0)
-        assert run.cancelled == ["incident-1/rung-0/try-0"]
-        assert run.commands[-1].key == "incident-1/rung-0/try-1"
-        assert not run.commands[-1].proposed
-
-    def test_applied_twice_changes_nothing(self, drive):
-        run = _after_cut(drive)
-        before = run.brain.state_dict()
-        assert not run.command(CommandState.APPLIED)
-        assert run.brain.state_dict() == before
-
-    def test_late_word_on_an_old_command_changes_nothing(self, drive):
-        run = drive()
-        run.run(3, 4.0, 1.0)
-        run.command(CommandState.FAILED)
-        run.step(4.0, 1.0)
-        before = run.brain.state_dict()
-        run.command(CommandState.DELIVERED, run.commands[0])
-        assert run.brain.state_dict() == before
-
-
-class TestPeople:
-    MANUAL = ReduceLrParameters(factor=0.9)
-
-    def test_manual_command_supersedes_a_proposal(self, drive, command_of):
-        run = drive(mode=Mode.PROPOSE)
-        run.run(3, 4.0, 1.0)
-        command = command_of("m", self.MANUAL, CommandState.PENDING, actor="person:ann")
-        run.take(run.brain.command_changed(command))
-        run.run(3, 4.0, 1.0)
-        assert run.cancelled == ["incident-1/rung-0/try-0"]
-        assert run.decisions[-1] == "wait/command_in_flight"
-        assert len(run.commands) == 1
-
-    def test_manual_command_is_watched_and_may_help(self, drive, command_of):
-        run = drive(mode=Mode.PROPOSE)
-        run.run(3, 4.0, 1.0)
-        for state in (CommandState.PENDING, CommandState.APPLIED, CommandState.APPLIED):
-            command = command_of("m", self.MANUAL, state, actor="person:ann", at=3)
-            run.take(run.brain.command_changed(command))
-        run.run(30, *CALM)
-        assert run.decisions[-2:] == ["act/manual", "resolve/intervention_helped"]
-
-    def test_manual_command_starts_the_cooldown(self, drive, command_of):
-        run = drive()
-        run.run(5, *CALM)
-        command = command_of("m", self.MANUAL, CommandState.APPLIED, actor="person:ann", at=5)
-        run.take(run.brain.command_changed(command))
-        run.run(4, 4.0, 1.0)
-        assert run.decisions[-1] == "hold/cooldown"
-
-    def test_pause_by_hand_leaves_the_policy_alone(self, drive, command_of):
-        run = drive()
-        command = command_of("p", PauseParameters(), CommandState.PENDING, actor="person:ann")
-        assert not run.brain.command_changed(command)
-        run.run(3, 4.0, 1.0)
-        assert run.decisions[-1] == "act/divergence"
-
-    def test_refused_manual_command_frees_the_policy(self, drive, command_of):
-        run = drive()
-        for state in (CommandState.PENDING, CommandState.REJECTED):
-            command = command_of("m", self.MANUAL, state, actor="person:ann")
-            run.take(run.brain.command_changed(command))
-        run.run(3, 4.0, 1.0)
-        assert run.decisions[-1] == "act/divergence"
-
-
-class TestEnds:
-    def test_run_ends_within_an_incident(self, drive):
-        run = drive()
-        run.run(3, 4.0, 1.0)
-        out = run.take(run.brain.end_run(4))
-        assert out.incidents[-1].decision.reason == "run_ended"
-        assert out.incidents[-1].state is IncidentState.RESOLVED
-        assert out.cancellations == ["incident-1/rung-0/try-0"]
-        assert {change.state for change in out.alerts} == {"resolved"}
-
-    def test_run_ends_in_peace(self, drive):
-        run = drive()
-        run.run(3, *CALM)
-        assert not run.brain.end_run(3)
-
-    def test_left_over_alert_opens_no_second_incident(self, drive):
-        run = drive()
-        run.run(10, *CALM)
-        run.run(3, 4.0, 1.0)
-        run.apply()
-        run.run(30, 2.5, 1.0)
-        numbers = {c.number for out in run.outcomes for c in out.incidents}
-        assert numbers == {1}
-
-    def test_resume_within_an_incident_clears_its_alerts(self, drive):
-        run = drive()
-        run.run(2, 2.5, 1.0)
-        run.rewind(2, MarkerKind.RESUME)
-        run.run(60, *CALM)
-        assert run.decisions == ["wait/may_recover", "resolve/recovered_by_itself"]
