@@ -12,6 +12,7 @@ Every rank must call `next` the same number of times; that is what step boundari
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import torch
@@ -24,27 +25,36 @@ _COMMANDS: Final = TypeAdapter(tuple[Command, ...])
 _REASONS: Final = tuple(RejectReason)
 
 
+@dataclass(frozen=True)
+class Word:
+    """What a rank says beside commands; what all have said is the largest of each."""
+
+    spoiled: bool = False
+    """This rank's newest snapshot is not finite."""
+    healthy: int = 0
+    """Sequence number of the newest healthy snapshot, which no rank may drop; the leader's word."""
+
+
 class Agreement(Protocol):
     """How the ranks of a job come to do the same."""
 
     is_leader: bool
     """Whether this rank talks with the collector."""
 
-    def next(self, offered: Sequence[Command], spoiled: bool = False) -> tuple[Command, ...]:
+    heard: Word
+    """What all ranks have said, as of the last `next`."""
+
+    def next(self, offered: Sequence[Command], word: Word) -> tuple[Command, ...]:
         """At a boundary: offer commands, get those to be carried out at this boundary.
 
         Args:
             offered: What has newly arrived; only the leader's counts.
-            spoiled: Whether this rank's newest snapshot is not finite.
+            word: Of this rank.
         """
 
     @property
     def is_busy(self) -> bool:
         """Whether commands offered before are still on their way to the ranks."""
-
-    @property
-    def is_spoiled(self) -> bool:
-        """Whether any rank called its newest snapshot spoiled, as of the last `next`."""
 
     def vote(self, refusal: RejectReason | None) -> RejectReason | None:
         """All ranks say whether they can: the gravest refusal, or None if all can."""
@@ -58,11 +68,13 @@ class SingleProcess:
 
     is_leader = True
     is_busy = False
-    is_spoiled = False
 
-    def next(self, offered: Sequence[Command], spoiled: bool = False) -> tuple[Command, ...]:
+    def __init__(self) -> None:
+        self.heard = Word()
+
+    def next(self, offered: Sequence[Command], word: Word) -> tuple[Command, ...]:
         """Give back what was offered."""
-        del spoiled  # the only rank knows already
+        self.heard = Word(healthy=word.healthy)  # what is spoiled the only rank knows already
         return tuple(offered)
 
     def vote(self, refusal: RejectReason | None) -> RejectReason | None:
@@ -81,7 +93,7 @@ class AllRanks:
         # A group of its own: nothing of ours gets in between the job's collectives, on any backend.
         self._group = dist.new_group(backend="gloo")
         self.is_leader = dist.get_rank() == 0
-        self.is_spoiled = False
+        self.heard = Word()
         self._outbox: tuple[Command, ...] = ()
         self._status: torch.Tensor | None = None
         self._work: dist.Work | None = None
@@ -91,11 +103,12 @@ class AllRanks:
         """Whether commands offered before are still on their way to the ranks."""
         return bool(self._outbox)
 
-    def next(self, offered: Sequence[Command], spoiled: bool = False) -> tuple[Command, ...]:
+    def next(self, offered: Sequence[Command], word: Word) -> tuple[Command, ...]:
         """Offer commands; get those offered at the last boundary."""
         agreed = self._receive()
         self._outbox = tuple(offered) if self.is_leader else ()
-        self._status = torch.tensor([len(self._encode()), int(spoiled)], dtype=torch.int64)
+        numbers = [len(self._encode()), int(word.spoiled), word.healthy]
+        self._status = torch.tensor(numbers, dtype=torch.int64)
         self._work = dist.all_reduce(
             self._status, op=dist.ReduceOp.MAX, group=self._group, async_op=True
         )
@@ -115,9 +128,9 @@ class AllRanks:
         if self._work is None or self._status is None:
             return ()
         self._work.wait()
-        num_bytes, spoiled = (int(value) for value in self._status.tolist())
+        num_bytes, spoiled, healthy = (int(value) for value in self._status.tolist())
         self._work = None
-        self.is_spoiled = bool(spoiled)
+        self.heard = Word(spoiled=bool(spoiled), healthy=healthy)
         if num_bytes == 0:
             return ()
         body = torch.zeros(num_bytes, dtype=torch.uint8)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from stabilizer.agent.control.agreement import Agreement
+from stabilizer.agent.control.agreement import Agreement, Word
 from stabilizer.agent.control.inbox import CommandInbox
 from stabilizer.agent.control.lr_override import LrOverride
 from stabilizer.agent.control.snapshots import Snapshot, SnapshotRing
@@ -168,9 +168,13 @@ class Executor:
             self._reject(command, RejectReason.RUN_ENDING, "the run ends")
 
     def _agree(self) -> tuple[Command, ...]:
-        offered = self._inbox.take() if self._agreement.is_leader else []
-        agreed = self._agreement.next(offered, self._newest_spoiled)
-        if self._agreement.is_spoiled and self._judged_id is not None:
+        is_leader = self._agreement.is_leader
+        offered = self._inbox.take() if is_leader else []
+        healthy = self._ring.newest_healthy() if is_leader else 0
+        agreed = self._agreement.next(offered, Word(self._newest_spoiled, healthy))
+        heard = self._agreement.heard
+        self._ring.protect(heard.healthy)
+        if heard.spoiled and self._judged_id is not None:
             self._ring.mark_not_finite(self._judged_id)
         self._judged_id = self._newest_id
         return agreed

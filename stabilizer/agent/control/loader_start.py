@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -76,7 +76,7 @@ def count_samples(batch: object) -> int | None:
     """Number of samples in a batch: length of the first tensor in it; None if there is none."""
     if isinstance(batch, torch.Tensor):
         return int(batch.shape[0]) if batch.ndim > 0 else 1
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         children: Iterable[object] = batch.values()
     elif isinstance(batch, list | tuple):
         children = batch

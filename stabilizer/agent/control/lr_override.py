@@ -115,7 +115,7 @@ class LrOverride:
             for position, group in enumerate(optimizer.param_groups):
                 stash = self._stashes.get(id(optimizer))
                 base = stash[position][0] if stash is not None else group["lr"]
-                rates[self._names[index, position]] = float(base) * self.scale
+                rates[self._name(index, position)] = float(base) * self.scale
         return rates
 
     def reassert(self, optimizer: Optimizer) -> None:
@@ -177,11 +177,15 @@ class LrOverride:
             else:
                 group["lr"] = base
 
+    def _name(self, index: int, position: int) -> str:
+        # Groups may be added while training runs, by a schedule that unfreezes layers.
+        return self._names.setdefault((index, position), f"{index}/{position}")
+
     def _note_effective(self, optimizer: Optimizer) -> None:
         index = next(i for i, known in enumerate(self._optimizers) if known is optimizer)
         for position, group in enumerate(optimizer.param_groups):
             rate = group["lr"]
-            name = self._names.setdefault((index, position), f"optimizer{index}/group{position}")
+            name = self._name(index, position)
             self.effective[name] = rate.clone() if isinstance(rate, torch.Tensor) else float(rate)
 
 

@@ -1,6 +1,7 @@
 """A bounded ring of snapshots in host memory.
 
 Used by the training thread only, but for `healthy`, which the telemetry thread replaces as a whole.
+All ranks of a job drop the same snapshots: which one is protected is agreed on at step boundaries.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import logging
 import operator
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -36,6 +37,10 @@ def default_max_bytes() -> int:
     return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _MEMORY_SHARE)
 
 
+def _sequence(snapshot: Snapshot) -> int:
+    return int(snapshot.info.id.rpartition("-")[2])
+
+
 class SnapshotRing:
     """Holds the newest snapshots, bounded in number and bytes.
 
@@ -56,6 +61,8 @@ class SnapshotRing:
         self.capacity = capacity
         self.max_bytes = default_max_bytes() if max_bytes is None else max_bytes
         self.healthy: tuple[str, ...] = ()
+        """Ids that the collector calls healthy, as last heard."""
+        self._protected = 0
         self._on_drop = on_drop
         self._snapshots: list[Snapshot] = []
         self._sequence = 0
@@ -72,6 +79,16 @@ class SnapshotRing:
         """A name that no other snapshot of this process has or had; the same on every rank."""
         self._sequence += 1
         return f"step{step}-{self._sequence}"
+
+    def newest_healthy(self) -> int:
+        """Sequence number of the newest restorable snapshot that is called healthy; 0 for none."""
+        healthy = set(self.healthy)
+        numbers = (_sequence(s) for s in self._restorable if s.info.id in healthy)
+        return max(numbers, default=0)
+
+    def protect(self, sequence: int) -> None:
+        """Never drop the snapshot with this sequence number for room; 0 for none."""
+        self._protected = sequence
 
     def make_room(self) -> None:
         """Drop what a new snapshot of the usual size would drive out, so that its memory is reused.
@@ -162,11 +179,8 @@ class SnapshotRing:
         return [snapshot for snapshot in self._snapshots if snapshot.state is not None]
 
     def _victim(self) -> Snapshot | None:
-        restorable = self._restorable
-        healthy = [s for s in restorable if s.info.id in self.healthy]
-        kept: Iterable[Snapshot] = (restorable[-1], *healthy[-1:]) if restorable else ()
-        protected = {snapshot.info.id for snapshot in kept}
-        return next((s for s in restorable if s.info.id not in protected), None)
+        droppable = (s for s in self._restorable[:-1] if _sequence(s) != self._protected)
+        return next(droppable, None)
 
     def _drop(self, condition: Callable[[Snapshot], bool]) -> None:
         for snapshot in self._snapshots:

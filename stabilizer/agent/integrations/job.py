@@ -21,7 +21,7 @@ from stabilizer.agent.control.executor import Executor, Training
 from stabilizer.agent.control.guard import GuardPolicy, NonfiniteGuard
 from stabilizer.agent.control.inbox import CommandInbox
 from stabilizer.agent.control.lr_override import LrOverride
-from stabilizer.agent.control.snapshots import Snapshot, SnapshotRing
+from stabilizer.agent.control.snapshots import Snapshot, SnapshotRing, default_max_bytes
 from stabilizer.agent.integrations.revision import git_revision
 from stabilizer.agent.integrations.silence import Silence
 from stabilizer.agent.integrations.solo import SoloBrain
@@ -69,7 +69,7 @@ class JobSettings:
     """Optimizer steps between two snapshots."""
     keep_snapshots: int = 6
     snapshot_bytes: int | None = None
-    """Host memory for snapshots; None for a quarter of the machine's."""
+    """Host memory of one rank for snapshots; None shares a quarter of the machine's."""
     guard: GuardPolicy = GuardPolicy.OBSERVE
     max_queries: int = 64
     """Query positions of an attention that a sampled step looks at."""
@@ -78,10 +78,12 @@ class JobSettings:
     """Dotted name of the module whose outputs are the logits; None for `lm_head`."""
 
     def __post_init__(self) -> None:
-        if self.snapshot_every < 1:
-            raise ConfigurationError(
-                f"snapshot_every is {self.snapshot_every}; it must be 1 or more"
-            )
+        bounds = {"snapshot_every": self.snapshot_every, "keep_snapshots": self.keep_snapshots}
+        if self.snapshot_bytes is not None:
+            bounds["snapshot_bytes"] = self.snapshot_bytes
+        for name, value in bounds.items():
+            if value < 1:
+                raise ConfigurationError(f"{name} is {value}; allowed: 1 or more")
 
     def policy_text(self) -> str | None:
         """The rule file's text.
@@ -159,12 +161,14 @@ class Job:
         clock: Clock,
         *,
         on_drop: Callable[[Any], None] | None = None,
+        local_ranks: int = 1,
         transport: Transport | None = None,
         reporting: ReporterSettings | None = None,
     ) -> None:
         self.settings = settings
         self.inbox = CommandInbox(clock, self._report_result)
-        self.ring = SnapshotRing(settings.keep_snapshots, settings.snapshot_bytes, on_drop)
+        max_bytes = settings.snapshot_bytes or default_max_bytes() // local_ranks
+        self.ring = SnapshotRing(settings.keep_snapshots, max_bytes, on_drop)
         self.override = LrOverride()
         self.guard = NonfiniteGuard(settings.guard)
         self._clock = clock
@@ -176,7 +180,7 @@ class Job:
         self._subject: JobSubject | None = None
         self._known_attempt = 1
         self._step_began = 0.0
-        self._logs_loss = False
+        self._logged: set[str] = set()
         self._is_open = False
 
     @property
@@ -226,8 +230,8 @@ class Job:
         Raises:
             ValueError: The value is not one number, or name or labels are not those of a series.
         """
-        if name == Metric.LOSS and not labels:
-            self._logs_loss = True
+        if not labels:
+            self._logged.add(name)
         if self._probes is not None and self._is_open:
             self._probes.log(name, value, **labels)
 
@@ -266,9 +270,10 @@ class Job:
 
     def log_loss(self, loss: Tensor | float) -> None:
         """Give what a microbatch backpropagates, undivided by the number of microbatches."""
-        if self._probes is not None and self._is_open:
-            name = Metric.LOSS_TOTAL if self._logs_loss else Metric.LOSS
-            self._probes.log(name, loss)
+        if self._probes is None or not self._is_open or Metric.LOSS_TOTAL in self._logged:
+            return
+        name = Metric.LOSS_TOTAL if Metric.LOSS in self._logged else Metric.LOSS
+        self._probes.log(name, loss)
 
     def end_step(self, step: int) -> None:
         """After the optimizer: report the step, settle what waited for it."""

@@ -53,7 +53,7 @@ class StabilizerCallback(Callback):
         policy: Rule file for this run; None takes the collector's, or the one that ships.
         snapshot_every: Optimizer steps between two snapshots.
         keep_snapshots: Snapshots held in memory at most.
-        snapshot_bytes: Host memory for them; None for a quarter of the machine's.
+        snapshot_bytes: Host memory of one rank for them; None shares a quarter of the machine's.
         guard: What happens to a step whose gradients are not finite.
         max_queries: Query positions of an attention that a sampled step looks at.
         attention: Whether to measure attentions.
@@ -108,6 +108,8 @@ class StabilizerCallback(Callback):
         self._fit: LightningFit | None = None
         self._step_open: int | None = None
         self._is_measured = False
+        self._stride = 1
+        """Lightning counts every optimizer's step: with several, it counts on by so many."""
 
     @property
     def job(self) -> Job | None:
@@ -123,6 +125,7 @@ class StabilizerCallback(Callback):
             self.settings,
             self._clock,
             on_drop=fit.recycle,
+            local_ranks=max(trainer.num_devices, 1),
             transport=self._transport,
             reporting=self._reporting,
         )
@@ -164,7 +167,7 @@ class StabilizerCallback(Callback):
         del pl_module, batch, batch_idx
         if self._job is not None and self._step_open != trainer.global_step:
             self._step_open = trainer.global_step
-            self._job.begin_step(trainer.global_step + 1)
+            self._job.begin_step(trainer.global_step + self._stride)
             self._is_measured = False
 
     def on_before_optimizer_step(
@@ -195,6 +198,7 @@ class StabilizerCallback(Callback):
             divided_by = self._fit.num_gradient_batches if pl_module.automatic_optimization else 1
             self._job.log_loss(loss.detach().reshape(()) * divided_by)
         if self._step_open is not None and trainer.global_step > self._step_open:
+            self._stride = trainer.global_step - self._step_open
             self._step_open = None
             self._job.end_step(trainer.global_step)
 
@@ -207,11 +211,11 @@ class StabilizerCallback(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Training broke off: say so."""
-        del pl_module
+        """Training broke off: say so, and leave."""
         if self._job is not None:
             message = f"{type(exception).__name__}: {exception}"[:2000]
             self._job.fail(trainer.global_step, message)
+        self._leave(pl_module)  # Lightning calls no teardown after an exception
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave trainer and module as they were."""
@@ -219,6 +223,9 @@ class StabilizerCallback(Callback):
             return
         if self._job is not None:
             self._job.fail(trainer.global_step, "torn down before the end of training")
+        self._leave(pl_module)
+
+    def _leave(self, pl_module: LightningModule) -> None:
         if self._fit is not None:
             self._fit.uninstall()
         if hasattr(pl_module, _JOB_ATTRIBUTE):

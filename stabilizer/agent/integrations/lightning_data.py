@@ -59,6 +59,7 @@ class TrainingData:
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
+        self._last_followed: list[TrackedLoader] = []
 
     def follow(self) -> None:
         """Put tracked loaders in front; after the loader was made and before it is iterated."""
@@ -66,7 +67,12 @@ class TrainingData:
         if loader is None or type(loader) is not CombinedLoader:
             return  # no data, followed already, or a class of the user's own: see `unsupported`
         world_size = self._trainer.world_size
-        tracked = [TrackedLoader(part, world_size) for part in loader.flattened]
+        # A reload may bring the same loader again, with worker processes that have lived on.
+        known, tracked = self._last_followed, []
+        for part in loader.flattened:
+            again = next((t for t in known if t.loader is part and t not in tracked), None)
+            tracked.append(TrackedLoader(part, world_size) if again is None else again)
+        self._last_followed = tracked
         if not all(_has_len(part) for part in tracked):
             for part in tracked:
                 # Lightning's fetcher then holds one batch ahead; at the end of a skip a step's.

@@ -152,3 +152,37 @@ def test_the_agent_alone_changes_nothing(kit):
     watched = kit.train(make)
     assert watched.history == reference.history
     kit.assert_same_from(reference, watched, 0, 0)
+
+
+def test_loaders_that_are_reloaded_every_epoch(kit):
+    kept = plain(kit, shuffle=True, num_workers=2, persistent_workers=True, points={"noise": True})
+
+    def run(**options):
+        class Reloading(kit.Net):
+            def train_dataloader(self):
+                if self.trainer.current_epoch == 2:
+                    return plain(kit, shuffle=True, points={"size": 44})
+                return kept
+
+        kept._iterator = None
+        return kit.train(None, net=Reloading, reload_dataloaders_every_n_epochs=1, **options)
+
+    reference = run(watched=False)
+    # From the shorter epoch of another loader back into the first epoch, and on through all.
+    rewound = run(plan={19: lambda job: kit.rollback(job, 5)})
+    assert [r.state for r in rewound.results] == ["applied"]
+    kit.assert_same_from(reference, rewound, 5, kit.returned_at(rewound)[-1])
+
+
+def test_averaged_weights_are_rewound(kit):
+    from lightning.pytorch.callbacks import EMAWeightAveraging
+
+    make = partial(plain, kit, shuffle=True)
+    reference = kit.train(make, watched=False, callbacks=[EMAWeightAveraging(decay=0.9)])
+    rewound = kit.train(
+        make,
+        plan={13: lambda job: kit.rollback(job, 5)},
+        callbacks=[EMAWeightAveraging(decay=0.9)],
+    )
+    assert [r.state for r in rewound.results] == ["applied"]
+    kit.assert_same_from(reference, rewound, 5, kit.returned_at(rewound)[-1])
