@@ -110,9 +110,9 @@ class HostCopier:
         return held
 
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
-        self.copied_bytes += tensor.nbytes
         if tensor.layout is not torch.strided:
             return tensor.to("cpu", copy=True)
+        self.copied_bytes += tensor.nbytes
         buffers = self._pool.get((tensor.dtype, tuple(tensor.shape)))
         if buffers:
             target = buffers.pop()
@@ -161,7 +161,7 @@ def _rebuild(like: Mapping[Any, Any], items: dict[Any, Any]) -> Tree:
 
 def _memory_key(tensor: torch.Tensor) -> tuple[object, ...]:
     if tensor.layout is not torch.strided or tensor.numel() == 0:
-        return (id(tensor),)
+        return (object(),)  # no memory to know it by: never shared
     return (
         tensor.device,
         tensor.data_ptr(),
@@ -191,6 +191,8 @@ def is_same_bits(host: torch.Tensor, other: torch.Tensor) -> bool:
     """Tell whether two tensors have the same type, shape and bits; NaN equals the same NaN."""
     if host.dtype != other.dtype or host.shape != other.shape:
         return False
+    if host.layout is not torch.strided:
+        host, other = host.to_dense(), other.to_dense()
     return torch.equal(_bits(host), _bits(other.detach().to(host.device)))
 
 

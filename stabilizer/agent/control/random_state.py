@@ -37,7 +37,7 @@ class RandomState:
 
 def _numpy_words(state: dict[str, Any]) -> tuple[object, ...]:
     inner = state["state"]
-    if "key" in inner:  # Mersenne twister, numpy's global default
+    if state["bit_generator"] == "MT19937":  # numpy's global default
         return inner["key"].tobytes(), inner["pos"], state["has_gauss"], state["gauss"]
     return (repr(state),)
 

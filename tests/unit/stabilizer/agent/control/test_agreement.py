@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+import torch.distributed as dist
+
+from stabilizer.agent.control.agreement import AllRanks, SingleProcess, Word
+from stabilizer.protocol.commands import RejectReason
+
+
+@pytest.fixture
+def alone():
+    """A gloo world of one rank; two ranks are in tests/distributed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=0, world_size=1)
+    yield AllRanks()
+    dist.destroy_process_group()
+
+
+def test_one_process_agrees_at_once(make):
+    agreement = SingleProcess()
+    command = make.command()
+    assert agreement.next([command], Word(spoiled=True, healthy=3)) == (command,)
+    assert agreement.heard == Word(spoiled=False, healthy=3)
+    assert agreement.vote(None) is None
+    assert agreement.vote(RejectReason.RUN_ENDING) is RejectReason.RUN_ENDING
+    assert agreement.close() == ()
+    assert not agreement.is_busy
+    assert agreement.is_leader
+
+
+def test_ranks_agree_one_boundary_later(alone, make):
+    first, second = make.command(), make.command()
+    assert alone.next([first, second], Word()) == ()
+    assert alone.is_busy
+    assert alone.next([], Word(spoiled=True, healthy=4)) == (first, second)
+    assert not alone.is_busy
+    assert alone.heard == Word()
+    assert alone.next([], Word()) == ()
+    assert alone.heard == Word(spoiled=True, healthy=4)
+
+
+def test_what_is_on_its_way_at_the_end_comes_back(alone, make):
+    command = make.command()
+    alone.next([command], Word())
+    assert alone.close() == (command,)
+    assert alone.close() == ()
+
+
+def test_votes(alone):
+    assert alone.vote(None) is None
+    assert alone.vote(RejectReason.UNKNOWN_SNAPSHOT) is RejectReason.UNKNOWN_SNAPSHOT
