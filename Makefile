@@ -29,8 +29,18 @@ venv: $(VENV)/.dev
 demo: $(VENV)/.run
 	$(BIN)/python -m trainer demo $(ARGS)
 
+# Tests commit to disk thousands of times: in memory, where there is a place for it, they take a third.
+# A file of tests stays in one process, since its fixtures are dear; one torch thread per process.
+# The end-to-end tests come after the others: they start processes that want the cores for themselves.
+TEST_TMP := $(firstword $(wildcard /dev/shm) $(TMPDIR) /tmp)
+PYTEST := OMP_NUM_THREADS=1 STABILIZER_STRICT=1 TMPDIR=$(TEST_TMP) $(BIN)/python -m pytest
+
+# With ARGS="tests/unit/..." one of the two may select nothing, which pytest calls 5.
+NONE_IS_FINE = $(if $(ARGS),|| test $$? -eq 5)
+
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 STABILIZER_STRICT=1 $(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) -m "not e2e" -n 2 --dist loadfile --junitxml=build/tests.xml $(ARGS) $(NONE_IS_FINE)
+	$(PYTEST) -m e2e --junitxml=build/e2e.xml $(ARGS) $(NONE_IS_FINE)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

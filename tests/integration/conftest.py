@@ -70,7 +70,7 @@ class PostgresServer:
 
     def __init__(self, programs):
         self.programs = programs
-        self.folder = Path(tempfile.mkdtemp(prefix="stabilizer-pg-", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="stabilizer-pg-"))
         # The server refuses to run as root.
         self.user = pwd.getpwnam(_account()) if os.geteuid() == 0 else None
         if self.user is not None:
