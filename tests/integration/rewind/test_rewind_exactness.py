@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader
 
 # 60 points, batches of 4, accumulation 2: 15 batches, 8 steps an epoch, the last of one batch.
@@ -175,8 +176,6 @@ def test_loaders_that_are_reloaded_every_epoch(kit):
 
 
 def test_averaged_weights_are_rewound(kit):
-    from lightning.pytorch.callbacks import EMAWeightAveraging
-
     make = partial(plain, kit, shuffle=True)
     reference = kit.train(make, watched=False, callbacks=[EMAWeightAveraging(decay=0.9)])
     rewound = kit.train(

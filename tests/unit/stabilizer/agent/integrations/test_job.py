@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import copy
+from datetime import UTC, datetime
+
+import pytest
+import torch
+from torch import nn
+
+from stabilizer.agent import Job, StabilizerCallback
+from stabilizer.agent.control.agreement import SingleProcess
+from stabilizer.agent.control.snapshots import Snapshot
+from stabilizer.agent.integrations.job import JobSettings, JobSubject
+from stabilizer.agent.integrations.silence import Silence
+from stabilizer.errors import ConfigurationError
+from stabilizer.protocol.batches import AttemptStart, SnapshotInfo
+from stabilizer.protocol.commands import ReduceLrParameters
+
+
+class Clock:
+    def __init__(self):
+        self.seconds = 0.0
+
+    def now(self):
+        return datetime.fromtimestamp(1000 + self.seconds, UTC)
+
+    def monotonic(self):
+        return self.seconds
+
+
+class Telemetry(Silence):
+    def __init__(self):
+        super().__init__()
+        self.frames, self.markers, self.inventories, self.states = [], [], [], []
+        self.closed = None
+
+    def put(self, frames):
+        self.frames.append(frames)
+
+    def marker(self, marker):
+        self.markers.append(marker)
+
+    def set_snapshots(self, infos):
+        self.inventories.append([(info.step, info.attempt) for info in infos])
+
+    def set_state(self, state, step, message=""):
+        self.states.append((state.value, step, message))
+
+    def close(self, state, timeout_seconds=5.0):
+        self.closed = state
+
+
+class Training:
+    def __init__(self):
+        self.step, self.samples, self.is_ending, self.unsupported = 0, 0, False, None
+
+
+@pytest.fixture
+def scene(monkeypatch):
+    """A job over a tiny model, telling a list instead of a collector."""
+
+    class Scene:
+        def __init__(self):
+            self.telemetry, self.training, self.clock = Telemetry(), Training(), Clock()
+            self.taken = []
+
+        def take(self, snapshot_id, attempt):
+            step = self.training.step
+            self.taken.append(step)
+            info = SnapshotInfo(id=snapshot_id, attempt=attempt, step=step, finite=True)
+            return Snapshot(info, {"step": step})
+
+        def run(self, steps):
+            for _ in range(steps):
+                self.job.boundary()
+                self.job.begin_step(self.training.step + 1)
+                self.model(torch.ones(1, 2)).sum().backward()
+                self.clock.seconds += 0.5
+                self.job.log_loss(torch.tensor(3.0))
+                self.job.before_optimizer_step(
+                    self.optimizer, self.model.parameters(), is_first=True
+                )
+                self.optimizer.step()
+                self.training.step += 1
+                self.job.end_step(self.training.step)
+
+        def values(self, index=-1):
+            values = {}
+            for catalog, block in self.telemetry.frames[index].blocks():
+                present = block.present[0] if block.present is not None else [True] * len(catalog)
+                for key, value, given in zip(catalog.series, block.values[0], present, strict=True):
+                    if given:
+                        values[str(key)] = float(value)
+            return values
+
+    made = Scene()
+    made.model = nn.Linear(2, 1)
+    made.optimizer = torch.optim.SGD(made.model.parameters(), lr=0.1)
+    made.job = Job(JobSettings(url="http://x", run="r", snapshot_every=3), made.clock)
+    monkeypatch.setattr(made.job, "_make_telemetry", lambda register: made.telemetry)
+    made.subject = JobSubject(
+        model=made.model,
+        optimizers=[made.optimizer],
+        groups=("0",),
+        training=made.training,
+        agreement=SingleProcess(),
+        take_snapshot=made.take,
+    )
+    return made
+
+
+def test_a_step_is_reported_with_rates_and_time(scene):
+    scene.job.start(scene.subject)
+    scene.run(2)
+    values = scene.values()
+    assert values["loss"] == 3.0
+    assert values['lr{group="0"}'] == pytest.approx(0.1)
+    assert values["lr_scale"] == 1.0
+    assert values["step_seconds"] == 0.5
+    assert values["grad_norm"] > 0
+    assert [frames.step for frames in scene.telemetry.frames] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("logged", "expected"),
+    [
+        ([], {"loss": 3.0}),
+        (["loss"], {"loss": 7.0, "loss_total": 3.0}),
+        (["loss", "loss_total"], {"loss": 7.0, "loss_total": 7.0}),
+    ],
+)
+def test_what_the_module_logs_itself_goes_before(scene, logged, expected):
+    scene.job.start(scene.subject)
+    log_loss = scene.job.log_loss
+
+    def log_all(loss):
+        for name in logged:
+            scene.job.log(name, torch.tensor(7.0))
+        scene.job.log("loss", 5.0, source="web")
+        log_loss(loss)
+
+    scene.job.log_loss = log_all
+    scene.run(1)
+    values = scene.values()
+    assert {k: v for k, v in values.items() if k in ("loss", "loss_total")} == expected
+    assert values['loss{source="web"}'] == 5.0
+
+
+def test_snapshots_are_taken_when_due_and_once(scene):
+    scene.job.start(scene.subject)
+    scene.training.step = 1
+    scene.run(9)
+    scene.job.boundary()
+    assert scene.taken == [1, 3, 6, 9]  # the first one at once, wherever the job starts
+    assert scene.telemetry.inventories[-1] == [(1, 1), (3, 1), (6, 1), (9, 1)]
+
+
+def test_a_late_registration_renumbers_the_snapshots(scene):
+    scene.job.start(scene.subject)
+    scene.run(1)
+    scene.telemetry.attempt = 5
+    scene.run(3)
+    assert scene.telemetry.inventories[-1] == [(0, 5), (3, 5)]
+    assert scene.job.attempt == 5
+    scene.job.begin_attempt(AttemptStart(from_step=3))
+    scene.run(1)
+    assert [info.attempt for info in scene.job.ring.inventory()] == [5, 5]
+
+
+def test_the_end_of_a_cut_is_told(scene):
+    scene.job.start(scene.subject)
+    scene.job.override.cut(ReduceLrParameters(factor=0.5, hold_steps=2))
+    scene.run(3)
+    assert [(m.kind, m.step) for m in scene.telemetry.markers] == [("lr_change", 2)]
+    assert scene.values(0)["lr_scale"] == 0.5
+    assert scene.values(2)["lr_scale"] == 1.0
+
+
+def test_finish_and_fail_close_once(scene):
+    scene.job.start(scene.subject)
+    scene.run(1)
+    scene.job.finish(1)
+    scene.job.fail(1, "afterwards")
+    assert scene.telemetry.states == [("finished", 1, "")]
+    assert scene.telemetry.closed == "finished"
+    assert len(scene.job.ring) == 0
+    scene.run(1)  # whoever still calls is not heard
+    assert len(scene.telemetry.frames) == 1
+
+
+def test_a_failure_is_told_with_its_message(scene):
+    scene.job.start(scene.subject)
+    scene.job.fail(0, "ValueError: no")
+    assert scene.telemetry.states == [("failed", 0, "ValueError: no")]
+
+
+def test_followers_measure_nothing_and_obey(scene):
+    scene.subject.agreement.is_leader = False
+    scene.job.start(scene.subject)
+    scene.run(4)
+    scene.job.log("loss", 1.0)
+    assert scene.telemetry.frames == []
+    assert scene.taken == [0, 3]
+
+
+def test_a_job_that_cannot_be_snapshotted_goes_on(scene):
+    scene.take = lambda snapshot_id, attempt: None
+    object.__setattr__(scene.subject, "take_snapshot", scene.take)
+    scene.job.start(scene.subject)
+    scene.run(4)
+    assert scene.telemetry.inventories == []
+    assert len(scene.telemetry.frames) == 4
+
+
+def test_before_training_everything_is_silent(scene):
+    scene.job.boundary()
+    scene.job.log("anything", 1.0)
+    scene.job.log_loss(1.0)
+    scene.job.begin_step(1)
+    scene.job.before_optimizer_step(scene.optimizer, [], is_first=True)
+    scene.job.end_step(1)
+    scene.job.finish(1)
+    assert not scene.job.is_started
+    assert copy.deepcopy({"job": scene.job})["job"] is scene.job
+
+
+def test_state_is_saved_and_continued(scene):
+    scene.job.override.cut(ReduceLrParameters(factor=0.5))
+    fresh = Job(JobSettings(url=None, run="r"), scene.clock)
+    fresh.load_state_dict(scene.job.state_dict())
+    assert fresh.override.scale == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"snapshot_every": 0}, "snapshot_every is 0"),
+        ({"keep_snapshots": 0}, "keep_snapshots is 0"),
+        ({"snapshot_bytes": 0}, "snapshot_bytes is 0"),
+        ({"mode": "perhaps"}, "mode is 'perhaps'; allowed: observe, propose, auto"),
+        ({"guard": "perhaps"}, "guard is 'perhaps'"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        StabilizerCallback("http://x", run="r", **options)
+
+
+def test_a_policy_that_cannot_be_read_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        JobSettings(url=None, run="r", policy=tmp_path / "none.yaml").policy_text()
+
+
+def test_silence_counts_attempts():
+    silence = Silence()
+    assert silence.begin_attempt(AttemptStart(from_step=3)) == 2
+    assert silence.attempt == 2
