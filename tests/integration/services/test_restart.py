@@ -144,10 +144,9 @@ def fail(*_arguments):
     raise StorageError("the disk is full")
 
 
-def test_another_collector_on_the_same_database_is_noticed(open_services, make, unbroken, backend):
+@pytest.mark.parametrize("backend", ["postgresql"])  # a SQLite file takes one collector
+def test_another_collector_on_the_same_database_is_noticed(open_services, make, unbroken):
     """Behind a load balancer that sends one run now here, now there."""
-    if backend == "sqlite":
-        pytest.skip("a SQLite file takes one collector")
     collectors = [open_services(), open_services()]
     run_id = collectors[0].runs.register(make.register()).run_id
     training = Training(make)
