@@ -140,3 +140,19 @@ def test_finite_looks_at_floating_values_only():
     assert not is_finite([torch.tensor(float("nan"), dtype=torch.bfloat16)])
     # A norm would overflow here; the values are finite.
     assert is_finite([torch.full((8,), 3e38)])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_one_bad_value_is_found_wherever_it_stands(bad, dtype):
+    for place in range(67):  # vector width and remainder
+        values = torch.linspace(-3, 3, 67).to(dtype)
+        assert is_finite([values])
+        values[place] = bad
+        assert not is_finite([values])
+
+
+def test_narrow_and_empty_tensors_are_looked_at():
+    assert is_finite([torch.empty(0), torch.ones(3).to(torch.float8_e5m2)])
+    assert not is_finite([torch.tensor([float("inf"), 1.0]).to(torch.float8_e5m2)])
+    assert not is_finite([torch.tensor([complex(1, float("nan"))])])
