@@ -18,11 +18,12 @@ from torch.optim import Optimizer
 
 from stabilizer.agent.control.agreement import Agreement
 from stabilizer.agent.control.executor import Executor, Training
-from stabilizer.agent.control.guard import GuardPolicy, NonfiniteGuard
+from stabilizer.agent.control.guard import NonfiniteGuard
 from stabilizer.agent.control.inbox import CommandInbox
 from stabilizer.agent.control.lr_override import LrOverride
 from stabilizer.agent.control.snapshots import Snapshot, SnapshotRing, default_max_bytes
 from stabilizer.agent.integrations.revision import git_revision
+from stabilizer.agent.integrations.settings import JobSettings
 from stabilizer.agent.integrations.silence import Silence
 from stabilizer.agent.integrations.solo import SoloBrain
 from stabilizer.agent.probes.probe_set import ProbeSet
@@ -31,7 +32,6 @@ from stabilizer.agent.telemetry.reporter import Reporter
 from stabilizer.agent.telemetry.settings import ReporterSettings
 from stabilizer.agent.telemetry.wire.transport import Transport
 from stabilizer.clock import Clock
-from stabilizer.errors import ConfigurationError
 from stabilizer.protocol.batches import (
     AttemptStart,
     BatchAnswer,
@@ -40,7 +40,6 @@ from stabilizer.protocol.batches import (
     SnapshotInfo,
 )
 from stabilizer.protocol.commands import CommandResult
-from stabilizer.protocol.decisions import Mode
 from stabilizer.protocol.metrics import Metric
 from stabilizer.protocol.runs import RunRegister, RunState
 from stabilizer.protocol.sampling import SamplingPlan
@@ -49,54 +48,6 @@ from stabilizer.protocol.version import PROTOCOL_VERSION
 logger = logging.getLogger(__name__)
 
 _CLOSE_SECONDS: Final = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobSettings:
-    """What a person chooses about a watched job."""
-
-    url: str | None
-    """Address of the collector; None evaluates the rules in the job itself."""
-    run: str
-    key: str = ""
-    """Tells runs of the same name apart, for example a scheduler's job id."""
-    token: str | None = field(default=None, repr=False)
-    mode: Mode | None = None
-    """None leaves it to the policy, which ships with `propose`."""
-    policy: Path | None = None
-    """Rule file for this run; None takes the collector's, or the one that ships."""
-    snapshot_every: int = 25
-    """Optimizer steps between two snapshots."""
-    keep_snapshots: int = 6
-    snapshot_bytes: int | None = None
-    """Host memory of one rank for snapshots; None shares a quarter of the machine's."""
-    guard: GuardPolicy = GuardPolicy.OBSERVE
-    max_queries: int = 64
-    """Query positions of an attention that a sampled step looks at."""
-    attention: bool = True
-    head: str | None = None
-    """Dotted name of the module whose outputs are the logits; None for `lm_head`."""
-
-    def __post_init__(self) -> None:
-        bounds = {"snapshot_every": self.snapshot_every, "keep_snapshots": self.keep_snapshots}
-        if self.snapshot_bytes is not None:
-            bounds["snapshot_bytes"] = self.snapshot_bytes
-        for name, value in bounds.items():
-            if value < 1:
-                raise ConfigurationError(f"{name} is {value}; allowed: 1 or more")
-
-    def policy_text(self) -> str | None:
-        """The rule file's text.
-
-        Raises:
-            ConfigurationError: It cannot be read.
-        """
-        if self.policy is None:
-            return None
-        try:
-            return self.policy.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"policy {str(self.policy)!r} cannot be read") from error
 
 
 class Telemetry(Protocol):

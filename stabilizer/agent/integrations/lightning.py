@@ -19,8 +19,9 @@ from stabilizer.agent.control.agreement import Agreement, AllRanks, SingleProces
 from stabilizer.agent.control.guard import GuardPolicy
 from stabilizer.agent.control.host_copy import HostCopier
 from stabilizer.agent.control.lr_override import name_groups
-from stabilizer.agent.integrations.job import Job, JobSettings, JobSubject
+from stabilizer.agent.integrations.job import Job, JobSubject
 from stabilizer.agent.integrations.lightning_loop import LightningFit
+from stabilizer.agent.integrations.settings import JobSettings
 from stabilizer.agent.telemetry.settings import ReporterSettings
 from stabilizer.agent.telemetry.wire.transport import Transport
 from stabilizer.clock import Clock, SystemClock

@@ -10,7 +10,8 @@ from torch import nn
 from stabilizer.agent import Job, StabilizerCallback
 from stabilizer.agent.control.agreement import SingleProcess
 from stabilizer.agent.control.snapshots import Snapshot
-from stabilizer.agent.integrations.job import JobSettings, JobSubject
+from stabilizer.agent.integrations.job import JobSubject
+from stabilizer.agent.integrations.settings import JobSettings
 from stabilizer.agent.integrations.silence import Silence
 from stabilizer.errors import ConfigurationError
 from stabilizer.protocol.batches import AttemptStart, SnapshotInfo
