@@ -107,7 +107,7 @@ def build_report(
         "incidents": [
             _incident(name, incident)
             for name, outcome in arms.items()
-            for incident in outcome.incidents
+            for incident in sorted(outcome.incidents, key=lambda incident: incident.number)
         ],
         "commands": [
             _command(name, command)
