@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final, Protocol
 
 import torch
@@ -23,6 +24,9 @@ from stabilizer.protocol.commands import Command, RejectReason
 
 _COMMANDS: Final = TypeAdapter(tuple[Command, ...])
 _REASONS: Final = tuple(RejectReason)
+_PATIENCE: Final = timedelta(days=1)
+"""How late a rank may come to a boundary: far beyond the job's own limit, which is what counts. A
+job that grants rank 0 a long evaluation must not be ended by us after gloo's 30 minutes."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class AllRanks:
 
     def __init__(self) -> None:
         # A group of its own: nothing of ours gets in between the job's collectives, on any backend.
-        self._group = dist.new_group(backend="gloo")
+        self._group = dist.new_group(backend="gloo", timeout=_PATIENCE)
         self.is_leader = dist.get_rank() == 0
         self.heard = Word()
         self._outbox: tuple[Command, ...] = ()

@@ -20,7 +20,7 @@ from stabilizer.agent.control.agreement import Agreement, Word
 from stabilizer.agent.control.inbox import CommandInbox
 from stabilizer.agent.control.lr_override import LrOverride
 from stabilizer.agent.control.snapshots import Snapshot, SnapshotRing
-from stabilizer.errors import CommandRejectedError, RestoreError
+from stabilizer.errors import CommandRejectedError, ControlError, RestoreError
 from stabilizer.protocol.batches import AttemptStart, Marker, MarkerKind
 from stabilizer.protocol.commands import (
     Command,
@@ -71,7 +71,7 @@ class Training(Protocol):
         """End at this boundary."""
 
     def save_checkpoint(self, name: str) -> str:
-        """Write a durable checkpoint; return its path."""
+        """Write a durable checkpoint; return its path, or raise ControlError."""
 
 
 class Reports(Protocol):
@@ -287,7 +287,7 @@ class Executor:
         step = self._training.step
         try:
             path = self._training.save_checkpoint(command.id)
-        except (OSError, RuntimeError) as error:  # full disk; torch's writer raises RuntimeError
+        except (OSError, RuntimeError, ControlError) as error:  # torch's writer: RuntimeError
             logger.exception("the checkpoint asked for by command %s failed", command.id)
             self._settle_failure(command, step, error, reason=None)
             return

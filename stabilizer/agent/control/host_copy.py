@@ -106,7 +106,7 @@ class HostCopier:
         known = self._steady.get(name)
         if known is not None and is_same_bits(known.tensor, tensor):
             return known
-        self.copied_bytes += tensor.nbytes
+        self.copied_bytes += _stored(tensor).nbytes
         held = Held(tensor.to("cpu", copy=True), tensor.device, shared=True)
         self._steady[name] = held
         return held
@@ -202,6 +202,13 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
+def _stored(tensor: torch.Tensor) -> torch.Tensor:
+    """The values that a sparse tensor holds; of a strided one, itself."""
+    if tensor.layout is torch.sparse_coo:
+        return tensor.coalesce().values()
+    return tensor if tensor.layout is torch.strided else tensor.values()
+
+
 def is_finite(tensors: Iterable[torch.Tensor]) -> bool:
     """Tell whether no tensor has a NaN or an Inf. Reduces on the devices, then waits once for each.
 
@@ -210,7 +217,7 @@ def is_finite(tensors: Iterable[torch.Tensor]) -> bool:
     """
     extremes: dict[torch.device, list[torch.Tensor]] = defaultdict(list)
     for tensor in tensors:
-        values = tensor.detach()
+        values = _stored(tensor.detach())
         if values.numel() == 0 or not (values.is_floating_point() or values.is_complex()):
             continue
         values = torch.view_as_real(values) if values.is_complex() else values

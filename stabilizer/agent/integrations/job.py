@@ -132,6 +132,7 @@ class Job:
         self._known_attempt = 1
         self._step_began = 0.0
         self._logged: set[str] = set()
+        self._left_out: set[tuple[str, ...]] = set()
         self._is_open = False
 
     @property
@@ -178,13 +179,23 @@ class Job:
         Given several times in a step (microbatches), the mean counts. A module that logs `loss`
         itself has what it backpropagates reported as `loss_total`.
 
-        Raises:
-            ValueError: The value is not one number, or name or labels are not those of a series.
+        What is not one number, or has a name or labels that no series can have, is left out, and
+        the log says so once: a slip in a report must not end a training.
         """
-        if not labels:
+        if self._report(name, value, labels) and not labels:
             self._logged.add(name)
-        if self._probes is not None and self._is_open:
+
+    def _report(self, name: str, value: Tensor | float, labels: dict[str, str]) -> bool:
+        if self._probes is None or not self._is_open:
+            return True
+        try:
             self._probes.log(name, value, **labels)
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+            if (name, *labels) not in self._left_out:
+                self._left_out.add((name, *labels))
+                logger.warning("%s %s cannot be reported and is left out: %s", name, labels, error)
+            return False
+        return True
 
     def boundary(self) -> None:
         """Between two steps: carry out commands, take a snapshot if one is due.
@@ -224,7 +235,7 @@ class Job:
         if self._probes is None or not self._is_open or Metric.LOSS_TOTAL in self._logged:
             return
         name = Metric.LOSS_TOTAL if Metric.LOSS in self._logged else Metric.LOSS
-        self._probes.log(name, loss)
+        self._report(name, loss, {})
 
     def end_step(self, step: int) -> None:
         """After the optimizer: report the step, settle what waited for it."""
@@ -233,7 +244,7 @@ class Job:
         self._executor.after_step()
         if self._probes is not None:
             for group, rate in self.override.effective.items():
-                self._probes.log(Metric.LR, rate, group=group)
+                self._report(Metric.LR, rate, {"group": group})
             self._probes.log(Metric.LR_SCALE, self.override.scale)
             seconds = self._clock.monotonic() - self._step_began
             self._probes.log(Metric.STEP_SECONDS, seconds)
@@ -289,7 +300,7 @@ class Job:
             name=self.settings.run,
             key=self.settings.key,
             mode=self.settings.mode,
-            policy=self.settings.policy_text(),
+            policy=self.settings.policy_text,
             config=subject.config,
             world_size=subject.world_size,
             global_batch=subject.global_batch,

@@ -15,9 +15,8 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from lightning.pytorch import Callback, Trainer
 
@@ -28,12 +27,14 @@ from stabilizer.agent.control.snapshots import Snapshot
 from stabilizer.agent.integrations.lightning_data import DataPosition, TrainingData
 from stabilizer.agent.integrations.lightning_state import TrainerSnapshot, TrainerState
 from stabilizer.agent.integrations.lightning_support import find_obstacle
-from stabilizer.errors import RestoreError
+from stabilizer.errors import ControlError, RestoreError
 from stabilizer.protocol.batches import SnapshotInfo
 
 logger = logging.getLogger(__name__)
 
 _CHECKPOINT_FOLDER: Final = "stabilizer"
+_MAX_FAILURES: Final = 3
+"""Snapshots that may fail in a row before no more are tried."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class LightningFit:
         self._obstacle = find_obstacle(trainer)
         self._wrapped: list[tuple[object, str]] = []
         self._is_stopping = False
+        self._failures = 0
 
     def install(self, on_boundary: Callable[[], None]) -> None:
         """Hook in, before the training data is set up.
@@ -96,7 +98,10 @@ class LightningFit:
     def begin(self) -> None:
         """Training starts: optimizers and data are there now."""
         if self._obstacle is None:
-            self._state = TrainerState(self._trainer, self._own, self._copier)
+            with _Attempt() as looking:
+                self._state = TrainerState(self._trainer, self._own, self._copier)
+            if looking.error is not None:
+                self._obstacle = f"the job's state cannot be read: {looking.error!r}"
         if (reason := self.unsupported) is not None:
             logger.warning("this job cannot be rewound: %s", reason)
 
@@ -133,23 +138,32 @@ class LightningFit:
         """Take a snapshot; None if this job cannot be rewound.
 
         Waits for the device once, for the finite check, and once more for the copy. A state that
-        is not finite is not copied: nobody may go back to it.
+        is not finite is not copied: nobody may go back to it. What breaks the copying (no memory
+        left, a hook of the job that raises) costs the snapshot, never the job.
         """
         if self.unsupported is not None or self._state is None:
             return None
-        is_finite = self._state.is_finite
+        with _Attempt() as copying:
+            snapshot = self._copy(self._state, snapshot_id, attempt)
+            self._failures = 0
+            return snapshot
+        self._failures += 1
+        logger.warning("no snapshot at step %d: %r", self.step, copying.error)
+        # copy.deepcopy of a lock, a generator, an open file: it will not be otherwise the next time
+        if isinstance(copying.error, TypeError) or self._failures >= _MAX_FAILURES:
+            self._obstacle = f"the job's state cannot be copied: {copying.error}"
+            logger.warning("this job cannot be rewound: %s", self._obstacle)
+        return None
+
+    def _copy(self, state: TrainerState, snapshot_id: str, attempt: int) -> Snapshot:
+        is_finite = state.is_finite
         data = self._data.position()
         info = SnapshotInfo(
             id=snapshot_id, attempt=attempt, step=self.step, finite=is_finite, samples=data.samples
         )
         if not is_finite:
             return Snapshot(info, None)
-        try:
-            trainer = self._state.capture()
-        except TypeError as error:  # copy.deepcopy of a lock, a generator, an open file
-            self._obstacle = f"the job's state cannot be copied: {error}"
-            logger.warning("this job cannot be rewound: %s", self._obstacle)
-            return None
+        trainer = state.capture()
         random = capture_random_state([self._trainer.strategy.root_device])
         num_bytes = self._copier.copied_bytes
         info = info.model_copy(update={"num_bytes": num_bytes})
@@ -199,12 +213,20 @@ class LightningFit:
         self._trainer.should_stop = True
 
     def save_checkpoint(self, name: str) -> str:
-        """Write a Lightning checkpoint under the job's root folder. All ranks."""
+        """Write a Lightning checkpoint under the job's root folder, be it remote. All ranks.
+
+        Raises:
+            ControlError: It could not be written, whatever the reason.
+        """
         safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
-        folder = Path(self._trainer.default_root_dir) / _CHECKPOINT_FOLDER
-        path = folder / f"step={self.step}-{safe}.ckpt"
-        self._trainer.save_checkpoint(path)
-        return str(path)
+        root = str(self._trainer.default_root_dir).rstrip("/")
+        path = f"{root}/{_CHECKPOINT_FOLDER}/step={self.step}-{safe}.ckpt"
+        with _Attempt() as writing:
+            self._trainer.save_checkpoint(path)
+        if writing.error is not None:
+            self._trainer.strategy.barrier("Trainer.save_checkpoint")  # where other ranks now wait
+            raise ControlError(f"no checkpoint was written: {writing.error!r}") from writing.error
+        return path
 
     @property
     def _is_boundary(self) -> bool:
@@ -230,6 +252,26 @@ class LightningFit:
     def _wrap(self, owner: object, name: str, replacement: Callable[..., None]) -> None:
         setattr(owner, name, replacement)
         self._wrapped.append((owner, name))
+
+
+class _Attempt:
+    """Keeps what breaks a deed that runs hooks of the job, which may raise anything."""
+
+    error: Exception | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if isinstance(error, Exception):
+            self.error = error
+            return True
+        return False
 
 
 class _HalfRestored:

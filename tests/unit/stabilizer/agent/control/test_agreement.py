@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+from datetime import timedelta
 
 import pytest
 import torch.distributed as dist
@@ -53,3 +54,10 @@ def test_what_is_on_its_way_at_the_end_comes_back(alone, make):
 def test_votes(alone):
     assert alone.vote(None) is None
     assert alone.vote(RejectReason.UNKNOWN_SNAPSHOT) is RejectReason.UNKNOWN_SNAPSHOT
+
+
+def test_never_less_patient_than_the_job(alone, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(dist, "new_group", lambda **options: asked.update(options))
+    AllRanks()
+    assert asked["timeout"] >= timedelta(hours=12)
