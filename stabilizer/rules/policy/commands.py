@@ -34,6 +34,8 @@ class CommandDesk:
         if incident is not None and flight is not None and _is_same(flight, command):
             flight.command_id = command.id
             self._own(memory, incident, command, out)
+        elif command.actor == POLICY_ACTOR and command.state is CommandState.APPLIED:
+            self._applied_late(memory, command, out)
         elif command.actor != POLICY_ACTOR and kinds(command.parameters):
             self._manual(memory, command, out)
         return out
@@ -50,6 +52,7 @@ class CommandDesk:
             flight.proposed = False
         elif command.state is CommandState.APPLIED:
             incident.flight = None
+            memory.manual_done = [*memory.manual_done[-31:], command.id]
             self._applied(memory, incident, command, out)
         elif command.is_settled:
             incident.flight = None
@@ -64,6 +67,11 @@ class CommandDesk:
             incident.is_escalated = True
             out.incidents.append(incident.change())
             return
+        self._watch(memory, incident, command, out)
+
+    def _watch(
+        self, memory: Memory, incident: IncidentRecord, command: Command, out: Outcome
+    ) -> None:
         incident.was_treated = True
         incident.state = IncidentState.WATCHING
         watch = _watch(memory, incident, command, self._guards.watch)
@@ -100,6 +108,26 @@ class CommandDesk:
             f", {reason}" if reason else ""
         )
         self._record(memory, incident, out, DecisionKind.HOLD, DecisionReason.COMMAND_FAILED, text)
+
+    def _applied_late(self, memory: Memory, command: Command, out: Outcome) -> None:
+        """Take note of what was given up as expired or overtaken, and was carried out after all.
+
+        It counts against budget and cooldown, and is watched; another try that no job has yet is
+        taken back, or the job would be treated twice.
+        """
+        if not kinds(command.parameters) or command.id in memory.manual_done:
+            return
+        memory.manual_done = [*memory.manual_done[-31:], command.id]
+        memory.ledger.note(command.parameters)
+        incident = memory.incident
+        if incident is None or incident.state is IncidentState.WATCHING:
+            return
+        if incident.flight is not None:
+            out.cancellations.append(incident.flight.key)
+            incident.flight = None
+        incident.cause = None
+        incident.acted_step = memory.step
+        self._watch(memory, incident, command, out)
 
     # people's
 

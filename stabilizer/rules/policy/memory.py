@@ -28,4 +28,5 @@ class Memory:
     manual: list[str] = field(default_factory=list)
     """Ids of people's interventions that are under way."""
     manual_done: list[str] = field(default_factory=list)
-    """Ids of the last of them that were applied: told twice, they count once."""
+    """Ids of the last commands that were applied, people's and our own: told twice, they count
+    once."""

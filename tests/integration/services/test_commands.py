@@ -200,6 +200,17 @@ class TestTooLate:
             getattr(services.commands, verb)(command.id, NOTE, ADA)
         assert caught.value.code == "command_settled"
 
+    @pytest.mark.parametrize("verb", ["approve", "reject"])
+    def test_what_the_job_has_or_had_cannot_be_judged(self, services, run_id, clock, verb):
+        command = services.commands.create(run_id, asked(), ADA)
+        services.commands.poll(run_id, 1)
+        for state in ("delivered", "expired"):
+            with pytest.raises(ConflictError, match=f"is {state}; only a proposed one"):
+                getattr(services.commands, verb)(command.id, NOTE, ADA)
+            assert services.commands.get(command.id).state == state
+            clock.advance(7 * 86400)
+            services.commands.expire_due()
+
     def test_what_the_job_has_cannot_be_cancelled(self, services, run_id):
         command = services.commands.create(run_id, asked(), ADA)
         services.commands.poll(run_id, 1)
@@ -280,6 +291,17 @@ class TestResults:
         with pytest.raises(NotFoundError) as caught:
             services.commands.result(other, told(command))
         assert caught.value.code == "unknown_command"
+
+
+class TestTwoProcesses:
+    def test_one_that_lives_on_gets_no_commands_of_its_successor(self, services, run_id, make):
+        successor = services.runs.register(make.register()).attempt
+        command = services.commands.create(run_id, asked(), ADA)
+        assert services.runs.heartbeat(run_id, Heartbeat(attempt=1, step=0)).commands == ()
+        assert services.commands.poll(run_id, 1).commands == ()
+        assert services.commands.get(command.id).state == "pending"
+        (delivered,) = services.commands.poll(run_id, successor).commands
+        assert delivered.id == command.id
 
 
 class TestExpiry:

@@ -17,12 +17,16 @@ def build_answer(
     """Build an answer and mark its commands as delivered.
 
     The transaction must commit before the answer is sent: a command is on record before it leaves.
-    Every unsettled command is in every answer, so that a lost answer loses none.
+    Every unsettled command is in every answer, so that a lost answer loses none. Who speaks for an
+    attempt gone by gets none: a process that lives on beside its successor would refuse them all,
+    and its refusal would settle them.
     """
     expire_due(work)
     judge.settle(work)
     cause = Cause(actor=COLLECTOR, reason=AuditReason.SENT_TO_JOB)
-    rows = work.repos.commands.of_run(work.run.id, {CommandState.PENDING, CommandState.DELIVERED})
+    unsettled = {CommandState.PENDING, CommandState.DELIVERED}
+    is_newest = attempt >= work.run.attempt
+    rows = work.repos.commands.of_run(work.run.id, unsettled) if is_newest else []
     for row in rows:
         if row.state == CommandState.PENDING:
             move_command(work, row, CommandState.DELIVERED, cause)

@@ -93,6 +93,20 @@ class TestCommands:
         assert not run.command(CommandState.APPLIED)
         assert run.brain.state_dict() == before
 
+    def test_cut_that_was_applied_after_all_is_watched_and_not_made_twice(self, drive):
+        run = drive()
+        run.run(3, 4.0, 1.0)
+        run.command(CommandState.EXPIRED)
+        run.step(4.0, 1.0)
+        first, second = run.commands
+        run.command(CommandState.APPLIED, first)
+        assert run.cancelled == [second.key]
+        assert run.decisions[-1] == "wait/watching"
+        run.command(CommandState.CANCELLED, second)
+        assert not run.command(CommandState.APPLIED, first)
+        run.run(3, 4.0, 1.0)
+        assert run.commands == [first, second]
+
     def test_late_word_on_an_old_command_changes_nothing(self, drive):
         run = drive()
         run.run(3, 4.0, 1.0)
