@@ -146,7 +146,8 @@ def load_collector_settings(**given: object) -> CollectorSettings:
         return CollectorSettings(**given)  # type: ignore[arg-type]  # pydantic checks each one
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(part) for part in found['loc']) or 'settings'}: {found['msg']}"
+            ".".join(str(part) for part in found["loc"] or ("settings",))
+            + f": {found['msg'].removeprefix('Value error, ')}"
             for found in error.errors(include_url=False, include_input=False)
         ]
         raise ConfigurationError("\n".join(lines)) from error

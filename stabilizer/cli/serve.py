@@ -55,6 +55,7 @@ def serve(
             **{name: value for name, value in given.items() if value is not None}
         )
         logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
+        logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # tells its imports
         with needs_extra("collector"):
             from stabilizer.collector.api.server import run_server  # noqa: PLC0415  an extra
         run_server(settings, SystemClock(), announce)

@@ -12,6 +12,9 @@ from stabilizer.protocol.commands import Command
 from stabilizer.protocol.sampling import SamplingPlan
 
 Step = Annotated[int, Field(ge=0, le=2**53)]
+AttemptNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""As much as a database column holds."""
 
 
 class _Message(BaseModel):
@@ -25,12 +28,12 @@ class SnapshotInfo(_Message):
     """
 
     id: Annotated[str, Field(max_length=64)]
-    attempt: Annotated[int, Field(ge=1)]
+    attempt: AttemptNumber
     step: Step
     finite: bool
     """All tensors are finite: the agent's half of `healthy`."""
-    samples: Annotated[int, Field(ge=0)] = 0
-    num_bytes: Annotated[int, Field(ge=0)] = 0
+    samples: Count = 0
+    num_bytes: Count = 0
 
 
 class MarkerKind(StrEnum):
@@ -54,10 +57,10 @@ class AttemptStart(_Message):
     """Where an attempt begins; sent with the first batch of every attempt after the first."""
 
     from_step: Step
-    parent: Annotated[int, Field(ge=1)] | None = None
+    parent: AttemptNumber | None = None
     reason: MarkerKind = MarkerKind.RESUME
     command_id: str | None = None
-    skipped_samples: Annotated[int, Field(ge=0)] = 0
+    skipped_samples: Count = 0
 
 
 class BlockHeader(_Message):
@@ -72,16 +75,16 @@ class BlockHeader(_Message):
 class AgentHealth(_Message):
     """Counts since the job began, so that what was lost is known."""
 
-    frames_dropped: Annotated[int, Field(ge=0)] = 0
-    send_failures: Annotated[int, Field(ge=0)] = 0
-    frames_spooled: Annotated[int, Field(ge=0)] = 0
+    frames_dropped: Count = 0
+    send_failures: Count = 0
+    frames_spooled: Count = 0
 
 
 class BatchHeader(_Message):
     """The head of a batch. (attempt, sequence) names it: the same pair again is the same batch."""
 
-    attempt: Annotated[int, Field(ge=1)]
-    sequence: Annotated[int, Field(ge=0)]
+    attempt: AttemptNumber
+    sequence: Count
     """Counts batches within an attempt, from 0."""
     attempt_start: AttemptStart | None = None
     markers: tuple[Marker, ...] = ()
@@ -105,8 +108,8 @@ class JsonFrame(_Message):
 class JsonBatch(_Message):
     """The JSON form of a batch; catalogs are made from the names as they come."""
 
-    attempt: Annotated[int, Field(ge=1)]
-    sequence: Annotated[int, Field(ge=0)]
+    attempt: AttemptNumber
+    sequence: Count
     attempt_start: AttemptStart | None = None
     markers: tuple[Marker, ...] = ()
     snapshots: tuple[SnapshotInfo, ...] | None = None

@@ -72,7 +72,7 @@ class SnapshotTarget(_Message):
     """The snapshot to go back to, named in full so that no other can be taken for it."""
 
     snapshot_id: str
-    attempt: Annotated[int, Field(ge=1)]
+    attempt: Annotated[int, Field(ge=1, le=2**31 - 1)]
     step: Steps
 
 

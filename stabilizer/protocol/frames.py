@@ -112,11 +112,13 @@ def decode_batch(body: bytes) -> Batch:
 def _decode_header(body: bytes) -> tuple[BatchHeader, int]:
     if len(body) < _PREFIX.size:
         raise _malformed("body", f"{len(body)} bytes", f"at least {_PREFIX.size} bytes")
-    magic, version, _flags, length = _PREFIX.unpack_from(body)
+    magic, version, flags, length = _PREFIX.unpack_from(body)
     if magic != MAGIC:
         raise _malformed("body.magic", magic, f"{MAGIC!r}")
     if version != CODEC_VERSION:
         raise _malformed("body.version", version, str(CODEC_VERSION))
+    if flags != 0:
+        raise _malformed("body.flags", flags, "0")
     end = _PREFIX.size + length
     if end > len(body):
         raise _malformed(

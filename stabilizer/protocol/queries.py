@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from stabilizer.protocol.batches import Step
+from stabilizer.protocol.batches import AttemptNumber, Step
 from stabilizer.protocol.commands import (
     CheckpointNowParameters,
     CommandKind,
@@ -22,7 +22,7 @@ from stabilizer.protocol.commands import (
 from stabilizer.protocol.decisions import DecisionReason, Mode
 from stabilizer.protocol.runs import Run, RunState
 
-ReasonText = Annotated[str, Field(min_length=1, max_length=2000)]
+ReasonText = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"\S")]
 RuleName = Annotated[str, Field(min_length=1, max_length=200)]
 Cursor = Annotated[str, Field(max_length=500)]
 
@@ -79,7 +79,7 @@ class SeriesQuery(_Message):
 
     series: Annotated[tuple[str, ...], Field(min_length=1, max_length=500)]
     """Text forms."""
-    attempt: Annotated[int, Field(ge=1)] | None = None
+    attempt: AttemptNumber | None = None
     """None reads every attempt, each on its own."""
     from_step: Step = 0
     to_step: Step | None = None
@@ -139,7 +139,7 @@ class CommandCreate(_Message):
 
     parameters: CommandRequest
     reason: ReasonText
-    attempt: Annotated[int, Field(ge=1)] | None = None
+    attempt: AttemptNumber | None = None
     """The attempt that the person looks at; refused if the run has gone on. None: the newest."""
     ttl_seconds: Annotated[float, Field(gt=0, le=7 * 86400)] | None = None
     """How long the job may take it up; None takes the collector's setting."""
@@ -177,6 +177,8 @@ class SilenceCreate(_Message):
             raise ValueError("until_step needs run_id: every run counts its own steps")
         if self.until is not None and self.until.tzinfo is None:
             raise ValueError("until needs a time zone")
+        if self.until is not None and not 1970 < self.until.year < 9999:
+            raise ValueError("until is not in the years 1971 to 9998")
         return self
 
 

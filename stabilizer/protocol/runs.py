@@ -8,11 +8,14 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from stabilizer.protocol.batches import AttemptNumber, Step
 from stabilizer.protocol.decisions import Mode
 from stabilizer.protocol.sampling import SamplingPlan
 from stabilizer.protocol.series import Catalog
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+
+Key = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f]*$")]
 
 
 class _Message(BaseModel):
@@ -34,19 +37,19 @@ class RunRegister(_Message):
 
     protocol_version: int
     name: Name
-    key: Annotated[str, Field(max_length=200)] = ""
+    key: Key = ""
     """Tells runs of the same name apart, for example a scheduler's job id."""
     mode: Mode | None = None
     """None leaves it to the policy, which ships with `propose`."""
     policy: str | None = Field(default=None, max_length=200_000)
     """A rule file (YAML) for this run; None takes the collector's."""
     config: dict[str, JsonValue] = Field(default_factory=dict)
-    world_size: Annotated[int, Field(ge=1)] = 1
-    global_batch: Annotated[int, Field(ge=1)] | None = None
+    world_size: Annotated[int, Field(ge=1, le=2**31 - 1)] = 1
+    global_batch: Annotated[int, Field(ge=1, le=2**53)] | None = None
     """Samples of one optimizer step over all ranks and microbatches."""
     catalogs: tuple[Catalog, ...] = ()
     git_revision: Annotated[str, Field(max_length=80)] | None = None
-    start_step: Annotated[int, Field(ge=0)] = 0
+    start_step: Step = 0
     heartbeat_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """The job promises a sign of life at least this often."""
 
@@ -72,14 +75,14 @@ class RunUpdate(_Message):
     """A person's change to a run."""
 
     mode: Mode
-    reason: Annotated[str, Field(min_length=1, max_length=2000)]
+    reason: Annotated[str, Field(min_length=1, max_length=2000, pattern=r"\S")]
 
 
 class Heartbeat(_Message):
     """A sign of life without frames, or a change of state."""
 
-    attempt: Annotated[int, Field(ge=1)]
-    step: Annotated[int, Field(ge=0)]
+    attempt: AttemptNumber
+    step: Step
     state: RunState = RunState.RUNNING
     message: Annotated[str, Field(max_length=2000)] = ""
 

@@ -65,6 +65,8 @@ def parse_yaml(text: str, file: str) -> Source:
         source.errors.append(_syntax(f"not YAML: {error}", file, line))
     except _Refused as error:
         source.errors.append(_syntax(error.message, file, error.line))
+    except RecursionError:
+        source.errors.append(_syntax("not readable: brackets within brackets, too deep", file, 1))
     except (ValueError, OverflowError, TypeError) as error:  # such as a date that does not exist
         source.errors.append(_syntax(f"a value cannot be read: {error}", file, 1))
     return source

@@ -300,7 +300,7 @@ class Job:
             name=self.settings.run,
             key=self.settings.key,
             mode=self.settings.mode,
-            policy=self.settings.policy_text,
+            policy=self.settings.policy_text(),
             config=subject.config,
             world_size=subject.world_size,
             global_batch=subject.global_batch,

@@ -4,15 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
 
 from stabilizer.agent.control.guard import GuardPolicy
-from stabilizer.errors import ConfigurationError
+from stabilizer.agent.telemetry.wire.endpoint import Endpoint
+from stabilizer.agent.telemetry.wire.transport import check_token
+from stabilizer.errors import ConfigurationError, RuleFileError
 from stabilizer.protocol.decisions import Mode
+from stabilizer.protocol.runs import Key, Name
+from stabilizer.rules.loader import load_rules
+
+_NAME: Final = TypeAdapter(Name)
+_KEY: Final = TypeAdapter(Key)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobSettings:
-    """What a person chooses about a watched job."""
+    """What a person chooses about a watched job.
+
+    All of it is checked here, on every rank and before anything is set up: a mistake found later,
+    by rank 0 alone, would leave the others waiting.
+
+    Raises:
+        ConfigurationError: Something cannot be used; every mistake of the policy is told.
+    """
 
     url: str | None
     """Address of the collector; None evaluates the rules in the job itself."""
@@ -35,6 +52,7 @@ class JobSettings:
     attention: bool = True
     head: str | None = None
     """Dotted name of the module whose outputs are the logits; None for `lm_head`."""
+    _policy_text: str | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         bounds = {"snapshot_every": self.snapshot_every, "keep_snapshots": self.keep_snapshots}
@@ -43,16 +61,40 @@ class JobSettings:
         for name, value in bounds.items():
             if value < 1:
                 raise ConfigurationError(f"{name} is {value}; allowed: 1 or more")
+        _check_name("run", self.run, _NAME)
+        _check_name("key", self.key, _KEY)
+        if self.url is not None:
+            Endpoint.parse(self.url)
+        check_token(self.token)
+        if self.policy is not None:
+            object.__setattr__(self, "_policy_text", _read_policy(self.policy))
 
     def policy_text(self) -> str | None:
-        """The rule file's text.
+        """The rule file as it was read; None for none."""
+        return self._policy_text
 
-        Raises:
-            ConfigurationError: It cannot be read.
-        """
-        if self.policy is None:
-            return None
-        try:
-            return self.policy.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"policy {str(self.policy)!r} cannot be read") from error
+
+def _check_name(field_name: str, value: str, kind: TypeAdapter[str]) -> None:
+    try:
+        kind.validate_python(value)
+    except ValidationError as error:
+        least = 1 if kind is _NAME else 0
+        raise ConfigurationError(
+            f"{field_name} is {str(value)[:200]!r}; allowed: {least} to 200 characters, no line "
+            "breaks or other control characters"
+        ) from error
+
+
+def _read_policy(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"policy {str(path)!r} cannot be read: {error}") from error
+    try:
+        load_rules(text, str(path))
+    except RuleFileError as group:
+        mistakes = "\n".join(f"  {mistake}" for mistake in group.exceptions)
+        raise ConfigurationError(
+            f"policy {str(path)!r} has mistakes:\n{mistakes}"
+        ) from None  # the group says the same again, in frames
+    return text

@@ -146,7 +146,10 @@ class SoloBrain:
             expires_at=now + _TIME_TO_LIVE,
         )
         self._commands[command.id] = command
-        logger.warning("step %d: %s: %s", intent.issued_step, command.kind, intent.message)
+        text = "proposed only; mode auto carries it out" if intent.proposed else "carried out next"
+        logger.warning(
+            "step %d: %s: %s (%s)", intent.issued_step, command.kind, intent.message, text
+        )
         self._take(self._brain.command_changed(command))
         if not intent.proposed:
             self._on_commands([command])

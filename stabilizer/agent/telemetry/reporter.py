@@ -105,7 +105,7 @@ class Reporter:
         _close_at_exit(self)
         wait = self._context.settings.register_wait_seconds
         if wait > 0 and not self._sender.settled.wait(wait):
-            _logger.warning("the collector has not answered within %g s; training begins", wait)
+            _logger.warning("the run is not registered after %g s; training begins", wait)
 
     @property
     def attempt(self) -> int:

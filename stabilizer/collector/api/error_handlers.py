@@ -50,7 +50,10 @@ HEADERS: Final[dict[type[StabilizerError], dict[str, str]]] = {
     ProtocolVersionError: {"Upgrade": f"stabilizer/{PROTOCOL_VERSION}"},  # RFC 9110, 15.5.22
 }
 
-_ROUTER_CODES: Final = {404: "path_not_found", 405: "method_not_allowed"}
+_ROUTER_REFUSALS: Final = {
+    404: ("path_not_found", "there is nothing at this path; /docs lists what there is"),
+    405: ("method_not_allowed", "this path has no such method; /docs lists what there is"),
+}
 _INTERNAL_DETAIL: Final = "the collector failed on this request; its log tells why"
 
 
@@ -132,7 +135,7 @@ def http_response(error: HTTPException) -> Response:
     if isinstance(error, HttpProblem):
         code, detail = error.code, error.detail
     else:
-        code, detail = _ROUTER_CODES.get(error.status_code, "http_error"), error.detail
+        code, detail = _ROUTER_REFUSALS.get(error.status_code, ("http_error", error.detail))
     return problem_response(error.status_code, code, str(detail), headers=error.headers)
 
 

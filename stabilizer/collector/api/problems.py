@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
@@ -16,6 +17,8 @@ MAX_VALUE_CHARACTERS: Final = 200
 
 MAX_FIELDS: Final = 100
 """Field problems in one document; the detail tells how many there are."""
+
+_ENUM_MEMBER: Final = re.compile(r"<\w+\.\w+: ('[^']*')>")
 
 
 class HttpProblem(HTTPException):
@@ -89,7 +92,12 @@ def field_problems(errors: Iterable[Mapping[str, Any]]) -> list[FieldProblem]:
         FieldProblem(
             field=field_name(error["loc"]),
             value=describe_value(error.get("input")),
-            allowed=str(error["msg"]),
+            allowed=_in_words(str(error["msg"])),
         )
         for error in errors
     ]
+
+
+def _in_words(message: str) -> str:
+    """Take the names of Python's classes out of pydantic's text."""
+    return _ENUM_MEMBER.sub(r"\1", message.removeprefix("Value error, "))

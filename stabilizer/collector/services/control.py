@@ -12,7 +12,7 @@ from stabilizer.collector.services.work import Deed, Workbench, audit
 from stabilizer.collector.storage.models import ControlRow, SilenceRow
 from stabilizer.collector.storage.repositories import Repositories
 from stabilizer.collector.storage.repositories.control import to_silence
-from stabilizer.errors import NotFoundError
+from stabilizer.errors import InvalidInputError, NotFoundError
 from stabilizer.protocol.commands import CommandState
 from stabilizer.protocol.decisions import DecisionReason
 from stabilizer.protocol.queries import (
@@ -109,6 +109,7 @@ class ControlService:
 
         Raises:
             NotFoundError: There is no such run.
+            InvalidInputError: Its end has passed.
         """
         with self._bench.writing() as repos:
             now = self._bench.clock.now()
@@ -117,6 +118,14 @@ class ControlService:
             row = SilenceRow(
                 id=uuid.uuid4().hex, actor=actor, created_at=now, **silence.model_dump()
             )
+            if not _is_in_force(repos, row, now):
+                name = "until" if silence.until is not None else "until_step"
+                raise InvalidInputError(
+                    f"{name} has passed; allowed: an end in the future",
+                    field=name,
+                    value=str(getattr(silence, name)),
+                    allowed="an end in the future",
+                )
             repos.control.add_silence(row)
             deed = _silence_deed(AuditAction.SILENCE_CREATED, row, actor, silence.reason)
             audit(repos, now, silence.run_id, deed)

@@ -182,11 +182,31 @@ class TestSilences:
             {"until": "2026-03-02T00:00:00"},
             {"rule": ""},
             {"reason": ""},
+            {"reason": "  \n"},
+            {"until": "9999-12-31T23:59:59-14:00"},
+            {"until": "0001-01-01T00:00:00+14:00"},
         ],
-        ids=["no end", "two ends", "step without run", "no time zone", "no rule", "no reason"],
+        ids=[
+            "no end",
+            "two ends",
+            "step without run",
+            "no time zone",
+            "no rule",
+            "no reason",
+            "blank reason",
+            "beyond the calendar",
+            "before the calendar",
+        ],
     )
     def test_what_means_nothing_is_refused(self, client, refused, changes):
         refused(self.silence(client, **changes), 422, "invalid_input")
+
+    def test_an_end_that_has_passed_is_refused(self, client, job, refused):
+        refused(self.silence(client, until="2026-02-28T00:00:00Z"), 422, "invalid_input", "until")
+        job.send([1, 2, 3])
+        past = {"until": None, "until_step": 2, "run_id": job.run_id}
+        refused(self.silence(client, **past), 422, "invalid_input", "until_step")
+        assert client.get("/api/v1/silences").json() == []
 
     def test_of_an_unknown_run_it_is_refused(self, client, refused):
         refused(self.silence(client, run_id="nobody"), 404, "unknown_run")

@@ -30,6 +30,20 @@ class TestRegister:
         assert (problem["protocol_version"], problem["min_protocol_version"]) == (1, 1)
         assert "0" in problem["detail"]
 
+    def test_a_newer_protocol_is_told_so_before_its_unknown_fields_are(self, job, refused):
+        answer = job.register(protocol_version=99, invented_later=1)
+        problem = refused(answer, 426, "protocol_version_unsupported")
+        assert "upgrade the collector" in problem["detail"]
+
+    @pytest.mark.parametrize("field", ["start_step", "world_size", "global_batch"])
+    def test_a_number_that_no_column_holds_is_refused(self, job, refused, field):
+        answer = job.register(name="new", **{field: 2**62})
+        refused(answer, 422, "invalid_input", field)
+
+    def test_a_policy_of_endless_brackets_is_refused(self, job, refused):
+        problem = refused(job.register(name="new", policy="[" * 20_000), 422, "invalid_rule")
+        assert "too deep" in problem["detail"]
+
     def test_a_policy_with_mistakes_is_refused_with_every_line(self, job, refused):
         policy = "rules:\n  - name: a\n    choose: {}\n    severity: terrible\n"
         problem = refused(job.register(name="new", policy=policy), 422, "invalid_rule")

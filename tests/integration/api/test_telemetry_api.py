@@ -49,10 +49,11 @@ class TestBinary:
             lambda body: body + b"\x00",
             lambda body: b"STBX" + body[4:],
             lambda body: body[:4] + b"\x09\x00" + body[6:],
+            lambda body: body[:6] + b"\x01\x00" + body[8:],
             lambda body: body[:8] + b"\xff\xff\xff\xff" + body[12:],
             lambda body: np.random.default_rng(0).bytes(500),
         ],
-        ids=["empty", "cut", "longer", "magic", "version", "header length", "noise"],
+        ids=["empty", "cut", "longer", "magic", "version", "flags", "header length", "noise"],
     )
     def test_a_malformed_batch_is_refused_and_nothing_is_stored(self, job, refused, spoil):
         refused(job.post(spoil(job.body([1, 2]))), 422, "malformed_batch")
@@ -135,6 +136,24 @@ class TestJson:
         )
         assert "Loss!" in problem["detail"]
 
+    @pytest.mark.parametrize(
+        "values",
+        [{"a" * 121: 1}, {'m{a="1",b="2"}': 1, 'm{b="2",a="1"}': 2}],
+        ids=["too long", "twice"],
+    )
+    def test_why_a_name_is_no_series_is_said_in_words(self, job, refused, values):
+        frames = [{"step": 1, "values": values}]
+        problem = refused(job.send_json(frames=frames), 422, "invalid_input")
+        assert "validation error" not in problem["detail"]
+
+    @pytest.mark.parametrize(
+        "change", [{"sequence": 2**63}, {"attempt": 2**31, "attempt_start": {"from_step": 0}}]
+    )
+    def test_a_number_that_no_column_holds_is_refused(self, job, refused, change):
+        frames = [{"step": 1, "values": {"loss": 1}}]
+        refused(job.send_json(frames=frames, **change), 422, "invalid_input")
+        assert job.client.get(job.path).json()["attempt"] == 1
+
     def test_the_same_again_is_a_duplicate(self, job):
         frames = [{"step": 1, "values": {"loss": 2.5}}]
         assert not job.send_json(frames=frames).json()["duplicate"]
@@ -162,7 +181,9 @@ class TestHeartbeat:
         assert told.accepted_sequence == -1
         assert job.client.get(job.path).json()["state"] == "paused"
 
-    @pytest.mark.parametrize("change", [{"attempt": 0}, {"step": -1}, {"state": "asleep"}])
+    @pytest.mark.parametrize(
+        "change", [{"attempt": 0}, {"step": -1}, {"step": 2**60}, {"state": "asleep"}]
+    )
     def test_what_means_nothing_is_refused(self, job, refused, change):
         refused(self.post(job, **change), 422, "invalid_input", *change)
 
@@ -202,6 +223,7 @@ class TestSeries:
             ({}, "series"),
             ({"series": "loss", "max_points": 1}, "max_points"),
             ({"series": "loss", "attempt": 0}, "attempt"),
+            ({"series": "loss", "attempt": 2**63}, "attempt"),
             ({"series": "loss", "from": 3}, "from"),
         ],
     )

@@ -173,5 +173,6 @@ def _read_problem(response: HttpResponse) -> tuple[str, str]:
         problem = Problem.model_validate_json(response.body)
     except ValidationError:
         return f"http_{response.status}", f"{len(response.body)} bytes that are no problem document"
-    fields = "; ".join(f"{item.field}: allowed: {item.allowed}" for item in problem.errors[:10])
+    untold = [item for item in problem.errors if item.allowed not in problem.detail]
+    fields = "; ".join(f"{item.field}: allowed: {item.allowed}" for item in untold[:10])
     return problem.code[:100], f"{problem.detail} {fields}".rstrip()

@@ -43,6 +43,8 @@ class Endpoint:
             raise _unusable("an address without user and password; pass the token as `token`")
         if parts.query or parts.fragment or any(c <= " " or c > "~" for c in url):
             raise _unusable("an address of printable ASCII without query and fragment")
+        if parts.path.rstrip("/").endswith("/api/v1"):
+            raise _unusable("the collector's address without /api/v1, which is added")
         scheme: Literal["http", "https"] = "https" if parts.scheme == "https" else "http"
         chosen = _DEFAULT_PORTS[scheme] if port is None else port
         return cls(scheme, parts.hostname, chosen, parts.path.rstrip("/"))

@@ -91,8 +91,7 @@ class HttpTransport:
         settings: ReporterSettings,
         clock: Clock | None = None,
     ) -> None:
-        if token is not None and not _TOKEN.match(token):
-            raise ConfigurationError("token is not usable; allowed: printable ASCII, no spaces")
+        check_token(token)
         self._endpoint = endpoint
         self._settings = settings
         self._clock = SystemClock() if clock is None else clock
@@ -235,6 +234,17 @@ def _read_body(response: http.client.HTTPResponse, limit: int) -> bytes:
     if response.length:
         raise _lost(f"the answer broke off {response.length} bytes before its end")
     return b"".join(chunks)
+
+
+def check_token(token: str | None) -> None:
+    """Check that a token can stand in a header; None is no token.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    if token is not None and not _TOKEN.match(token):
+        # The token is not repeated: logs are read by others.
+        raise ConfigurationError("token is not usable; allowed: printable ASCII, no spaces")
 
 
 def _seconds(text: str | None) -> float | None:

@@ -6,10 +6,18 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 
-from stabilizer.collector.api.bodies import JSON, BoundedRoute, check_content_type, parse_message
+from stabilizer.collector.api.bodies import (
+    JSON,
+    BoundedRoute,
+    check_content_type,
+    parse_json,
+    parse_message,
+)
 from stabilizer.collector.api.dependencies import Actor, RunId, ServicesDep
 from stabilizer.collector.api.openapi import PREFIX, json_body, problems
+from stabilizer.collector.services.runs.registration import check_version
 from stabilizer.protocol.queries import Note, RunPage, RunQuery
 from stabilizer.protocol.runs import Run, RunRegister, RunRegistered, RunUpdate
 
@@ -29,7 +37,7 @@ async def register_run(request: Request, services: ServicesDep) -> RunRegistered
     check_content_type(request, JSON)
     body = await request.body()
     # Catalogs of many thousand series are read in a worker thread as well.
-    return await run_in_threadpool(lambda: services.runs.register(parse_message(body, RunRegister)))
+    return await run_in_threadpool(lambda: services.runs.register(_read_registration(body)))
 
 
 @router.get("", summary="List runs", responses=problems())
@@ -57,3 +65,16 @@ def delete_run(
     """Remove a run and what it measured; the audit log keeps what was done to it."""
     services.runs.delete(run_id, actor, note.reason)
     return Response(status_code=204)
+
+
+def _read_registration(body: bytes) -> RunRegister:
+    try:
+        return parse_message(body, RunRegister)
+    except RequestValidationError:
+        # A job of another version brings fields that this one does not know: the version is to
+        # blame, not they.
+        document = parse_json(body)
+        version = document.get("protocol_version") if isinstance(document, dict) else None
+        if isinstance(version, int):
+            check_version(version)
+        raise

@@ -149,6 +149,14 @@ class CommandService:
         run_id = self.get(command_id).run_id
         with self._bench.run(run_id, self._judge) as work:
             row = work.repos.commands.require(command_id)
+            # What a job has (delivered) or had (expired) may be carried out already: its word
+            # alone settles it, so a person answers proposals only.
+            if to is not CommandState.CANCELLED and row.state != CommandState.PROPOSED:
+                verb = "approved" if to is CommandState.PENDING else "rejected"
+                raise ConflictError(
+                    f"command {command_id} is {row.state}; only a proposed one can be {verb}",
+                    code="command_settled",
+                )
             if row.expires_at <= work.now and row.state == CommandState.PROPOSED:
                 raise ConflictError(
                     f"command {command_id} expired at {row.expires_at.isoformat()}",

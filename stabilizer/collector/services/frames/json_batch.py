@@ -7,6 +7,7 @@ from datetime import datetime
 from itertools import groupby, pairwise
 
 import numpy as np
+from pydantic import ValidationError
 
 from stabilizer.errors import InvalidInputError
 from stabilizer.protocol.batches import BatchHeader, JsonBatch, JsonFrame
@@ -71,8 +72,10 @@ def _catalog(names: tuple[str, ...], position: int) -> Catalog:
     try:
         return Catalog.of(names)
     except ValueError as error:
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise InvalidInputError(
-            f"frames.{position}.values has a name that is no series: {error}",
+            f"frames.{position}.values has a name that is no series: "
+            + why.removeprefix("Value error, "),
             field=f"frames.{position}.values",
             value=list(names),
             allowed='names like metric or metric{label="value"}, each series once',

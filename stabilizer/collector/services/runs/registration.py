@@ -34,7 +34,7 @@ class Registration:
             RuleFileError: The policy that it brings has mistakes.
             InvalidInputError: Its catalogs cannot be stored.
         """
-        _check_version(register.protocol_version)
+        check_version(register.protocol_version)
         rules = self._rules_of(register)
         check_catalogs(register.catalogs, 0)
         with self._bench.locked(f"name {register.name}\x1f{register.key}"):
@@ -209,7 +209,12 @@ def _audit_registration(
     )
 
 
-def _check_version(version: int) -> None:
+def check_version(version: int) -> None:
+    """Check that this collector understands what a job speaks.
+
+    Raises:
+        ProtocolVersionError: It does not.
+    """
     if not MIN_PROTOCOL_VERSION <= version <= PROTOCOL_VERSION:
         raise ProtocolVersionError(
             f"the job speaks protocol version {version}; this collector speaks versions "

@@ -123,7 +123,7 @@ def _read_cursor(query: RunQuery, cursor: str) -> tuple[datetime | str | int, st
         return _parse_cursor(query, json.loads(base64.urlsafe_b64decode(cursor.encode())))
     except (ValueError, TypeError) as error:
         raise InvalidInputError(
-            f"cursor {cursor!r} cannot be used: {error}",
+            f"cursor {cursor!r} is not next_cursor of a page with the same sort and order",
             field="cursor",
             value=cursor,
             allowed="next_cursor of a page with the same sort and order",

@@ -16,6 +16,7 @@ from stabilizer.agent.integrations.silence import Silence
 from stabilizer.errors import ConfigurationError
 from stabilizer.protocol.batches import AttemptStart, SnapshotInfo
 from stabilizer.protocol.commands import ReduceLrParameters
+from stabilizer.rules.loader import default_rules
 
 
 class Clock:
@@ -240,16 +241,41 @@ def test_state_is_saved_and_continued(scene):
         ({"snapshot_bytes": 0}, "snapshot_bytes is 0"),
         ({"mode": "perhaps"}, "mode is 'perhaps'; allowed: observe, propose, auto"),
         ({"guard": "perhaps"}, "guard is 'perhaps'"),
+        ({"run": ""}, "run is ''; allowed: 1 to 200 characters"),
+        ({"run": "a\nb"}, "run is 'a.nb'; allowed"),
+        ({"run": "x" * 201}, "run is 'x+'; allowed"),
+        ({"key": "a\x00"}, "key is .*; allowed: 0 to 200 characters"),
+        ({"url": "localhost:8000"}, "url is not usable; allowed: an address http"),
+        ({"url": "http://localhost:8000/api/v1"}, "without /api/v1"),
+        ({"token": "two words"}, "token is not usable"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(options, message):
+def test_settings_that_mean_nothing_are_refused_before_training(options, message):
     with pytest.raises(ConfigurationError, match=message):
-        StabilizerCallback("http://x", run="r", **options)
+        StabilizerCallback(**{"url": "http://x", "run": "r", **options})
 
 
 def test_a_policy_that_cannot_be_read_is_refused(tmp_path):
-    with pytest.raises(ConfigurationError, match="cannot be read"):
-        JobSettings(url=None, run="r", policy=tmp_path / "none.yaml").policy_text()
+    with pytest.raises(ConfigurationError, match=r"none.yaml' cannot be read: .*No such file"):
+        StabilizerCallback(None, run="r", policy=tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("url", [None, "http://x"])
+def test_mistakes_of_a_policy_are_told_with_file_line_and_field(tmp_path, url):
+    file = tmp_path / "mine.yaml"
+    file.write_text("policy:\n  mode: sometimes\n  bananas: 3\n")
+    with pytest.raises(ConfigurationError) as caught:
+        StabilizerCallback(url, run="r", policy=file)
+    assert f"{file}:2: policy.mode: is 'sometimes'" in str(caught.value)
+    assert f"{file}:3: policy.bananas: is not a field here" in str(caught.value)
+
+
+def test_a_policy_is_kept_as_it_was_checked(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(default_rules().text)
+    settings = JobSettings(url=None, run="r", policy=file)
+    file.unlink()
+    assert settings.policy_text() == default_rules().text
 
 
 def test_silence_counts_attempts():

@@ -47,6 +47,7 @@ class TestEndpoint:
             "http://host:99999",
             "http://me:hunter2@host",
             "http://host?x=1",
+            "http://host:8000/api/v1/",
             "http://host/#x",
             "http://host/\r\nX: y",
         ],
