@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torchmetrics import MeanMetric
 
 from stabilizer.agent import StabilizerCallback
+from stabilizer.agent.integrations import job as job_module
 from stabilizer.agent.telemetry.settings import ReporterSettings
 from stabilizer.clock import SystemClock
 from stabilizer.errors import TelemetryError
@@ -306,8 +307,10 @@ def returned_at(ran):
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def quick(monkeypatch):
     torch.set_num_threads(1)
+    # Nobody is there to take what is left at the end; five seconds of trying prove nothing.
+    monkeypatch.setattr(job_module, "_CLOSE_SECONDS", 0.2)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 from torch.utils.data import DataLoader
 
+from stabilizer.agent.integrations import job as job_module
 from stabilizer.agent.telemetry.settings import ReporterSettings
 from stabilizer.agent.telemetry.wire.transport import HttpResponse
 from stabilizer.protocol.batches import BatchAnswer, Marker, MarkerKind
@@ -94,8 +95,9 @@ class Collector:
         self.has_ordered.set()
 
 
-def test_a_command_comes_over_the_reporter_and_its_result_goes_back(kit):
+def test_a_command_comes_over_the_reporter_and_its_result_goes_back(kit, monkeypatch):
     collector = Collector(kit)
+    monkeypatch.setattr(job_module, "_CLOSE_SECONDS", 20.0)  # until everything is delivered
 
     def wait(job):
         # The boundary behind this step finds the command that the sender thread fetches now.
@@ -167,12 +169,12 @@ def bad_server():
 
 
 @pytest.fixture
-def quick():
+def hurried():
     return ReporterSettings(register_wait_seconds=0.2, request_timeout_seconds=0.5, spool_bytes=0)
 
 
 @pytest.mark.parametrize("mood", MOODS)
-def test_a_bad_collector_changes_no_bit_of_the_training(kit, bad_server, quick, mood):
+def test_a_bad_collector_changes_no_bit_of_the_training(kit, bad_server, hurried, mood):
     bad_server.mood = MOODS[mood]
     make = partial(loader, kit)
     reference = kit.train(make, watched=False, max_epochs=1)
@@ -182,13 +184,13 @@ def test_a_bad_collector_changes_no_bit_of_the_training(kit, bad_server, quick, 
         watcher_options={
             "url": f"http://127.0.0.1:{bad_server.server_address[1]}",
             "transport": None,
-            "reporting": quick,
+            "reporting": hurried,
         },
     )
     kit.assert_same_from(reference, watched, 0, 0)
 
 
-def test_a_closed_port_changes_no_bit_of_the_training(kit, quick):
+def test_a_closed_port_changes_no_bit_of_the_training(kit, hurried):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -197,7 +199,7 @@ def test_a_closed_port_changes_no_bit_of_the_training(kit, quick):
     watched = kit.train(
         make,
         watcher_options={
-            "url": f"http://127.0.0.1:{port}", "transport": None, "reporting": quick
+            "url": f"http://127.0.0.1:{port}", "transport": None, "reporting": hurried
         },
     )  # fmt: skip
     kit.assert_same_from(reference, watched, 0, 0)
