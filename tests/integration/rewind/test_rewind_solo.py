@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from stabilizer.errors import RuleFileError
+from stabilizer.errors import ConfigurationError
 
 POLICY = """
 rules:
@@ -75,5 +75,5 @@ def test_a_job_that_may_only_propose_goes_down(kit, failing, tmp_path):
 
 
 def test_a_policy_with_mistakes_is_refused_at_the_start(kit, tmp_path):
-    with pytest.raises(RuleFileError):
+    with pytest.raises(ConfigurationError, match="has mistakes"):
         run(kit, kit.Net, tmp_path, "auto", text="rules: 3\n")
