@@ -157,7 +157,7 @@ class CommandResult(_Message):
     ]
     reason: RejectReason | None = None
     message: Annotated[str, Field(max_length=2000)] = ""
-    applied_step: int | None = None
+    applied_step: Annotated[int, Field(ge=0, le=2**53)] | None = None
     """The step boundary at which it was carried out, before any rewinding."""
     read_back: ReadBack | None = None
 

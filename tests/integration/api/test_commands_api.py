@@ -123,6 +123,10 @@ class TestResult:
     def test_a_state_that_is_no_result_is_refused(self, job, command, refused):
         refused(settle(job, command["id"], state="pending"), 422, "invalid_input", "state")
 
+    def test_a_step_that_cannot_be_is_refused(self, job, command, refused):
+        answer = settle(job, command["id"], applied_step=-5)
+        refused(answer, 422, "invalid_input", "applied_step")
+
     def test_a_second_and_other_word_is_a_conflict(self, job, command):
         job.send([1])
         settle(job, command["id"])
