@@ -72,7 +72,7 @@ class DemoOptions:
     """End the collector when the story is told, instead of leaving it to the reader."""
     timeout_seconds: float = 600.0
     """After this time the demo gives up and says where it stood."""
-    final_steps: int = 50
+    final_steps: int = 100
     """The final loss is the mean over this many last steps."""
 
     def __post_init__(self) -> None:
@@ -89,6 +89,6 @@ class DemoOptions:
         """The bad documents come at 30 % of the run, the restarted schedule at 55 %."""
         return Disturbances(
             bad_from=round(0.30 * self.steps),
-            bad_steps=6,
+            bad_steps=4,
             restart_at=round(0.55 * self.steps),
         )

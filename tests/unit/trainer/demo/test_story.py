@@ -21,7 +21,7 @@ def test_a_disturbed_arm_is_told_its_faults_in_samples_and_steps():
         OPTIONS.preset, settings(job_arguments(PROTECTED, OPTIONS, "http://127.0.0.1:1"))
     )
     assert config.faults.bad_documents.first_sample == 120 * config.data.batch_size
-    assert config.faults.bad_documents.samples == 6 * config.data.batch_size
+    assert config.faults.bad_documents.samples == 4 * config.data.batch_size
     assert (config.faults.lr_restart.step, config.faults.lr_restart.factor) == (220, 30.0)
 
 
