@@ -15,7 +15,13 @@ from typing import Final
 from stabilizer.agent.probes.vector import PendingFrames
 from stabilizer.clock import Clock
 from stabilizer.protocol.batches import AttemptStart, Marker, MarkerKind, SnapshotInfo
-from stabilizer.protocol.commands import Command, CommandResult, CommandState
+from stabilizer.protocol.commands import (
+    Command,
+    CommandResult,
+    CommandState,
+    PauseParameters,
+    RejectReason,
+)
 from stabilizer.protocol.runs import RunRegister, RunState
 from stabilizer.protocol.sampling import SamplingPlan
 from stabilizer.rules.brain import Brain, PolicyContext
@@ -146,13 +152,33 @@ class SoloBrain:
             expires_at=now + _TIME_TO_LIVE,
         )
         self._commands[command.id] = command
-        text = "proposed only; mode auto carries it out" if intent.proposed else "carried out next"
+        if intent.proposed:
+            what = "proposed only; mode auto carries it out"
+        elif isinstance(command.parameters, PauseParameters):
+            what = "not carried out: nobody could resume a job without a collector; look at it"
+        else:
+            what = "carried out next"
         logger.warning(
-            "step %d: %s: %s (%s)", intent.issued_step, command.kind, intent.message, text
+            "step %d: %s: %s (%s)", intent.issued_step, command.kind, intent.message, what
         )
         self._take(self._brain.command_changed(command))
-        if not intent.proposed:
+        if intent.proposed:
+            return
+        if isinstance(command.parameters, PauseParameters):
+            self._refuse_pause(command)
+        else:
             self._on_commands([command])
+
+    def _refuse_pause(self, command: Command) -> None:
+        """Train on: nobody can send `resume` to a job without a collector."""
+        message = "a job without a collector is not paused: nobody could resume it"
+        refusal = CommandResult(
+            command_id=command.id,
+            state=CommandState.REJECTED,
+            reason=RejectReason.UNSUPPORTED,
+            message=message,
+        )
+        self._change(command, CommandState.REJECTED, refusal)
 
     def _change(self, command: Command, state: CommandState, result: CommandResult | None) -> None:
         changed = command.model_copy(

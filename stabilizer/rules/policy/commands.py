@@ -95,6 +95,13 @@ class CommandDesk:
         out: Outcome,
     ) -> None:
         incident.state = IncidentState.OPEN
+        if flight.proposed and command.state is CommandState.EXPIRED:
+            # Nobody has answered, which says nothing about the rung: it is proposed anew if still
+            # due. Else a night without a person would climb the whole ladder.
+            text = f"nobody answered the proposal to {command.kind} in time"
+            kind, why = DecisionKind.HOLD, DecisionReason.COMMAND_FAILED
+            self._record(memory, incident, out, kind, why, text)
+            return
         incident.num_failed += 1
         incident.cause = DecisionReason.COMMAND_FAILED
         reason = command.reason if command.result is None else command.result.reason

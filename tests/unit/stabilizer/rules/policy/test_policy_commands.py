@@ -47,6 +47,24 @@ class TestCommands:
         run.step(4.0, 1.0)
         assert run.commands[-1].rung == 2
 
+    def test_proposal_that_nobody_answers_does_not_climb_the_ladder(self, drive):
+        run = drive(mode=Mode.PROPOSE)
+        run.run(3, 4.0, 1.0)
+        for _ in range(5):
+            run.command(CommandState.EXPIRED)
+            run.step(4.0, 1.0)
+        assert {command.rung for command in run.commands} == {0}
+        assert len({command.key for command in run.commands}) == 6
+        assert all(command.proposed for command in run.commands)
+
+    def test_unanswered_proposal_is_not_renewed_when_the_run_has_recovered(self, drive):
+        run = drive(mode=Mode.PROPOSE)
+        run.run(3, 4.0, 1.0)
+        run.command(CommandState.EXPIRED)
+        run.run(8, *CALM)
+        assert len(run.commands) == 1
+        assert run.decisions[-1] == "resolve/recovered_by_itself"
+
     def test_failures_are_bounded(self, drive):
         run = drive()
         for _ in range(60):
