@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from stabilizer.errors import ConfigurationError, RuleFileError, StabilizerError
+from stabilizer.errors import ConfigurationError, StabilizerError
 from trainer.config import RunConfig, config_to_yaml, load_config, preset_names
 
 app = typer.Typer(
@@ -108,12 +108,9 @@ def _errors_as_exit_status() -> Iterator[None]:
     """2 for what a person can correct in the configuration, 1 for all else; never a traceback."""
     try:
         yield
-    except RuleFileError as group:
-        for error in group.exceptions:
-            typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from group
     except ConfigurationError as error:
-        typer.echo(f"error: {error}", err=True)
+        for line in str(error).splitlines():  # a line per mistake
+            typer.echo(f"error: {line}", err=True)
         raise typer.Exit(2) from error
     except (StabilizerError, OSError) as error:
         typer.echo(f"error: {error}", err=True)

@@ -274,7 +274,7 @@ class TestList:
 
     def test_a_cursor_of_another_order_is_refused(self, services, names):
         cursor = services.runs.list(RunQuery(limit=2)).next_cursor
-        with pytest.raises(InvalidInputError, match="another order"):
+        with pytest.raises(InvalidInputError, match="same sort and order"):
             services.runs.list(RunQuery(limit=2, cursor=cursor, sort=RunSort.NAME))
 
 
