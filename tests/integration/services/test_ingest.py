@@ -7,6 +7,7 @@ from stabilizer.collector.storage.models import AttemptRow, MarkerRow, RunRow
 from stabilizer.collector.storage.repositories import Repositories
 from stabilizer.errors import ConflictError, InvalidInputError, NotFoundError
 from stabilizer.protocol.batches import AgentHealth, JsonBatch, Marker
+from stabilizer.protocol.decisions import AlertState
 from stabilizer.protocol.frames import FrameBlock
 from stabilizer.protocol.queries import SeriesQuery
 from stabilizer.protocol.runs import CatalogsAdd
@@ -60,6 +61,14 @@ class TestSequences:
         services.ingest.accept(run_id, make.batch(1, [10, 11]))
         services.ingest.accept(run_id, make.batch(0, range(1, 9), 99.0))  # would fire, had it come
         assert services.queries.alerts(run_id) == []
+
+    def test_a_resolved_alert_shows_the_sample_that_made_it_fire(self, services, run_id, make):
+        services.ingest.accept(run_id, make.batch(0, range(1, 4), 99.0))
+        (firing,) = services.queries.alerts(run_id, AlertState.FIRING)
+        services.ingest.accept(run_id, make.batch(1, range(4, 9), 1.0))
+        (resolved,) = services.queries.alerts(run_id, AlertState.RESOLVED)
+        assert resolved.resolved_step is not None
+        assert (resolved.value, resolved.score, resolved.threshold) == (99.0, firing.score, 10.0)
 
     def test_two_threads_with_one_batch_store_it_once(self, services, run_id, make, steps_of):
         batch = make.batch(0, range(1, 20), 99.0)

@@ -17,7 +17,12 @@ from stabilizer.collector.services.commands.lifecycle import (
 from stabilizer.collector.services.work import POLICY, Deed, RunWork
 from stabilizer.collector.storage.models import AlertRow, DecisionRow, IncidentRow
 from stabilizer.protocol.commands import CommandState, RejectReason
-from stabilizer.protocol.decisions import DecisionKind, DecisionReason, IncidentState
+from stabilizer.protocol.decisions import (
+    AlertState,
+    DecisionKind,
+    DecisionReason,
+    IncidentState,
+)
 from stabilizer.protocol.queries import AuditAction
 from stabilizer.rules.outcome import (
     AlertChange,
@@ -90,9 +95,11 @@ class Recorder:
         row.state = change.state.value
         row.firing_step = change.firing_step
         row.resolved_step = change.resolved_step
-        row.value = change.value
-        row.score = change.score
-        row.threshold = change.threshold
+        if change.state is not AlertState.RESOLVED or row.value is None:
+            # The sample that made it fire is what people ask for, not the one that ended it.
+            row.value = change.value
+            row.score = change.score
+            row.threshold = change.threshold
         row.message = change.message
         work.repos.alerts.add(row)
 
