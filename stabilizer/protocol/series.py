@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Annotated, Final, Self
@@ -98,8 +99,7 @@ class Catalog(BaseModel):
     @model_validator(mode="after")
     def _series_are_distinct(self) -> Self:
         if len(set(self.series)) != len(self.series):
-            seen: set[SeriesKey] = set()
-            twice = next(key for key in self.series if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            twice, _ = Counter(self.series).most_common(1)[0]
             raise ValueError(f"series {twice} stands in the catalog twice")
         return self
 

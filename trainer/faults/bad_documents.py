@@ -65,7 +65,7 @@ def _random_tokens(random: Random, text: list[int], replacements: list[int]) -> 
     return random.choices(replacements, k=len(text))
 
 
-def _shuffled(random: Random, text: list[int], replacements: list[int]) -> list[int]:  # noqa: ARG001
+def _shuffled(random: Random, text: list[int], replacements: list[int]) -> list[int]:  # noqa: ARG001  one signature
     return random.sample(text, len(text))
 
 

@@ -84,7 +84,7 @@ class TrainingData:
         """Give the loader its own class back."""
         loader = self._trainer.fit_loop._combined_loader
         if isinstance(loader, _TrackedCombinedLoader):
-            loader.__class__ = CombinedLoader  # type: ignore[assignment]
+            loader.__class__ = CombinedLoader  # type: ignore[assignment]  # back
             del loader._tracked
 
     @property

@@ -74,7 +74,7 @@ class AttentionTap:
             show(_described(implementation, call))
 
 
-def _registry() -> Any:  # noqa: ANN401  an object of transformers, which need not be installed
+def _registry() -> Any:  # noqa: ANN401  passed on as it is  an object of transformers, which need not be installed
     return getattr(sys.modules.get("transformers.modeling_utils"), _REGISTRY, None)
 
 
@@ -99,8 +99,8 @@ def _uninstall() -> None:
 
 def _tapped_lookup(
     lookup: Callable[..., Callable[..., Any]],
-    *args: Any,  # noqa: ANN401  whatever the model passes
-    **kwargs: Any,  # noqa: ANN401
+    *args: Any,  # noqa: ANN401  passed on as it is  whatever the model passes
+    **kwargs: Any,  # noqa: ANN401  passed on as it is
 ) -> Callable[..., Any]:
     name = args[0] if args else kwargs.get("attn_implementation")
     return functools.partial(_attend, lookup(*args, **kwargs), name or "eager")
@@ -109,9 +109,9 @@ def _tapped_lookup(
 def _attend(
     function: Callable[..., Any],
     implementation: str,
-    *args: Any,  # noqa: ANN401  whatever the model passes
-    **kwargs: Any,  # noqa: ANN401
-) -> Any:  # noqa: ANN401  and gets
+    *args: Any,  # noqa: ANN401  passed on as it is  whatever the model passes
+    **kwargs: Any,  # noqa: ANN401  passed on as it is
+) -> Any:  # noqa: ANN401  passed on as it is  and gets
     output = function(*args, **kwargs)
     call = dict(zip(_PARAMETERS, args, strict=False)) | kwargs
     for tap in _taps:

@@ -43,12 +43,12 @@ class JsonText(TypeDecorator[Any]):
     impl = Text
     cache_ok = True
 
-    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ANN401
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ANN401  SQLAlchemy
         """Write JSON; NaN and Infinity as Python's reader takes them."""
         del dialect
         return None if value is None else json.dumps(value, separators=(",", ":"))
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ANN401
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ANN401  SQLAlchemy
         """Read JSON."""
         del dialect
         return None if value is None else json.loads(value)

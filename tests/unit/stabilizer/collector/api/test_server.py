@@ -52,5 +52,9 @@ class TestSignals:
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_after_an_orderly_end_it_does_nothing_more(self, number):
+        before, reached = signal.getsignal(number), False
         with server._orderly_signals(SimpleNamespace(has_served=True)):
             os.kill(os.getpid(), number)
+            reached = True  # a signal that still ended the process would not let us get here
+        assert reached
+        assert signal.getsignal(number) is before
