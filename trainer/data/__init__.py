@@ -1,20 +1,34 @@
 """Documents, their order, and how they become batches."""
 
 from trainer.data.batches import Batch, collate
-from trainer.data.building import open_heldout_stream, open_training_stream
+from trainer.data.building import (
+    open_heldout_stream,
+    open_reader,
+    open_tokenizer,
+    open_training_stream,
+)
+from trainer.data.documents import BadDocumentError, Document, Reason
 from trainer.data.loader import StaleIteratorError, StreamLoader
-from trainer.data.stream import DocumentStream
+from trainer.data.reading import StreamFaults
+from trainer.data.stream import DocumentStream, SampleStream
 from trainer.data.tokenizer import PAD, CorpusTokenizer, load_tokenizer
 
 __all__ = [
     "PAD",
+    "BadDocumentError",
     "Batch",
     "CorpusTokenizer",
+    "Document",
     "DocumentStream",
+    "Reason",
+    "SampleStream",
     "StaleIteratorError",
+    "StreamFaults",
     "StreamLoader",
     "collate",
     "load_tokenizer",
     "open_heldout_stream",
+    "open_reader",
+    "open_tokenizer",
     "open_training_stream",
 ]

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from stabilizer.errors import StabilizerError
 from trainer.data.batches import Batch, collate
-from trainer.data.stream import DocumentStream
+from trainer.data.health import DataHealth, HealthMetric
+from trainer.data.stream import SampleStream
 
 
 class StaleIteratorError(StabilizerError):
@@ -31,7 +32,7 @@ class StreamLoader:
 
     def __init__(
         self,
-        stream: DocumentStream,
+        stream: SampleStream,
         *,
         batch_size: int,
         workers: int = 0,
@@ -55,10 +56,11 @@ class StreamLoader:
         self._workers = workers
         self._rank = rank
         self._step = batch_size * world_size
-        passes = stream.documents - stream.documents % self._step
+        passes = stream.samples_per_pass - stream.samples_per_pass % self._step
         self._epoch = epoch_samples or max(passes, self._step)
         self._samples = 0
-        self._passed_over = 0
+        self._health = DataHealth(stream.shards_skipped)
+        self._skipped_windows: list[tuple[int, int]] = []
         self._generation = 0
 
     @property
@@ -79,7 +81,17 @@ class StreamLoader:
     @property
     def passed_over(self) -> int:
         """Unusable documents that this rank met and replaced since it was made."""
-        return self._passed_over
+        return self._health.passed_over
+
+    @property
+    def health(self) -> list[HealthMetric]:
+        """What this rank read and passed over since the loader was made."""
+        return self._health.metrics()
+
+    @property
+    def skipped_windows(self) -> list[tuple[int, int]]:
+        """Windows of the stream, [from, to), that were skipped since the loader was made."""
+        return list(self._skipped_windows)
 
     def state_dict(self) -> dict[str, int]:
         """Return the position after the batches handed out so far."""
@@ -108,6 +120,8 @@ class StreamLoader:
         """
         if n < 0:
             raise ValueError(f"skip_samples: {n} is not a number of samples to skip")
+        if n:
+            self._skipped_windows.append((self._samples, self._samples + n))
         self._samples += n
         self._generation += 1
 
@@ -131,7 +145,7 @@ class StreamLoader:
                     "this iterator's loader was moved: take a new iter() of it"
                 )
             self._samples += self._step
-            self._passed_over += batch["passed_over"]
+            self._health.note(batch)
             yield batch
 
     def _batches(self) -> Iterator[Batch]:
@@ -152,7 +166,7 @@ class _StreamSlice(IterableDataset[Batch]):
     """Every `step` samples from `first` on, a batch; the w-th of n workers makes each n-th one."""
 
     def __init__(
-        self, stream: DocumentStream, first: int, step: int, count: int, batch_size: int
+        self, stream: SampleStream, first: int, step: int, count: int, batch_size: int
     ) -> None:
         self._stream = stream
         self._first = first

@@ -17,21 +17,27 @@ PAD: Final = "<pad>"
 IMAGE: Final = "<image>"
 AROUND_IMAGE: Final = "<fake_token_around_image>"
 SPECIAL_TOKENS: Final = (PAD, BOS, EOS, AROUND_IMAGE, IMAGE)
+END_OF_UTTERANCE: Final = "<end_of_utterance>"  # only where conversations are learned
+_UNKNOWN: Final = "<unk>"  # pads in the published tokenizer of IDEFICS, which has no other
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
+def train_tokenizer(
+    texts: Iterable[str], vocabulary_size: int, *, for_conversations: bool = False
+) -> Tokenizer:
     """Learn a byte-level BPE: any text can be written in it, whatever it was trained on.
 
-    The special tokens get the ids 0 to 4, in the order of `SPECIAL_TOKENS`.
+    The special tokens get the first ids, in the order of `SPECIAL_TOKENS`.
 
     Args:
         texts: What to learn from.
         vocabulary_size: At most so many tokens; at least 256 bytes and the special tokens.
+        for_conversations: Whether there is a token for the end of a turn, behind the others.
 
     Raises:
         ConfigurationError: The vocabulary is too small to hold every byte.
     """
-    least = 256 + len(SPECIAL_TOKENS)
+    special_tokens = [*SPECIAL_TOKENS, *([END_OF_UTTERANCE] if for_conversations else [])]
+    least = 256 + len(special_tokens)
     if vocabulary_size < least:
         raise ConfigurationError(
             f"vocabulary_size: {vocabulary_size} cannot be used; allowed: at least {least}"
@@ -41,7 +47,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=special_tokens,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -53,12 +59,15 @@ class CorpusTokenizer:
     """A tokenizer with the special tokens of IDEFICS: text to ids and back."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Wrap a tokenizer.
+        """Wrap a tokenizer; where it has no `<pad>`, `<unk>` pads.
 
         Raises:
             ConfigurationError: It lacks a special token.
         """
-        ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+        known = (*SPECIAL_TOKENS, END_OF_UTTERANCE)
+        ids = {token: tokenizer.token_to_id(token) for token in known}
+        if ids[PAD] is None:
+            ids[PAD] = tokenizer.token_to_id(_UNKNOWN)
         self._special = {token: number for token, number in ids.items() if number is not None}
         missing = [token for token in SPECIAL_TOKENS if token not in self._special]
         if missing:
@@ -81,6 +90,10 @@ class CorpusTokenizer:
         """Return the id of one of `SPECIAL_TOKENS`."""
         return self._special[token]
 
+    def special_or(self, token: str, other: str) -> int:
+        """Return the id of a special token, or of another one where there is none."""
+        return self._special.get(token, self._special[other])
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text; it holds no special token whatever is written in it."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -90,17 +103,20 @@ class CorpusTokenizer:
         return self._tokenizer.decode(list(ids), skip_special_tokens=False)
 
 
-def load_tokenizer(folder: Path) -> CorpusTokenizer:
+def load_tokenizer(path: Path) -> CorpusTokenizer:
     """Read the tokenizer of a corpus.
+
+    Args:
+        path: The folder that holds it, or the file.
 
     Raises:
         ConfigurationError: It is absent, cannot be read, or lacks a special token.
     """
-    path = folder / TOKENIZER_FILE
+    path = path if path.is_file() else path / TOKENIZER_FILE
     if not path.is_file():
         raise ConfigurationError(
             f"data.folder: {path} does not exist; allowed: a folder written by "
-            "`python -m trainer data make --out FOLDER`"
+            "`python -m trainer data make --out FOLDER`, or data.tokenizer"
         )
     try:
         return CorpusTokenizer(Tokenizer.from_file(str(path)))

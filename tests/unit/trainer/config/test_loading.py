@@ -64,7 +64,7 @@ def test_an_override_reaches_into_an_absent_section():
         ("optimizer.warmup_steps=500", "optimizer.warmup_steps", "fewer than training.steps"),
         ("optimizer.schedule=quick", "optimizer.schedule", "cosine"),
         ("data.sources={}", "data.sources", "at least one source"),
-        ("data.sources.web_documents=0", "data.sources", "at least 1"),
+        ("data.sources.web_documents=0", "data.sources.web_documents", "at least 1"),
         ("data.sequence_length=4096", "data.sequence_length", "model.max_positions"),
         ("data.epoch_samples=12", "data.epoch_samples", "multiple"),
         ("training.seed=-1", "training.seed", "from 0"),

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from trainer.data import StaleIteratorError, StreamLoader
-from trainer.data.parquet import BadDocumentError, ParquetSource
+from trainer.data.documents import BadDocumentError
+from trainer.data.sources import ParquetSource
 
 EPOCH = 24
 
@@ -184,7 +185,7 @@ def test_bad_documents_of_handed_out_batches_are_counted(make_loader, monkeypatc
 
     def every_third_is_bad(self, index):
         if index % 3 == 0:
-            raise BadDocumentError("bad")
+            raise BadDocumentError("web", "is bad")
         return document(self, index)
 
     monkeypatch.setattr(ParquetSource, "document", every_third_is_bad)

@@ -17,8 +17,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from stabilizer.errors import ConfigurationError
-from trainer.data.corpus import DigitPicture, Part, image_text_pair, web_document
-from trainer.data.parquet import HELDOUT_FOLDER, SCHEMA
+from trainer.data.building import HELDOUT_FOLDER
+from trainer.data.making.corpus import DigitPicture, Part, image_text_pair, web_document
+from trainer.data.sources.parquet import SCHEMA
 from trainer.data.tokenizer import TOKENIZER_FILE, train_tokenizer
 
 CORPUS_FILE: Final = "corpus.json"

@@ -1,9 +1,12 @@
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from stabilizer.errors import ConfigurationError
-from trainer.data.parquet import SCHEMA, BadDocumentError, ParquetSource
+from trainer.data.documents import BadDocumentError, Reason
+from trainer.data.sources import ParquetSource, list_files
+from trainer.data.sources.parquet import SCHEMA
 
 PICTURE = {"bytes": b"png", "path": None}
 
@@ -17,11 +20,15 @@ def row(images, texts):
     return {"images": images, "texts": texts, "metadata": None}
 
 
+def open_source(folder, **options):
+    return ParquetSource("web", list_files("data.sources.web", str(folder), ".parquet"), **options)
+
+
 @pytest.fixture
 def source_of(tmp_path):
     def make(*rows):
         write(tmp_path / "web", list(rows))
-        return ParquetSource(tmp_path, "web")
+        return open_source(tmp_path / "web")
 
     return make
 
@@ -37,7 +44,7 @@ def test_numbers_run_over_row_groups_and_files(tmp_path):
     for number in range(2):
         rows = [row([None], [f"{number}/{i}"]) for i in range(5)]
         write(tmp_path / "web", rows, name=f"part-{number:05d}.parquet", row_group_size=2)
-    source = ParquetSource(tmp_path, "web")
+    source = open_source(tmp_path / "web")
     found = [source.document(i) for i in range(len(source))]
     assert [d.parts[0] for d in found] == [f"{n}/{i}" for n in range(2) for i in range(5)]
     assert found[8].sample_id == "web/part-00001.parquet:3"
@@ -76,7 +83,7 @@ def test_bare_bytes_and_large_types_are_read_too(tmp_path):
         ]
     )
     write(tmp_path / "web", [{"images": [b"png", None], "texts": [None, "a"]}], schema=schema)
-    assert ParquetSource(tmp_path, "web").document(0).parts == (b"png", "a")
+    assert open_source(tmp_path / "web").document(0).parts == (b"png", "a")
 
 
 @pytest.mark.parametrize(
@@ -97,19 +104,60 @@ def test_bare_bytes_and_large_types_are_read_too(tmp_path):
 def test_another_schema_is_refused_by_name(tmp_path, schema, column):
     write(tmp_path / "web", [], schema=schema)
     with pytest.raises(ConfigurationError, match=f"part-00000.parquet: column '{column}'"):
-        ParquetSource(tmp_path, "web")
+        open_source(tmp_path / "web")
 
 
 def test_a_file_that_is_no_parquet_is_refused(tmp_path):
     (tmp_path / "web").mkdir()
     (tmp_path / "web" / "part.parquet").write_bytes(b"PAR1 but not really")
     with pytest.raises(ConfigurationError, match="not a Parquet file"):
-        ParquetSource(tmp_path, "web")
+        open_source(tmp_path / "web")
 
 
-def test_a_folder_without_files_names_the_command_that_writes_them(tmp_path):
-    with pytest.raises(ConfigurationError, match="data make"):
-        ParquetSource(tmp_path, "web")
+def test_an_unusable_file_among_others_is_left_out_and_told(tmp_path):
+    for number in range(3):
+        write(tmp_path / "web", [row([None], [str(number)])], name=f"{number}.parquet")
+    (tmp_path / "web" / "1.parquet").write_bytes(b"PAR1 but not really")
+    source = open_source(tmp_path / "web")
+    assert [source.document(i).parts for i in range(len(source))] == [("0",), ("2",)]
+    (skip,) = source.skipped
+    assert (skip.what, skip.source, skip.sample_id) == ("shards", "web", "web/1.parquet")
+    assert skip.reason is Reason.UNREADABLE
+
+
+def test_too_many_unusable_files_in_a_row_are_refused(tmp_path):
+    for number in range(5):
+        write(tmp_path / "web", [row([None], [str(number)])], name=f"{number}.parquet")
+    for number in (1, 2, 3):
+        (tmp_path / "web" / f"{number}.parquet").write_bytes(b"gone")
+    assert len(open_source(tmp_path / "web", max_bad_in_a_row=3)) == 2
+    with pytest.raises(ConfigurationError, match=r"3 of them in a row.*3\.parquet is not"):
+        open_source(tmp_path / "web", max_bad_in_a_row=2)
+
+
+def test_addresses_instead_of_pictures_are_told_as_such(tmp_path):
+    schema = pa.schema([("images", pa.list_(pa.string())), SCHEMA.field("texts")])
+    write(tmp_path / "web", [], schema=schema)
+    with pytest.raises(ConfigurationError, match="addresses instead of pictures"):
+        open_source(tmp_path / "web")
+
+
+def test_files_behind_a_url_are_read_as_local_ones(tmp_path):
+    write(tmp_path / "web", [row([None, PICTURE], [str(i), None]) for i in range(5)])
+    file = tmp_path / "web" / "part-00000.parquet"
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/corpus/part-00000.parquet", file.read_bytes())
+    here = open_source(tmp_path / "web")
+    for url in ("memory://corpus", f"file://{tmp_path}/web/*.parquet"):
+        there = open_source(url)
+        assert [there.document(i) for i in range(5)] == [here.document(i) for i in range(5)]
+
+
+def test_blocks_are_the_row_groups_of_all_files(tmp_path):
+    for number in range(2):
+        rows = [row([None], ["a"]) for _ in range(5)]
+        write(tmp_path / "web", rows, name=f"{number}.parquet", row_group_size=2)
+    assert list(open_source(tmp_path / "web").blocks) == [2, 2, 1, 2, 2, 1]
 
 
 def test_files_without_a_row_are_refused(source_of):
@@ -124,10 +172,10 @@ def test_a_file_damaged_later_gives_bad_documents(source_of, tmp_path):
         source.document(0)
 
 
-def test_only_so_many_row_groups_are_held(tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.data.parquet._CACHED_GROUPS", 2)
+@pytest.mark.parametrize(("cache_bytes", "held"), [(1, 1), (10**6, 4)])
+def test_only_so_many_bytes_of_row_groups_are_held(tmp_path, cache_bytes, held):
     write(tmp_path / "web", [row([None], [str(i)]) for i in range(6)], row_group_size=1)
-    source = ParquetSource(tmp_path, "web")
+    source = open_source(tmp_path / "web", cache_bytes=cache_bytes)
     assert [source.document(i).parts[0] for i in (0, 1, 2, 0, 5, 0)] == [
         "0",
         "1",
@@ -136,4 +184,4 @@ def test_only_so_many_row_groups_are_held(tmp_path, monkeypatch):
         "5",
         "0",
     ]
-    assert len(source._cache) == 2
+    assert len(source._cache) == held

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from stabilizer.errors import ConfigurationError
-from trainer.data.corpus import NUMBERS
 from trainer.data.making import HELDOUT_DOCUMENTS, make_corpus
+from trainer.data.making.corpus import NUMBERS
 from trainer.data.tokenizer import EOS, SPECIAL_TOKENS
 
 

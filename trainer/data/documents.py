@@ -1,0 +1,125 @@
+"""Documents, where they come from, and why one cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Final, Protocol, TypeAlias
+
+from stabilizer.errors import StabilizerError
+
+
+class Reason(StrEnum):
+    """Why a document, picture or shard is not used; the label `reason` of its counters."""
+
+    UNREADABLE = "unreadable"
+    WRONG_SCHEMA = "wrong_schema"
+    PICTURE_UNDECODABLE = "picture_undecodable"
+    PICTURE_TOO_LARGE = "picture_too_large"
+    NOTHING_TO_LEARN = "nothing_to_learn"
+    QUARANTINED = "quarantined"
+    TOO_FEW_WORDS = "too_few_words"
+    TOO_MANY_WORDS = "too_many_words"
+    REPEATED_WORDS = "repeated_words"
+    REPEATED_CHARACTERS = "repeated_characters"
+    FLAGGED_WORDS = "flagged_words"
+    TOO_FEW_PICTURES = "too_few_pictures"
+    TOO_MANY_PICTURES = "too_many_pictures"
+    PICTURE_SIZE = "picture_size"
+    NO_ROOM = "no_room"
+
+
+DAMAGE: Final = frozenset(
+    {
+        Reason.UNREADABLE,
+        Reason.WRONG_SCHEMA,
+        Reason.PICTURE_UNDECODABLE,
+        Reason.PICTURE_TOO_LARGE,
+        Reason.NOTHING_TO_LEARN,
+    }
+)
+"""What nobody wanted; the other reasons are somebody's decision."""
+
+
+class BadDocumentError(StabilizerError):
+    """A document that cannot be used. It is passed over and counted, and no more."""
+
+    code = "bad_document"
+
+    def __init__(self, sample_id: str, problem: str, reason: Reason = Reason.WRONG_SCHEMA) -> None:
+        """Say which document it is and what is wrong with it."""
+        super().__init__(f"{sample_id}: {problem}")
+        self.sample_id = sample_id
+        self.reason = reason
+
+
+class Mark(Enum):
+    """What stands in a document beside text and pictures."""
+
+    END_OF_TURN = "end_of_turn"
+
+
+Part: TypeAlias = str | bytes | Mark
+"""A paragraph, the file of a picture, or a mark."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Paragraphs and pictures in the order of the page."""
+
+    sample_id: str
+    """source/file:number; the same document has the same id in every run."""
+    source: str
+    """Name of the source it is from."""
+    parts: tuple[Part, ...]
+    """Not empty."""
+    learned: tuple[bool, ...] | None = None
+    """Which parts are predicted; None: all."""
+
+    @property
+    def text(self) -> str:
+        """All paragraphs, a line each."""
+        return "\n".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def pictures(self) -> list[bytes]:
+        """The files of all pictures."""
+        return [part for part in self.parts if isinstance(part, bytes)]
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Something that was passed over."""
+
+    what: str
+    """documents, pictures or shards."""
+    source: str
+    """Name of the source."""
+    reason: Reason
+    """Why."""
+    sample_id: str
+    """Which document (or shard)."""
+
+
+class DocumentSource(Protocol):
+    """Documents by number, the same ones whenever they are asked for."""
+
+    @property
+    def blocks(self) -> Sequence[int]:
+        """Documents in each stretch that is read at once, in order."""
+
+    @property
+    def skipped(self) -> Sequence[Skip]:
+        """Shards that cannot be used; they have no numbers."""
+
+    def __len__(self) -> int: ...
+
+    def document(self, index: int) -> Document:
+        """Return the document with this number.
+
+        Raises:
+            BadDocumentError: It cannot be used.
+            IndexError: There is no such number.
+        """
+        ...

@@ -1,0 +1,151 @@
+"""Judging documents on the fly; a verdict depends on the document alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stabilizer.errors import ConfigurationError
+from trainer.config.filters import FiltersConfig
+from trainer.data.documents import Document, Reason, Skip
+from trainer.data.pictures import picture_size
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a document."""
+
+    document: Document
+    """With the pictures that may stay."""
+    rejected: tuple[Reason, ...]
+    """Why it is left out; empty: it is not."""
+    removed: tuple[Skip, ...]
+    """Pictures that were taken out of it."""
+
+
+class DocumentFilter:
+    """The limits of one source."""
+
+    def __init__(self, config: FiltersConfig) -> None:
+        """Take the limits.
+
+        Raises:
+            ConfigurationError: The file of flagged words cannot be read.
+        """
+        self._config = config
+        self._flagged = _read_words(config.flagged_words) if config.flagged_words else frozenset()
+        self._is_idle = config == FiltersConfig()
+
+    def judge(self, document: Document) -> Verdict:
+        """Take out unfit pictures, and say everything that speaks against the rest."""
+        if self._is_idle:
+            return Verdict(document, (), ())
+        kept, removed = self._without_unfit_pictures(document)
+        reasons = [
+            *self._count_reasons(len(kept.text.split()), len(kept.pictures)),
+            *self._text_reasons(kept.text),
+        ]
+        return Verdict(kept, tuple(reasons), removed)
+
+    def _without_unfit_pictures(self, document: Document) -> tuple[Document, tuple[Skip, ...]]:
+        keeps = [not isinstance(part, bytes) or self._is_fit(part) for part in document.parts]
+        if all(keeps):
+            return document, ()
+        learned = document.learned or (True,) * len(keeps)
+        kept = replace(
+            document,
+            parts=tuple(part for part, keep in zip(document.parts, keeps, strict=True) if keep),
+            learned=tuple(flag for flag, keep in zip(learned, keeps, strict=True) if keep)
+            if document.learned
+            else None,
+        )
+        skip = Skip("pictures", document.source, Reason.PICTURE_SIZE, document.sample_id)
+        return kept, (skip,) * keeps.count(False)
+
+    def _is_fit(self, file: bytes) -> bool:
+        config = self._config
+        if (config.min_picture_side, config.max_picture_side, config.max_aspect_ratio) == (
+            None,
+            None,
+            None,
+        ):
+            return True
+        size = picture_size(file)
+        if size is None or min(size) < 1:
+            return True  # the decoder will say what is wrong with it
+        short, long = min(size), max(size)
+        return (
+            _within(short, config.min_picture_side, None)
+            and _within(long, None, config.max_picture_side)
+            and _within(long / short, None, config.max_aspect_ratio)
+        )
+
+    def _count_reasons(self, words: int, pictures: int) -> Iterable[Reason]:
+        config = self._config
+        if not _within(words, config.min_words, None):
+            yield Reason.TOO_FEW_WORDS
+        if not _within(words, None, config.max_words):
+            yield Reason.TOO_MANY_WORDS
+        if not _within(pictures, config.min_pictures, None):
+            yield Reason.TOO_FEW_PICTURES
+        if not _within(pictures, None, config.max_pictures):
+            yield Reason.TOO_MANY_PICTURES
+
+    def _text_reasons(self, text: str) -> Iterable[Reason]:
+        config = self._config
+        words = config.max_word_repetition
+        if words is not None and word_repetition(text, config.word_ngram) > words:
+            yield Reason.REPEATED_WORDS
+        characters = config.max_char_repetition
+        if characters is not None and char_repetition(text, config.char_ngram) > characters:
+            yield Reason.REPEATED_CHARACTERS
+        if self._flagged and self._flagged_ratio(text) > config.max_flagged_ratio:
+            yield Reason.FLAGGED_WORDS
+
+    def _flagged_ratio(self, text: str) -> float:
+        words = [word.strip(".,;:!?\"'()[]{}<>").casefold() for word in text.split()]
+        return sum(word in self._flagged for word in words) / max(len(words), 1)
+
+
+def word_repetition(text: str, n: int) -> float:
+    """Return the part of a text's word n-grams that occur more than once, 0 to 1; 0 if it has none.
+
+    Args:
+        text: Any text; case does not matter.
+        n: Words in an n-gram.
+    """
+    words = text.casefold().split()
+    return _repetition([tuple(words[i : i + n]) for i in range(len(words) - n + 1)])
+
+
+def char_repetition(text: str, n: int) -> float:
+    """Return the part of a text's character n-grams that occur more than once; 0 if it has none.
+
+    Args:
+        text: Any text.
+        n: Characters in an n-gram.
+    """
+    return _repetition([text[i : i + n] for i in range(len(text) - n + 1)])
+
+
+def _repetition(ngrams: Sequence[Hashable]) -> float:
+    counts = Counter(ngrams)
+    repeated = sum(count for count in counts.values() if count > 1)
+    return repeated / max(len(ngrams), 1)
+
+
+def _within(value: float, low: float | None, high: float | None) -> bool:
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+def _read_words(path: str) -> frozenset[str]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"data.filters.flagged_words: {path} cannot be read: {error}"
+        ) from error
+    words = (line.split("#", 1)[0].strip().casefold() for line in lines)
+    return frozenset(word for word in words if word)

@@ -1,0 +1,101 @@
+"""The files of a source, those that cannot be used left out, and the documents in them numbered."""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Generic, TypeVar
+
+from stabilizer.errors import ConfigurationError, StabilizerError
+from trainer.data.documents import Reason, Skip
+from trainer.data.sources.files import StoredFile
+
+logger = logging.getLogger(__name__)
+
+Index = TypeVar("Index")
+
+
+class BadShardError(StabilizerError):
+    """A file that holds no documents for us. It is passed over and counted, and no more."""
+
+    code = "bad_shard"
+
+    def __init__(self, message: str, reason: Reason) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Shards(Generic[Index]):
+    """What was found in each usable file, and numbers over all of their documents."""
+
+    def __init__(
+        self,
+        source: str,
+        files: Sequence[StoredFile],
+        read: Callable[[StoredFile], tuple[Index, int]],
+        *,
+        max_bad_in_a_row: int,
+    ) -> None:
+        """Look into every file.
+
+        Args:
+            source: Its name.
+            files: In order.
+            read: Returns what is needed to read a file's documents, and their number; raises
+                BadShardError.
+            max_bad_in_a_row: Unusable files passed over, one after another, before giving up.
+
+        Raises:
+            ConfigurationError: No file is usable, too many in a row are not, or none holds a
+                document.
+        """
+        self.files: list[StoredFile] = []
+        self.indexes: list[Index] = []
+        self.skipped: list[Skip] = []
+        counts: list[int] = []
+        bad_in_a_row = 0
+        for file in files:
+            try:
+                index, count = read(file)
+            except BadShardError as error:
+                bad_in_a_row += 1
+                self._skip(source, file, error)
+                if bad_in_a_row > max_bad_in_a_row or len(self.skipped) == len(files):
+                    raise ConfigurationError(
+                        f"data.sources.{source}: {len(self.skipped)} unusable files, "
+                        f"{bad_in_a_row} of them in a row; the last one: {error}"
+                    ) from error
+                continue
+            bad_in_a_row = 0
+            self.files.append(file)
+            self.indexes.append(index)
+            counts.append(count)
+        self.counts: Sequence[int] = counts
+        self._ends = list(accumulate(counts))
+        if not len(self):
+            raise ConfigurationError(f"data.sources.{source}: {files[0].url} holds no document")
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """Return the number of the file, and that of the document in it.
+
+        Raises:
+            IndexError: There is no such document.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"document {index} of {len(self)}")
+        shard = bisect_right(self._ends, index)
+        return shard, index - (self._ends[shard - 1] if shard else 0)
+
+    def _skip(self, source: str, file: StoredFile, error: BadShardError) -> None:
+        logger.warning("source %s: a file is left out: %s", source, error)
+        self.skipped.append(Skip("shards", source, error.reason, f"{source}/{file.name}"))
+
+
+def blocks_of(counts: Sequence[int], size: int) -> list[int]:
+    """Cut files of these many documents into blocks of at most `size` documents."""
+    return [min(size, count - start) for count in counts for start in range(0, count, size)]
