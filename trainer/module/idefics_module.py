@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypedDict
+from typing import NotRequired, Protocol, TypedDict
 
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -19,7 +18,8 @@ from trainer.module.optimization import build_optimizer, build_schedule
 class Inputs(TypedDict):
     """What the module reads of a batch, wherever it is from.
 
-    Shape letters: B batch, S sequence, I pictures, C colours, H, W image size.
+    Shape letters: B batch, S sequence, I pictures, C colours, H, W image size, D documents. What
+    is not required is for reporting; several documents may stand in one sequence.
     """
 
     input_ids: Tensor  # [B, S] int64
@@ -27,7 +27,10 @@ class Inputs(TypedDict):
     labels: Tensor  # [B, S] int64, not shifted; -100 where nothing is predicted
     pixel_values: Tensor  # [B, I, C, H, W] float32
     image_attention_mask: Tensor  # [B, S, I] int64; 1 where the token sees the picture
-    source: list[str]  # of each document
+    source_ids: NotRequired[Tensor]  # [B, S] int64, index into source_names; -1 at padding
+    source_names: NotRequired[list[str]]  # of the sources in this batch
+    document_ids: NotRequired[Tensor]  # [B, S] int64, from 0 to D-1 over the batch; -1 at padding
+    sample_ids: NotRequired[list[str]]  # of each of the D documents
 
 
 class MetricLog(Protocol):
@@ -42,7 +45,9 @@ class IdeficsModule(LightningModule):
     """Next-token prediction over interleaved pictures and text, with z-loss.
 
     `stabilizer_job` is set by `StabilizerCallback`; while it is None nothing is reported.
-    `last_losses` holds the unweighted losses of the newest microbatch, on its device.
+    `last_losses` holds the unweighted losses of the newest microbatch, on its device, and
+    `last_document_losses` the mean of every document in it, [D] float32, where the batch tells them
+    apart.
     """
 
     stabilizer_job: MetricLog | None = None
@@ -60,6 +65,7 @@ class IdeficsModule(LightningModule):
         super().__init__()
         self.model = model
         self.last_losses: dict[str, Tensor] = {}
+        self.last_document_losses: Tensor | None = None
         self._config = config
         self._steps = steps
 
@@ -87,6 +93,7 @@ class IdeficsModule(LightningModule):
         z_loss = losses.mean(losses.z)
         total = loss + self._config.z_loss_weight * z_loss
         self.last_losses = {"loss": loss.detach(), "z_loss": z_loss.detach()}
+        self.last_document_losses = document_losses(losses, batch)
         if self.stabilizer_job is not None:
             self._report(self.stabilizer_job, batch, losses, total.detach())
         return total
@@ -105,6 +112,19 @@ class IdeficsModule(LightningModule):
         for name, value in self.last_losses.items():
             job.log(name, value)
         job.log("loss_total", total)
-        for source in sorted(set(batch["source"])):
-            rows = torch.tensor([name == source for name in batch["source"]], device=total.device)
-            job.log("loss", losses.mean(losses.cross_entropy, rows).detach(), source=source)
+        if "source_ids" not in batch or "source_names" not in batch:
+            return
+        sources = batch["source_ids"][:, 1:]  # a loss is that of the token that is predicted
+        for number, source in enumerate(batch["source_names"]):
+            mean = losses.mean(losses.cross_entropy, sources == number)
+            job.log("loss", mean.detach(), source=source)
+
+
+def document_losses(losses: TokenLosses, batch: Inputs) -> Tensor | None:
+    """Return the mean loss of every document, [D] float32, detached.
+
+    NaN where nothing of a document is predicted; None where the batch does not tell them apart.
+    """
+    if "document_ids" not in batch or "sample_ids" not in batch:
+        return None
+    return losses.per_document(batch["document_ids"], len(batch["sample_ids"]))

@@ -25,16 +25,35 @@ class TokenLosses:
     counted: Tensor
     """[B, S-1] bool: where a token is predicted."""
 
-    def mean(self, values: Tensor, rows: Tensor | None = None) -> Tensor:
+    def mean(self, values: Tensor, where: Tensor | None = None) -> Tensor:
         """Return the mean over predicted tokens; 0 where there is none.
 
         Args:
             values: `cross_entropy` or `z`.
-            rows: [B] bool, which documents to take; all by default.
+            where: [B, S-1] bool, which tokens to take; all by default.
         """
-        counted = self.counted if rows is None else self.counted & rows[:, None]
+        counted = self.counted if where is None else self.counted & where
         kept = torch.where(counted, values, 0.0)
         return kept.sum() / counted.sum().clamp(min=1)
+
+    @torch.no_grad()
+    def per_document(self, document_ids: Tensor, documents: int) -> Tensor:
+        """Return the mean cross-entropy of every document; NaN where nothing of it is predicted.
+
+        Args:
+            document_ids: [B, S] int64, the number of each token's document, negative at padding.
+            documents: Their number, D.
+
+        Returns:
+            [D] float32, on the same device; no host synchronisation.
+        """
+        # Whatever is not counted goes to one more document, which nobody sees.
+        owner = torch.where(self.counted, document_ids[:, 1:], documents).flatten()
+        sums = self.cross_entropy.new_zeros(documents + 1)
+        counts = torch.zeros_like(sums)
+        sums.index_add_(0, owner, self.cross_entropy.detach().flatten())
+        counts.index_add_(0, owner, torch.ones_like(self.cross_entropy).flatten())
+        return (sums / counts)[:documents]
 
 
 def token_losses(logits: Tensor, labels: Tensor) -> TokenLosses:

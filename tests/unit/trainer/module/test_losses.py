@@ -35,18 +35,42 @@ def test_z_is_the_square_of_the_log_of_the_partition_sum(example):
 def test_a_mean_over_some_documents_takes_no_others(example):
     logits, labels = example
     losses = token_losses(logits, labels)
-    rows = torch.tensor([False, True])
+    where = torch.tensor([False, True])[:, None].expand(2, 4)
     expected = functional.cross_entropy(logits[1, :-1], labels[1, 1:])
-    assert torch.allclose(losses.mean(losses.cross_entropy, rows), expected)
+    assert torch.allclose(losses.mean(losses.cross_entropy, where), expected)
 
 
 def test_means_of_sources_add_up_to_the_whole(example):
     losses = token_losses(*example)
     counts = losses.counted.sum(dim=1)
     parts = [
-        losses.mean(losses.cross_entropy, torch.arange(2) == row) * counts[row] for row in range(2)
+        losses.mean(losses.cross_entropy, (torch.arange(2) == row)[:, None]) * counts[row]
+        for row in range(2)
     ]
     assert torch.allclose(sum(parts) / counts.sum(), losses.mean(losses.cross_entropy))
+
+
+def test_documents_in_one_sequence_have_losses_of_their_own(example):
+    logits, labels = example
+    losses = token_losses(logits, labels)
+    numbers = torch.tensor([[0, 0, 0, -1, -1], [1, 1, 1, 2, 2]])
+    found = losses.per_document(numbers, 4)
+    each = functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none"
+    ).view(2, 4)
+    assert found[0] == pytest.approx(each[0, :2].mean())
+    assert found[1] == pytest.approx(each[1, 1])
+    assert found[2] == pytest.approx(each[1, 2:].mean())
+    assert found[3].isnan()  # a document without a predicted token
+
+
+def test_a_loss_that_is_not_finite_stays_with_its_document(example):
+    logits, labels = example
+    logits[1, 3] = math.nan
+    numbers = torch.tensor([[0] * 5, [1] * 5])
+    found = token_losses(logits, labels).per_document(numbers, 2)
+    assert found[0].isfinite()
+    assert found[1].isnan()
 
 
 def test_without_a_predicted_token_the_loss_is_zero_and_has_a_gradient():
