@@ -48,6 +48,8 @@ from stabilizer.protocol.version import PROTOCOL_VERSION
 logger = logging.getLogger(__name__)
 
 _CLOSE_SECONDS: Final = 5.0
+_MAX_TEXT: Final = 500
+"""Characters of a marker's text."""
 
 
 class Telemetry(Protocol):
@@ -184,6 +186,18 @@ class Job:
         """
         if self._report(name, value, labels) and not labels:
             self._logged.add(name)
+
+    def phase(self, text: str) -> None:
+        """Tell that the job trains on in another way from the next step on, and how.
+
+        Layers are unfrozen, the data changes: what was normal may not be so any more. Rules begin
+        new baselines there, and pass no judgement for a while (`inhibit_after: phase_change`).
+        To be called between two steps, or before the first forward of a step; a text that is too
+        long is cut.
+        """
+        if self._is_open and self._subject is not None:
+            step = self._subject.training.step
+            self.marker(Marker(kind=MarkerKind.PHASE_CHANGE, step=step, text=text[:_MAX_TEXT]))
 
     def _report(self, name: str, value: Tensor | float, labels: dict[str, str]) -> bool:
         if self._probes is None or not self._is_open:

@@ -36,9 +36,10 @@ class StabilizerCallback(Callback):
     """Watches a Lightning fit, reports it, and carries commands out between two optimizer steps.
 
     A module that declares `stabilizer_job: Job | None = None` finds the job there during fit, to
-    log metrics of its own: `self.stabilizer_job.log("z_loss", value)`. Gradients are measured once
-    per step; with several optimizers, when the first of them steps. `validate` and `test` are left
-    alone.
+    log metrics of its own: `self.stabilizer_job.log("z_loss", value)`, and to tell rules that from
+    here on other values are normal: `self.stabilizer_job.phase("unfrozen: vision")`. Gradients are
+    measured once per step; with several optimizers, when the first of them steps. `validate` and
+    `test` are left alone.
 
     What is gone back to on a rollback: weights, buffers, optimizers, schedulers, gradient scaler,
     loop counters, logged averages, torchmetrics, callbacks, random states, and the place in the

@@ -178,6 +178,25 @@ def test_the_end_of_a_cut_is_told(scene):
     assert scene.values(2)["lr_scale"] == 1.0
 
 
+def test_a_new_phase_is_told_at_the_step_that_is_complete(scene):
+    scene.job.start(scene.subject)
+    scene.run(3)
+    scene.job.phase("unfrozen: vision" + "!" * 600)
+    (marker,) = scene.telemetry.markers
+    assert (marker.kind, marker.step) == ("phase_change", 3)
+    assert marker.text.startswith("unfrozen: vision!")
+    assert len(marker.text) == 500
+
+
+def test_a_phase_before_or_after_training_is_told_to_nobody(scene):
+    scene.job.phase("before")
+    scene.job.start(scene.subject)
+    scene.run(1)
+    scene.job.finish(1)
+    scene.job.phase("after")
+    assert scene.telemetry.markers == []
+
+
 def test_finish_and_fail_close_once(scene):
     scene.job.start(scene.subject)
     scene.run(1)
