@@ -3,23 +3,32 @@
 from trainer.config.data import DataConfig
 from trainer.config.faults import BadDocumentsConfig, FaultsConfig, LrRestartConfig
 from trainer.config.loading import config_to_yaml, load_config, preset_names
-from trainer.config.model import ModelConfig, ResamplerConfig, VisionConfig
+from trainer.config.model import ModelConfig
 from trainer.config.monitor import SOLO, MonitorConfig
-from trainer.config.optimizer import OptimizerConfig
+from trainer.config.optimizer import DECAY_KINDS, DecayKind, OptimizerConfig
 from trainer.config.run import RunConfig, TrainingConfig
+from trainer.config.towers import QkNorm, ResamplerConfig, VisionConfig
+from trainer.config.weights import PARTS, Part, PretrainedConfig, UnfreezeConfig
 
 __all__ = [
+    "DECAY_KINDS",
+    "PARTS",
     "SOLO",
     "BadDocumentsConfig",
     "DataConfig",
+    "DecayKind",
     "FaultsConfig",
     "LrRestartConfig",
     "ModelConfig",
     "MonitorConfig",
     "OptimizerConfig",
+    "Part",
+    "PretrainedConfig",
+    "QkNorm",
     "ResamplerConfig",
     "RunConfig",
     "TrainingConfig",
+    "UnfreezeConfig",
     "VisionConfig",
     "config_to_yaml",
     "load_config",

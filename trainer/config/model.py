@@ -6,77 +6,29 @@ The published sizes are those of the IDEFICS model cards; the names here say wha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from pydantic import ConfigDict
+from pydantic import BeforeValidator, ConfigDict
 
 from trainer.config.checks import require, require_between, require_count, require_positive
+from trainer.config.towers import (
+    QkNorm,
+    ResamplerConfig,
+    VisionConfig,
+    require_qk_norm,
+    switched,
+)
+from trainer.config.weights import (
+    Dtype,
+    Part,
+    PretrainedConfig,
+    UnfreezeConfig,
+    require_parts,
+)
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VisionConfig:
-    """The vision encoder: a ViT over square pictures."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    image_size: int
-    """Side of a picture in pixels; pictures are resized to it."""
-    patch_size: int
-    """Side of a patch in pixels; (image_size / patch_size)^2 + 1 vectors leave the encoder."""
-    hidden_size: int
-    """Width, also that of the resampler's latents."""
-    intermediate_size: int
-    """Width inside the MLP."""
-    layers: int
-    """Number of encoder layers."""
-    heads: int
-    """Attention heads; they divide the width."""
-    attention_dropout: float = 0.0
-    """Probability with which an attention weight is dropped while training."""
-
-    def __post_init__(self) -> None:
-        require_count("model.vision.patch_size", self.patch_size)
-        require(
-            self.image_size > 0 and self.image_size % self.patch_size == 0,
-            "model.vision.image_size",
-            self.image_size,
-            f"a multiple of model.vision.patch_size ({self.patch_size})",
-        )
-        require_count("model.vision.hidden_size", self.hidden_size)
-        require_count("model.vision.intermediate_size", self.intermediate_size)
-        require_count("model.vision.layers", self.layers)
-        require(
-            self.heads > 0 and self.hidden_size % self.heads == 0,
-            "model.vision.heads",
-            self.heads,
-            f"a divisor of model.vision.hidden_size ({self.hidden_size})",
-        )
-        require_between("model.vision.attention_dropout", self.attention_dropout, 0.0, 0.99)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ResamplerConfig:
-    """The Perceiver resampler: any number of patches to a fixed number of latents per picture."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    latents: int
-    """Vectors per picture that the language model sees (64 in the published models)."""
-    layers: int
-    """Number of resampler blocks (6 in the published models)."""
-    heads: int
-    """Attention heads."""
-    head_size: int
-    """Width of a head."""
-    qk_norm: bool = True
-    """Layer-normalise queries and keys per head; on in the published models, for stability."""
-
-    def __post_init__(self) -> None:
-        require_count("model.resampler.latents", self.latents)
-        require_count("model.resampler.layers", self.layers)
-        require_count("model.resampler.heads", self.heads)
-        require_count("model.resampler.head_size", self.head_size)
+Block: TypeAlias = Literal["language", "cross_attention"]
+"""Decoder layers of the language model, or the gated blocks between them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +42,7 @@ class ModelConfig:
     resampler: ResamplerConfig
     """The Perceiver resampler."""
     vocabulary_size: int
-    """Rows of the embedding and of the head; at least the tokenizer's vocabulary."""
+    """Rows of the embedding and of the head; with additional_tokens at least the tokenizer's."""
     hidden_size: int
     """Width of the language model."""
     intermediate_size: int
@@ -103,10 +55,22 @@ class ModelConfig:
     """A gated cross-attention block stands before every k-th decoder layer; divides `layers`."""
     max_positions: int
     """Longest sequence in tokens."""
+    additional_tokens: int = 0
+    """Rows behind the vocabulary, for tokens that a pretrained model lacks; part `new_tokens`."""
+    rope_theta: float = 10000.0
+    """Base of the rotary embedding's wavelengths; a pretrained language model's own."""
+    norm_eps: float = 1e-6
+    """Added to the mean square in RMS norms; a pretrained language model's own."""
     dropout: float = 0.0
     """Probability with which activations and attention weights are dropped while training."""
-    qk_norm: bool = True
-    """RMS-normalise queries and keys of the cross-attention, per head; published models do."""
+    qk_norm: Annotated[QkNorm, BeforeValidator(switched("rms"))] = "rms"
+    """Norm of the cross-attention's queries and keys; the published models have rms (`true`)."""
+    self_attention_qk_norm: QkNorm = "none"
+    """The same in the decoder layers, before the rotation; none in the published models."""
+    norm_after_o: tuple[Block, ...] = ()
+    """Blocks with an RMS norm right after the attention's outer projection (NormFormer)."""
+    norm_after_fc2: tuple[Block, ...] = ()
+    """Blocks with an RMS norm right after the MLP's outer projection."""
     gate_initializer: Literal["zeros", "ones", "normal"] = "zeros"
     """Start of alpha; the gate is tanh(alpha). Zeros: the model starts as its language model."""
     gate_type: Literal["float", "vector"] = "float"
@@ -115,14 +79,39 @@ class ModelConfig:
     """Standard deviation of alpha at the start with gate_initializer normal."""
     initializer_range: float = 0.02
     """Standard deviation of the weight matrices at the start."""
-    freeze_language: bool = False
-    """Keep decoder layers, their norms and embeddings as they are; new blocks still learn."""
-    freeze_vision: bool = False
-    """Keep the vision encoder as it is."""
-    freeze_head: bool = False
-    """Keep the output head as it is."""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """Torch's fused attention, or plain matrix products, which keep all scores in memory."""
+    activation_checkpointing: bool = False
+    """Compute the activations of every layer a second time in the backward pass, not keep them:
+    memory for about a third more time. The resampler keeps its own."""
+    dtype: Dtype = "float32"
+    """Format of the weights; float32 also where training.precision computes in fewer bits."""
+    pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
+    """Weights to start from; none: random ones."""
+    freeze: tuple[Part, ...] = ()
+    """Parts that keep their weights."""
+    unfreeze: tuple[UnfreezeConfig, ...] = ()
+    """Which of the frozen parts begin to learn, and when."""
 
     def __post_init__(self) -> None:
+        self._check_sizes()
+        require_count("model.additional_tokens", self.additional_tokens, at_least=0)
+        require_positive("model.rope_theta", self.rope_theta)
+        require_positive("model.norm_eps", self.norm_eps)
+        require_between("model.dropout", self.dropout, 0.0, 0.99)
+        require_between("model.gate_deviation", self.gate_deviation, 0.0, 10.0)
+        require_positive("model.initializer_range", self.initializer_range)
+        require_qk_norm("model.qk_norm", self.qk_norm)
+        require_qk_norm("model.self_attention_qk_norm", self.self_attention_qk_norm)
+        require_parts("model.freeze", self.freeze)
+        self._check_unfreeze()
+
+    @property
+    def total_vocabulary(self) -> int:
+        """Tokens that the model knows, additional ones included."""
+        return self.vocabulary_size + self.additional_tokens
+
+    def _check_sizes(self) -> None:
         require_count("model.vocabulary_size", self.vocabulary_size, at_least=2)
         require_count("model.intermediate_size", self.intermediate_size)
         require_count("model.layers", self.layers)
@@ -139,6 +128,15 @@ class ModelConfig:
             f"a divisor of model.layers ({self.layers})",
         )
         require_count("model.max_positions", self.max_positions, at_least=2)
-        require_between("model.dropout", self.dropout, 0.0, 0.99)
-        require_between("model.gate_deviation", self.gate_deviation, 0.0, 10.0)
-        require_positive("model.initializer_range", self.initializer_range)
+
+    def _check_unfreeze(self) -> None:
+        left = list(self.freeze)
+        for change in self.unfreeze:
+            for part in change.parts:
+                require(
+                    part in left,
+                    "model.unfreeze.parts",
+                    part,
+                    f"parts of model.freeze that no other step unfreezes ({', '.join(left)})",
+                )
+                left.remove(part)

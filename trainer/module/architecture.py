@@ -1,20 +1,71 @@
-"""The IDEFICS model of transformers, built from our configuration with random weights."""
+"""The IDEFICS model of transformers, built from our configuration.
+
+Big models are built on the meta device and given memory once, in the formats asked for: weights
+that are loaded are never drawn first, and none is held twice.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 from transformers import IdeficsConfig, IdeficsForVisionText2Text
 
 from trainer.config import ModelConfig
+from trainer.module.norms import put_norms, reset_added_norms
+from trainer.module.parts import freeze
+from trainer.module.pretrained import PretrainedWeights, open_pretrained
 
 
 def build_model(config: ModelConfig, *, pad_token_id: int = 0) -> IdeficsForVisionText2Text:
-    """Build the model, frozen where configured; weights come from torch's global random state.
+    """Build the model on the host, frozen and pretrained where configured.
+
+    Random weights come from torch's global random state.
 
     Args:
         config: Sizes and knobs.
         pad_token_id: Id whose embedding is never trained.
+
+    Raises:
+        ConfigurationError: Pretrained weights cannot be had, or do not fit; with all that is wrong.
     """
-    return IdeficsForVisionText2Text(to_transformers(config, pad_token_id=pad_token_id))
+    if not config.pretrained.is_given:
+        return _assemble(config, pad_token_id)
+    model = build_skeleton(config, pad_token_id=pad_token_id)
+    materialise(model, open_pretrained(config, model), device=torch.device("cpu"))
+    return model
+
+
+def build_skeleton(config: ModelConfig, *, pad_token_id: int = 0) -> IdeficsForVisionText2Text:
+    """Build the model on the meta device: shapes, formats and what is frozen, without memory.
+
+    To shard it: `open_pretrained` before, since it sets the formats of what is loaded, and
+    `materialise` afterwards.
+    """
+    with torch.device("meta"):
+        return _assemble(config, pad_token_id)
+
+
+@torch.no_grad()
+def materialise(
+    model: IdeficsForVisionText2Text,
+    weights: PretrainedWeights | None = None,
+    *,
+    device: torch.device,
+) -> None:
+    """Give a skeleton memory and weights, in place; sharded parameters stay sharded.
+
+    Args:
+        model: As `build_skeleton` made it, sharded since or not.
+        weights: What is loaded; the rest, and all without it, is drawn from torch's random state.
+        device: Where it lives from now on.
+    """
+    model.to_empty(device=device)
+    reset_added_norms(model)
+    if weights is not None:
+        weights.fill(model)
+    model.initialize_weights()  # leaves alone what is flagged as loaded
 
 
 def to_transformers(config: ModelConfig, *, pad_token_id: int) -> IdeficsConfig:
@@ -22,25 +73,28 @@ def to_transformers(config: ModelConfig, *, pad_token_id: int) -> IdeficsConfig:
     vision, resampler = config.vision, config.resampler
     return IdeficsConfig(
         vocab_size=config.vocabulary_size,
+        additional_vocab_size=config.additional_tokens,
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
         num_hidden_layers=config.layers,
         num_attention_heads=config.heads,
         cross_layer_interval=config.cross_attention_every,
         max_position_embeddings=config.max_positions,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        rms_norm_eps=config.norm_eps,
         dropout=config.dropout,
-        qk_layer_norms=config.qk_norm,
+        qk_layer_norms=config.qk_norm == "rms",
         alpha_initializer=config.gate_initializer,
         alpha_type=config.gate_type,
         alphas_initializer_range=config.gate_deviation,
         initializer_range=config.initializer_range,
-        freeze_text_layers=config.freeze_language,
-        freeze_vision_layers=config.freeze_vision,
-        freeze_lm_head=config.freeze_head,
+        freeze_text_layers=False,  # we freeze by part, afterwards
+        freeze_vision_layers=False,
+        freeze_lm_head=False,
         pad_token_id=pad_token_id,
         use_cache=False,
         use_resampler=True,
-        attn_implementation="sdpa",
+        attn_implementation=config.attention,
         vision_config={
             "embed_dim": vision.hidden_size,
             "image_size": vision.image_size,
@@ -49,6 +103,7 @@ def to_transformers(config: ModelConfig, *, pad_token_id: int) -> IdeficsConfig:
             "num_hidden_layers": vision.layers,
             "num_attention_heads": vision.heads,
             "attention_dropout": vision.attention_dropout,
+            "hidden_act": vision.activation,
         },
         perceiver_config={
             "use_resampler": True,
@@ -56,6 +111,29 @@ def to_transformers(config: ModelConfig, *, pad_token_id: int) -> IdeficsConfig:
             "resampler_depth": resampler.layers,
             "resampler_n_heads": resampler.heads,
             "resampler_head_dim": resampler.head_size,
-            "qk_layer_norms_perceiver": resampler.qk_norm,
+            "qk_layer_norms_perceiver": resampler.qk_norm == "layer_norm",
         },
     )
+
+
+def _assemble(config: ModelConfig, pad_token_id: int) -> IdeficsForVisionText2Text:
+    with _default_dtype(getattr(torch, config.dtype)):
+        model = IdeficsForVisionText2Text(to_transformers(config, pad_token_id=pad_token_id))
+        put_norms(model, config)
+    freeze(model, config.freeze)
+    if config.activation_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+        # For adapters behind reentrant checkpoints; here it would send gradients through frozen
+        # embeddings for nothing.
+        model.disable_input_require_grads()
+    return model
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NotRequired, Protocol, TypedDict
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from transformers import IdeficsForVisionText2Text
 from typing_extensions import override
 
-from trainer.config import OptimizerConfig
+from trainer.config import OptimizerConfig, UnfreezeConfig
 from trainer.module.losses import TokenLosses, token_losses
 from trainer.module.optimization import build_optimizer, build_schedule
+from trainer.module.unfreezing import UnfreezeSchedule
 
 
 class Inputs(TypedDict):
@@ -40,6 +42,10 @@ class MetricLog(Protocol):
         """Report one value of this microbatch; device tensors stay on their device."""
         ...
 
+    def phase(self, text: str) -> None:
+        """Tell that training goes on in another way from here, and how."""
+        ...
+
 
 class IdeficsModule(LightningModule):
     """Next-token prediction over interleaved pictures and text, with z-loss.
@@ -53,7 +59,13 @@ class IdeficsModule(LightningModule):
     stabilizer_job: MetricLog | None = None
 
     def __init__(
-        self, model: IdeficsForVisionText2Text, config: OptimizerConfig, *, steps: int
+        self,
+        model: IdeficsForVisionText2Text,
+        config: OptimizerConfig,
+        *,
+        steps: int,
+        unfreeze: Sequence[UnfreezeConfig] = (),
+        fused: bool = True,
     ) -> None:
         """Wrap a model.
 
@@ -61,6 +73,8 @@ class IdeficsModule(LightningModule):
             model: What is trained.
             config: How it is trained.
             steps: Optimizer steps of the whole run; the schedule ends there.
+            unfreeze: Frozen parts that begin to learn, and when.
+            fused: Whether the optimizer moves all weights in one kernel.
         """
         super().__init__()
         self.model = model
@@ -68,6 +82,8 @@ class IdeficsModule(LightningModule):
         self.last_document_losses: Tensor | None = None
         self._config = config
         self._steps = steps
+        self._unfreeze = tuple(unfreeze)
+        self._fused = fused
 
     @override
     def forward(self, batch: Inputs) -> Tensor:
@@ -101,12 +117,18 @@ class IdeficsModule(LightningModule):
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return AdamW and its schedule, stepped at every optimizer step."""
-        optimizer = build_optimizer(self.model, self._config)
+        later = [part for change in self._unfreeze for part in change.parts]
+        optimizer = build_optimizer(self.model, self._config, later=later, fused=self._fused)
         schedule = build_schedule(optimizer, self._config, self._steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    @override
+    def configure_callbacks(self) -> Sequence[Callback]:
+        """Return what unfreezes parts, where some are to be; Lightning adds it to its own."""
+        return [UnfreezeSchedule(self._unfreeze)] if self._unfreeze else []
 
     def _report(self, job: MetricLog, batch: Inputs, losses: TokenLosses, total: Tensor) -> None:
         for name, value in self.last_losses.items():
