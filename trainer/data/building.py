@@ -15,7 +15,17 @@ from trainer.data.mixture import MixtureOrder
 from trainer.data.packing import PackedStream
 from trainer.data.quarantine import read_quarantine
 from trainer.data.reading import DocumentReader, StreamFaults
-from trainer.data.sources import ParquetSource, StoredFile, is_relative, list_files, parquet
+from trainer.data.sources import (
+    ConversationSource,
+    ParquetSource,
+    StoredFile,
+    TarSource,
+    conversations,
+    is_relative,
+    list_files,
+    parquet,
+    tars,
+)
 from trainer.data.stream import DocumentStream, SampleStream
 from trainer.data.tokenizer import CorpusTokenizer, load_tokenizer
 
@@ -146,10 +156,20 @@ def _open_parquet(config: DataConfig, name: str, files: list[StoredFile]) -> Doc
     )
 
 
+def _open_tars(config: DataConfig, name: str, files: list[StoredFile]) -> DocumentSource:
+    return TarSource(name, files, max_bad_in_a_row=config.max_bad_in_a_row)
+
+
+def _open_conversations(config: DataConfig, name: str, files: list[StoredFile]) -> DocumentSource:
+    return ConversationSource(name, files, max_bad_in_a_row=config.max_bad_in_a_row)
+
+
 _KINDS: Final[
     Mapping[str, tuple[str, Callable[[DataConfig, str, list[StoredFile]], DocumentSource]]]
 ] = {
     "parquet": (parquet.SUFFIX, _open_parquet),
+    "webdataset": (tars.SUFFIX, _open_tars),
+    "conversations": (conversations.SUFFIX, _open_conversations),
 }
 
 

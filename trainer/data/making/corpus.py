@@ -6,10 +6,11 @@ follow from the words before. So the loss measures both kinds of learning, seein
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 NUMBERS: Final = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
@@ -57,6 +58,52 @@ def image_text_pair(random: Random) -> list[Part]:
         )
     )
     return [DigitPicture(digit), _fill(random, caption, digit)]
+
+
+def conversation(random: Random, pictures: Sequence[Sequence[bytes]]) -> dict[str, Any]:
+    """Write one conversation about one or two pictures, as a line of JSON lines.
+
+    Args:
+        random: Draws everything.
+        pictures: PNG files by digit.
+    """
+    digits = [random.randrange(10) for _ in range(random.choice((1, 1, 2)))]
+    images = [
+        {"base64": base64.b64encode(random.choice(pictures[digit])).decode()} for digit in digits
+    ]
+    questions = _questions_about_one if len(digits) == 1 else _questions_about_two
+    turns: list[dict[str, Any]] = []
+    for question, answer in questions(random, digits):
+        turns += [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
+    turns[0]["images"] = images
+    return {"turns": turns}
+
+
+def _questions_about_one(random: Random, digits: list[int]) -> list[tuple[str, str]]:
+    (digit,) = digits
+    asked = [
+        (
+            _fill(random, "{name} asks: which digit is this?"),
+            f"this is the digit {NUMBERS[digit]}.",
+        ),
+        ("is it even or odd?", _fill(random, "{word} is {parity}.", digit)),
+        ("what comes after it?", _fill(random, "after it comes {after}.", digit)),
+    ]
+    return asked[: random.choice((1, 2, 3))]
+
+
+def _questions_about_two(random: Random, digits: list[int]) -> list[tuple[str, str]]:
+    first, second = digits
+    return [
+        (
+            _fill(random, "{name} asks: which digits are these?"),
+            f"{NUMBERS[first]} and {NUMBERS[second]}.",
+        ),
+        ("what is their sum?", f"{_sum_in_words(first, second)}."),
+    ]
 
 
 def _fill(random: Random, text: str, digit: int = 0) -> str:

@@ -1,6 +1,15 @@
 """Where documents are from: files of a kind, wherever they are, and documents by number."""
 
+from trainer.data.sources.conversations import ConversationSource
 from trainer.data.sources.files import StoredFile, is_relative, list_files
 from trainer.data.sources.parquet import ParquetSource
+from trainer.data.sources.tars import TarSource
 
-__all__ = ["ParquetSource", "StoredFile", "is_relative", "list_files"]
+__all__ = [
+    "ConversationSource",
+    "ParquetSource",
+    "StoredFile",
+    "TarSource",
+    "is_relative",
+    "list_files",
+]

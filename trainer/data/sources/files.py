@@ -46,6 +46,16 @@ class StoredFile:
         opened: IO[bytes] = system.open(path, "rb")
         return opened
 
+    def read(self, start: int = 0, end: int | None = None) -> bytes:
+        """Return the bytes from `start` to before `end` (by default all); fewer if it ends there.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        with self.open() as opened:
+            opened.seek(start)
+            return opened.read(-1 if end is None else end - start)
+
     def sibling(self, path: str) -> StoredFile:
         """Return the file at a path relative to this one's folder.
 
