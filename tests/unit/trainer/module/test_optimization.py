@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from stabilizer.errors import ConfigurationError
 from trainer.config import OptimizerConfig
 from trainer.module import build_model
 from trainer.module.optimization import build_optimizer, build_schedule
@@ -104,3 +105,97 @@ def test_the_step_is_adamw_to_a_bit_of_rounding():
         module(torch.ones(1, 3)).sum().backward()
         optimizer.step()
     assert torch.allclose(ours.weight, theirs.weight)
+
+
+def named_decays(optimizer):
+    return {
+        name: group["weight_decay"]
+        for group in optimizer.param_groups
+        for name in group["param_names"]
+    }
+
+
+def test_a_kind_can_decay_on_its_own_in_every_tower(small_model):
+    by_kind = {"o_proj": 0.5, "fc2": 0.4, "embedding": 0.3, "norm": 0.2, "gate": 0.05, "head": 0.0}
+    model = small_model(gate_type="vector")
+    decays = named_decays(build_optimizer(model, config(weight_decay_by_kind=by_kind)))
+    body = "model."
+    assert {name: decays[body + name] for name in (
+        "layers.0.self_attn.o_proj.weight", "gated_cross_attn_layers.0.cross_attn.o_proj.weight",
+        "vision_model.encoder.layers.0.self_attn.out_proj.weight",
+        "perceiver_resampler.blocks.0.0.output_proj.weight",
+    )} == dict.fromkeys((
+        "layers.0.self_attn.o_proj.weight", "gated_cross_attn_layers.0.cross_attn.o_proj.weight",
+        "vision_model.encoder.layers.0.self_attn.out_proj.weight",
+        "perceiver_resampler.blocks.0.0.output_proj.weight",
+    ), 0.5)  # fmt: skip
+    assert decays["model.layers.0.mlp.down_proj.weight"] == 0.4
+    assert decays["model.perceiver_resampler.blocks.0.1.c_proj.weight"] == 0.4
+    assert decays["model.embed_tokens.additional_embedding.weight"] == 0.3
+    assert decays["model.vision_model.embeddings.position_embedding.weight"] == 0.3
+    assert decays["model.norm.weight"] == 0.2
+    assert decays["model.vision_model.encoder.layers.0.layer_norm1.bias"] == 0.2
+    assert decays["model.gated_cross_attn_layers.0.alpha_dense"] == 0.05
+    assert decays["lm_head.weight"] == decays["lm_head.additional_fc.weight"] == 0.0
+    assert decays["model.layers.0.mlp.up_proj.weight"] == 0.1
+    assert len(decays) == len(list(model.parameters()))
+
+
+def test_gates_of_vectors_do_not_decay_by_default(small_model):
+    decays = named_decays(build_optimizer(small_model(gate_type="vector"), config()))
+    assert decays["model.gated_cross_attn_layers.0.alpha_dense"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"weight_decay_by_kind": {"o": 0.1}}, "optimizer.weight_decay_by_kind"),
+        ({"weight_decay_by_kind": {"fc2": -0.1}}, "optimizer.weight_decay_by_kind.fc2"),
+        ({"weight_decay_by_kind": {"fc2": float("nan")}}, "optimizer.weight_decay_by_kind.fc2"),
+    ],
+)
+def test_a_decay_that_cannot_be_is_refused(options, field):
+    with pytest.raises(ConfigurationError, match=f"^{field}: "):
+        config(**options)
+
+
+def trained(model, options, steps=3):
+    optimizer = build_optimizer(model, options)
+    for _ in range(steps):
+        for number, parameter in enumerate(model.parameters()):
+            if parameter.requires_grad:
+                parameter.grad = torch.full_like(parameter, float(number))
+        optimizer.step()
+    return optimizer
+
+
+def moments(model, optimizer):
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {names[parameter]: state for parameter, state in optimizer.state.items()}
+
+
+def test_moments_find_their_weights_by_name_when_others_learn(small_model):
+    before = small_model(freeze=["vision", "language_layers"])
+    optimizer = trained(before, config())
+    expected = moments(before, optimizer)
+    after = small_model(freeze=["resampler", "vision"])
+    follower = build_optimizer(after, config())
+    follower.load_state_dict(optimizer.state_dict())
+    found = moments(after, follower)
+    assert {name.split(".")[1] for name in expected.keys() - found.keys()} == {
+        "perceiver_resampler"
+    }
+    assert len(found) > 20
+    for name, state in found.items():
+        assert torch.equal(state["exp_avg"], expected[name]["exp_avg"]), name
+        assert float(state["step"]) == 3.0
+    learns = {name for name, parameter in after.named_parameters() if parameter.requires_grad}
+    assert {name.split(".")[1] for name in learns - found.keys()} == {"layers"}
+    follower.step()
+
+
+def test_moments_of_other_groups_are_refused(small_model):
+    saved = trained(small_model(), config(), steps=1).state_dict()
+    other = build_optimizer(small_model(), config(weight_decay_by_kind={"fc2": 0.4}))
+    with pytest.raises(ValueError, match="parameter group"):
+        other.load_state_dict(saved)
