@@ -2,7 +2,13 @@
 
 from trainer.config.data import DataConfig
 from trainer.config.faults import BadDocumentsConfig, FaultsConfig, LrRestartConfig
-from trainer.config.loading import config_to_yaml, load_config, preset_names
+from trainer.config.library import (
+    describe_presets,
+    describe_recipes,
+    preset_names,
+    recipe_names,
+)
+from trainer.config.loading import config_to_yaml, load_config
 from trainer.config.model import ModelConfig
 from trainer.config.monitor import SOLO, MonitorConfig
 from trainer.config.optimizer import DECAY_KINDS, DecayKind, OptimizerConfig
@@ -31,6 +37,9 @@ __all__ = [
     "UnfreezeConfig",
     "VisionConfig",
     "config_to_yaml",
+    "describe_presets",
+    "describe_recipes",
     "load_config",
     "preset_names",
+    "recipe_names",
 ]

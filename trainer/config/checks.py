@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from stabilizer.errors import ConfigurationError
+
+_mistakes: ContextVar[list[str] | None] = ContextVar("_mistakes", default=None)
+
+
+@contextmanager
+def collect_mistakes() -> Iterator[list[str]]:
+    """Let every check of the block speak, not only the first that fails.
+
+    While this is in force a check notes what it refuses and lets the class be made, so that a
+    person reads all mistakes at once; whoever collects must not use what was made if there are any.
+    """
+    found: list[str] = []
+    token = _mistakes.set(found)
+    try:
+        yield found
+    finally:
+        _mistakes.reset(token)
 
 
 def require(condition: bool, name: str, value: object, allowed: str) -> None:
@@ -17,10 +37,15 @@ def require(condition: bool, name: str, value: object, allowed: str) -> None:
         allowed: What may be given, in words.
 
     Raises:
-        ConfigurationError: The condition does not hold.
+        ConfigurationError: The condition does not hold, and mistakes are not collected.
     """
-    if not condition:
-        raise ConfigurationError(f"{name}: {value!r} cannot be used; allowed: {allowed}")
+    if condition:
+        return
+    message = f"{name}: {value!r} cannot be used; allowed: {allowed}"
+    found = _mistakes.get()
+    if found is None:
+        raise ConfigurationError(message)
+    found.append(message)
 
 
 def require_count(name: str, value: int, *, at_least: int = 1) -> None:

@@ -1,36 +1,26 @@
-"""From a preset or file and `--set` overrides to a checked `RunConfig`, and back to YAML."""
+"""From a preset, recipe or file and `--set` overrides to a checked `RunConfig`, back to YAML."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib import resources
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from stabilizer.errors import ConfigurationError
+from trainer.config.checks import collect_mistakes
+from trainer.config.drafts import Draft, to_yaml
+from trainer.config.library import read_preset, read_recipe
 from trainer.config.run import RunConfig
-
-_SUFFIX = ".yaml"
-_POLICY_SUFFIX = ".policy.yaml"
-
-
-def preset_names() -> list[str]:
-    """Return the names of the packaged presets, sorted."""
-    names = (entry.name for entry in resources.files("trainer.presets").iterdir())
-    return sorted(
-        name.removesuffix(_SUFFIX)
-        for name in names
-        if name.endswith(_SUFFIX) and not name.endswith(_POLICY_SUFFIX)
-    )
 
 
 def load_config(
-    preset: str, overrides: Sequence[str] = (), fields: Mapping[str, Any] | None = None
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+    fields: Mapping[str, Any] | None = None,
+    *,
+    recipe: str | None = None,
 ) -> RunConfig:
     """Build the configuration of a run.
 
@@ -38,44 +28,69 @@ def load_config(
         preset: Name of a packaged preset.
         overrides: `a.b=value`, the value in YAML; later ones win.
         fields: Values by dotted name, taken as they are; they win over `overrides`.
+        recipe: Name of a packaged recipe, or a file; instead of a preset.
 
     Raises:
-        ConfigurationError: There is no such preset or field, or a value cannot be used.
+        ConfigurationError: There is no such preset, recipe or field, or a value cannot be used;
+            all mistakes at once, with file and line where they stand in a file.
     """
-    if preset not in preset_names():
-        allowed = ", ".join(preset_names())
-        raise ConfigurationError(f"preset: {preset!r} cannot be used; allowed: {allowed}")
-    text = (resources.files("trainer.presets") / f"{preset}{_SUFFIX}").read_text("utf-8")
-    values: dict[str, Any] = _yaml().load(text)
+    if (preset is None) == (recipe is None):
+        raise ConfigurationError("--config: allowed: either a recipe or a preset")
+    draft = read_preset(preset) if preset is not None else read_recipe(recipe or "")
     for override in overrides:
-        _set(values, *_parse_override(override))
+        draft.merge_override(override)
     for name, value in (fields or {}).items():
-        _set(values, name, value)
-    return parse_config(values)
+        draft.set(name, value)
+    return check_draft(draft)
 
 
 def parse_config(values: Mapping[str, Any]) -> RunConfig:
     """Check a nested mapping and make it a configuration.
 
     Raises:
-        ConfigurationError: With every field of a wrong type at once, or the first wrong value.
+        ConfigurationError: With every mistake at once.
     """
-    try:
-        return TypeAdapter(RunConfig).validate_python(values)
-    except ValidationError as error:
-        lines = (
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['input']!r} cannot be used; "
-            f"{item['msg']}"
-            for item in error.errors(include_url=False)
-        )
-        raise ConfigurationError("\n".join(lines)) from error
+    return check_draft(Draft(dict(values)))
+
+
+def check_draft(draft: Draft) -> RunConfig:
+    """Check what a person wrote and make it a configuration.
+
+    Raises:
+        ConfigurationError: With every mistake at once, each on a line, in the order of the fields.
+    """
+    config = None
+    with collect_mistakes() as mistakes:
+        try:
+            config = TypeAdapter(RunConfig).validate_python(draft.values)
+        except ValidationError as error:
+            mistakes += [_explain(item) for item in error.errors(include_url=False)]
+        except ConfigurationError as error:
+            mistakes.append(error.message)
+        except ArithmeticError:
+            if not mistakes:  # else a check went on with a value that another has refused
+                raise
+    if config is None or mistakes:
+        lines = dict.fromkeys(_with_place(mistake, draft) for mistake in mistakes)
+        raise ConfigurationError("\n".join(lines))
+    return config
 
 
 def config_to_yaml(config: RunConfig) -> str:
     """Write a configuration so that `parse_config` reads the same one back."""
-    stream = io.StringIO()
-    _yaml().dump(_plain(asdict(config)), stream)
-    return stream.getvalue()
+    return to_yaml(_plain(asdict(config)))
+
+
+def _explain(item: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails
+    name = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "missing":  # its input is the whole section
+        return f"{name}: {item['msg']}"
+    return f"{name}: {item['input']!r} cannot be used; {item['msg']}"
+
+
+def _with_place(mistake: str, draft: Draft) -> str:
+    place = draft.place(mistake.partition(":")[0])
+    return f"{place}: {mistake}" if place else mistake
 
 
 def _plain(value: object) -> object:
@@ -84,32 +99,3 @@ def _plain(value: object) -> object:
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return value
-
-
-def _parse_override(override: str) -> tuple[str, Any]:
-    name, equals, text = override.partition("=")
-    if not equals or not all(name.split(".")):
-        raise ConfigurationError(f"--set: {override!r} cannot be used; allowed: a.b=value")
-    try:
-        return name, _yaml().load(text)
-    except YAMLError as error:
-        raise ConfigurationError(f"{name}: {text!r} is not a YAML value") from error
-
-
-def _set(values: dict[str, Any], name: str, value: object) -> None:
-    *path, last = name.split(".")
-    section: Any = values
-    for part in path:
-        if section.get(part) is None:  # an absent section, for example faults.lr_restart
-            section[part] = {}
-        section = section[part]
-        if not isinstance(section, dict):
-            raise ConfigurationError(f"{name}: {part!r} is a value, not a section")
-    section[last] = value
-
-
-def _yaml() -> YAML:
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # typed as None
-    return yaml

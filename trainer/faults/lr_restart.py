@@ -6,26 +6,22 @@ blew up some hundred steps on (huggingface/m4-logs, tr-190-80b/chronicles.md, 20
 
 from __future__ import annotations
 
-import logging
-from typing import Any
-
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
 from stabilizer.errors import ConfigurationError
+from trainer.faults.step_fault import StepFault
 
-_log = logging.getLogger(__name__)
 
-
-class LrRestart(Callback):
+class LrRestart(StepFault):
     """After `step` completed steps every schedule's clock goes to 0, its peak rates up by a factor.
 
-    Works with every scheduler that keeps `base_lrs` and `last_epoch`, as torch's do. An accident of
-    the process: it happens once, not again when a rollback passes the step a second time, and is
-    kept out of the callback's saved state for that reason. What it broke is scheduler state, so
-    restoring that state undoes it.
+    Works with every scheduler that keeps `base_lrs` and `last_epoch`, as torch's do. What it broke
+    is scheduler state, so restoring that state undoes it.
     """
+
+    name = "lr_restart"
 
     def __init__(self, *, step: int, factor: float) -> None:
         """Say when and how high.
@@ -37,41 +33,24 @@ class LrRestart(Callback):
         Raises:
             ValueError: The step is below 1, or the factor not above 0.
         """
-        if step < 1 or factor <= 0:
-            raise ValueError(
-                f"lr restart: step={step}, factor={factor}; allowed: step >= 1, factor > 0"
-            )
-        self._step = step
+        super().__init__(step)
+        if not factor > 0:
+            raise ValueError(f"{self.name}: factor is {factor}; allowed: above 0")
         self._factor = factor
-        self.fired = False
 
     @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start anew: another `fit` is another process's life."""
-        self.fired = False
-
-    @override
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Restart the schedules if this is the first microbatch after the step.
+    def strike(self, trainer: Trainer, module: LightningModule) -> str:
+        """Restart the schedules.
 
         Raises:
             ConfigurationError: The job has no scheduler that could restart.
         """
-        if self.fired or trainer.global_step != self._step:
-            return
-        self.fired = True
         configs = trainer.lr_scheduler_configs
         if not configs:
             raise ConfigurationError("faults.lr_restart: the job has no learning-rate schedule")
         for config in configs:
             restart(config.scheduler, self._factor)
-        _log.warning(
-            "fault: learning-rate schedule restarted %g times too high after step %d",
-            self._factor,
-            self._step,
-        )
+        return f"learning-rate schedule restarted {self._factor:g} times too high"
 
 
 def restart(scheduler: object, factor: float) -> None:

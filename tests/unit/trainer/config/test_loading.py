@@ -1,3 +1,4 @@
+import re
 from importlib import resources
 
 import pytest
@@ -5,7 +6,8 @@ import pytest
 from stabilizer.errors import ConfigurationError
 from stabilizer.rules.loader import load_rules
 from trainer.config import config_to_yaml, load_config, preset_names
-from trainer.config.loading import _yaml, parse_config
+from trainer.config.drafts import safe_yaml
+from trainer.config.loading import parse_config
 
 
 def test_presets_are_those_beside_the_package_without_policies():
@@ -29,7 +31,7 @@ def test_yaml_of_a_config_reads_back_as_the_same_config():
         "idefics-tiny",
         ["faults.lr_restart.step=3", "faults.lr_restart.factor=40", "optimizer.betas=[0.8, 0.9]"],
     )
-    assert parse_config(_yaml().load(config_to_yaml(config))) == config
+    assert parse_config(safe_yaml().load(config_to_yaml(config))) == config
 
 
 def test_later_overrides_win_and_fields_win_over_all():
@@ -70,7 +72,7 @@ def test_an_override_reaches_into_an_absent_section():
         ("training.seed=-1", "training.seed", "from 0"),
         ("monitor.collector=localhost", "monitor.collector", "http://"),
         ("monitor.mode=yolo", "monitor.mode", "observe"),
-        ("faults.lr_restart.step=3", "faults.lr_restart.factor", "required"),
+        ("faults.lr_restart.factor=3", "faults.lr_restart.step", "required"),
         ("faults.lr_restart={step: 1, factor: 0}", "faults.lr_restart.factor", "above 0"),
     ],
 )
@@ -102,3 +104,40 @@ def test_an_override_into_a_value_is_refused():
 def test_an_unknown_preset_names_those_there_are():
     with pytest.raises(ConfigurationError, match="idefics-tiny"):
         load_config("idefics-huge")
+
+
+def test_wrong_values_and_wrong_types_of_all_sections_are_told_at_once():
+    overrides = ["model.heads=7", "optimizer.learning_rate=-1", "training.seed=x", "data.none=1"]
+    with pytest.raises(ConfigurationError) as caught:
+        load_config("idefics-tiny", overrides)
+    fields = [line.split(":")[0] for line in caught.value.message.splitlines()]
+    assert sorted(fields) == [
+        "data.none",
+        "model.heads",
+        "optimizer.learning_rate",
+        "training.seed",
+    ]
+
+
+def test_a_check_that_stumbles_over_a_refused_value_does_not_hide_the_refusal():
+    with pytest.raises(ConfigurationError, match=r"model\.vision\.patch_size: 0 cannot be used"):
+        load_config("idefics-tiny", ["model.vision.patch_size=0"])
+
+
+def test_what_must_agree_between_sections_is_told_where_it_stands():
+    with pytest.raises(ConfigurationError) as caught:
+        load_config("idefics-tiny", ["training.steps=10"])
+    message = caught.value.message
+    assert re.match(r"idefics-tiny\.yaml:\d+: optimizer\.warmup_steps: 60 cannot", message)
+
+
+def test_samples_of_a_step_count_all_processes():
+    fields = ["training.devices=2", "training.nodes=2", "data.epoch_samples=48"]
+    with pytest.raises(ConfigurationError, match=r"samples of one step \(32\)"):
+        load_config("idefics-tiny", fields)
+
+
+def test_neither_or_both_of_preset_and_recipe_are_refused():
+    for names in ({}, {"preset": "idefics-tiny", "recipe": "x.yaml"}):
+        with pytest.raises(ConfigurationError, match="either a recipe or a preset"):
+            load_config(**names)

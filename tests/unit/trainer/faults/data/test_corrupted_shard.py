@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stabilizer.errors import ConfigurationError
+from trainer.faults import corrupt_file, show_corrupted_corpus
+
+
+@pytest.fixture
+def shard(tmp_path):
+    path = tmp_path / "corpus" / "web" / "part.parquet"
+    path.parent.mkdir(parents=True)
+    table = pa.table({"text": [f"{number} " * 40 for number in range(2000)]})
+    pq.write_table(table, path)
+    (path.parent / "other.parquet").write_bytes(b"another file")
+    return path
+
+
+def test_a_damaged_parquet_file_opens_and_cannot_be_read(shard, tmp_path):
+    before = shard.read_bytes()
+    corrupt_file(shard, tmp_path / "bad.parquet")
+    damaged = pq.ParquetFile(tmp_path / "bad.parquet")
+    assert damaged.metadata.num_rows == 2000
+    with pytest.raises((pa.ArrowException, OSError)):
+        damaged.read()
+    assert shard.read_bytes() == before
+
+
+def test_the_seed_says_where_the_damage_is(shard, tmp_path):
+    def damage(seed):
+        corrupt_file(shard, tmp_path / "bad", seed=seed)
+        return (tmp_path / "bad").read_bytes()
+
+    assert damage(1) == damage(1)
+    assert damage(1) != damage(2)
+    assert len(damage(1)) == shard.stat().st_size
+
+
+def test_a_truncated_file_lacks_its_second_half(shard, tmp_path):
+    corrupt_file(shard, tmp_path / "short", damage="truncated")
+    assert (tmp_path / "short").read_bytes() == shard.read_bytes()[: shard.stat().st_size // 2]
+
+
+@pytest.mark.parametrize("size", [0, 10, 1100])
+def test_small_files_survive_being_damaged(tmp_path, size):
+    (tmp_path / "small").write_bytes(b"x" * size)
+    corrupt_file(tmp_path / "small", tmp_path / "bad")
+    assert len((tmp_path / "bad").read_bytes()) == size
+
+
+def test_the_view_shows_the_corpus_with_one_file_damaged(shard, tmp_path):
+    corpus = shard.parents[1]
+    view = show_corrupted_corpus(corpus, "web/part.parquet", tmp_path / "view")
+    assert (view / "web" / "other.parquet").read_bytes() == b"another file"
+    assert (view / "web" / "part.parquet").read_bytes() != shard.read_bytes()
+    again = show_corrupted_corpus(corpus, "web/part.parquet", tmp_path / "view", seed=1)
+    assert sorted(path.name for path in again.rglob("*.parquet")) == [
+        "other.parquet",
+        "part.parquet",
+    ]
+
+
+@pytest.mark.parametrize("name", ["web/none.parquet", "web", "web/../web/part.parquet"])
+def test_a_file_that_is_none_of_the_corpus_is_refused(shard, tmp_path, name):
+    corpus = shard.parents[1]
+    with pytest.raises(ConfigurationError, match=r"corrupted_shard\.shard.*web/other\.parquet"):
+        show_corrupted_corpus(corpus, name, tmp_path / "view")
+    assert not Path(tmp_path / "view").exists()

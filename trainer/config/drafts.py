@@ -1,0 +1,127 @@
+"""What a person wrote, before it is checked: nested values that know where they are from."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stabilizer.errors import ConfigurationError
+from stabilizer.rules.yaml_source import parse_yaml
+
+Path: TypeAlias = tuple[str, ...]
+
+_REPLACED_WHOLE: Final = frozenset({("data", "sources")})
+"""Mappings with names of a person's own: a file that has one means that one, not a mixture."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """Values of a configuration, joined from files and overrides; later ones win."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    places: dict[Path, str] = field(default_factory=dict)
+    """`file:line` of what stands in a file; empty for what stands on the command line."""
+
+    def merge_file(self, text: str, file: str) -> None:
+        """Lay the sections of a YAML file over what is there.
+
+        Raises:
+            ConfigurationError: It is no YAML, or no mapping; every mistake with its line.
+        """
+        if not text.strip():
+            raise ConfigurationError(f"{file}:1: the file is empty; allowed: a mapping of sections")
+        source = parse_yaml(text, file)
+        if source.errors:
+            raise ConfigurationError("\n".join(str(error) for error in source.errors))
+        if not isinstance(source.data, dict):
+            raise ConfigurationError(f"{file}:1: allowed: a mapping of sections, such as training:")
+        lines = {
+            tuple(map(str, path)): f"{file}:{line}" for path, line in source.lines.items() if path
+        }
+        self._merge(self.values, source.data, (), lines)
+
+    def merge_override(self, override: str) -> None:
+        """Lay `a.b=value` over what is there; the value is YAML.
+
+        Raises:
+            ConfigurationError: It is not of this form.
+        """
+        name, equals, text = override.partition("=")
+        if not equals or not all(name.split(".")):
+            raise ConfigurationError(f"--set: {override!r} cannot be used; allowed: a.b=value")
+        try:
+            value = safe_yaml().load(text)
+        except YAMLError as error:
+            raise ConfigurationError(f"{name}: {text!r} is not a YAML value") from error
+        self.set(name, value)
+
+    def set(self, name: str, value: object) -> None:
+        """Set one field by its dotted name.
+
+        Raises:
+            ConfigurationError: The name leads through a value.
+        """
+        *path, last = name.split(".")
+        section: Any = self.values
+        for depth, part in enumerate(path, start=1):
+            if section.get(part) is None:  # an absent section, for example faults.lr_restart
+                section[part] = {}
+                self.places[tuple(path[:depth])] = ""
+            section = section[part]
+            if not isinstance(section, dict):
+                raise ConfigurationError(f"{name}: {part!r} is a value, not a section")
+        section[last] = value
+        self._forget_below((*path, last))
+        self.places[(*path, last)] = ""
+
+    def take(self, name: str) -> tuple[Any, str]:
+        """Take a field of the first level out; with the place where it stands."""
+        place = self.places.pop((name,), "")
+        return self.values.pop(name, None), place
+
+    def place(self, dotted: str) -> str:
+        """Return where a field, or the section that lacks it, stands; empty for no file."""
+        path = tuple(dotted.split("."))
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.places:
+                return self.places[path[:length]]
+        return ""
+
+    def _merge(
+        self, into: dict[str, Any], new: Mapping[str, Any], above: Path, lines: Mapping[Path, str]
+    ) -> None:
+        for key, value in new.items():
+            path = (*above, key)
+            is_section = isinstance(value, dict) and isinstance(into.get(key), dict)
+            if is_section and path not in _REPLACED_WHOLE:
+                self._merge(into[key], value, path, lines)
+                continue
+            into[key] = value
+            self._forget_below(path)
+            self.places |= {p: place for p, place in lines.items() if p[: len(path)] == path}
+            if above:
+                self.places.setdefault(above, lines.get(above, ""))
+
+    def _forget_below(self, path: Path) -> None:
+        for known in [known for known in self.places if known[: len(path)] == path]:
+            del self.places[known]
+
+
+def safe_yaml() -> YAML:
+    """Make a reader and writer of plain data, in the order in which it is given."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # typed as None
+    return yaml
+
+
+def to_yaml(value: object) -> str:
+    """Write plain data."""
+    stream = io.StringIO()
+    safe_yaml().dump(value, stream)
+    return stream.getvalue()

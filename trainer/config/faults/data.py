@@ -1,0 +1,76 @@
+"""Data that is bad: a rollback meets it again unless it skips past it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict
+
+from trainer.config.checks import require, require_count
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BadDocumentsConfig:
+    """Documents of a window of the stream are garbage."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    first_sample: int
+    """Position in the stream of the first bad document (step times global batch)."""
+    samples: int
+    """How many documents are bad."""
+    kind: Literal["random_tokens", "shuffled_text"] = "random_tokens"
+    """Text replaced by random tokens, or its own tokens in random order."""
+
+    def __post_init__(self) -> None:
+        require_count("faults.bad_documents.first_sample", self.first_sample, at_least=0)
+        require_count("faults.bad_documents.samples", self.samples)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RepeatedDocumentsConfig:
+    """In a window of the stream the first documents of the window come again and again."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    first_sample: int
+    """Position in the stream of the first document of the window."""
+    samples: int
+    """Documents in the window."""
+    distinct: int = 1
+    """How many of them are different."""
+
+    def __post_init__(self) -> None:
+        name = "faults.repeated_documents"
+        require_count(f"{name}.first_sample", self.first_sample, at_least=0)
+        require_count(f"{name}.samples", self.samples)
+        require(
+            1 <= self.distinct <= max(self.samples, 1),
+            f"{name}.distinct",
+            self.distinct,
+            f"1 to {name}.samples ({self.samples})",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorruptedShardConfig:
+    """A file of the corpus is damaged for this run; the corpus itself is never touched.
+
+    The run reads a folder of links below `training.out` in which that file is a damaged copy.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    shard: str
+    """The file, relative to `data.folder`."""
+    damage: Literal["bytes", "truncated"] = "bytes"
+    """bytes: 64 bytes in every 4 KiB are overwritten; truncated: the second half is missing."""
+
+    def __post_init__(self) -> None:
+        require(
+            bool(self.shard.strip()),
+            "faults.corrupted_shard.shard",
+            self.shard,
+            "a file below data.folder",
+        )

@@ -1,0 +1,1 @@
+"""Recipes: configurations of whole runs, as YAML (package data only)."""
