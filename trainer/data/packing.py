@@ -2,9 +2,9 @@
 
 Documents w*K to (w+1)*K of the mixture are window w; it gives the sequences w*R to (w+1)*R. So a
 sequence depends on its window alone, and any of them can be made without those before it. The
-documents are laid out whole, as IDEFICS does: a long one is cut into pieces, the first R pieces
-open the sequences, and each further one goes into the fullest sequence that has room for its
-tokens and pictures. What finds no room is left out, and counted.
+documents are laid out whole, as IDEFICS does: a long one is cut into pieces, and each piece goes
+into the first sequence that has room for its tokens and pictures. What finds no room is left out,
+and counted.
 """
 
 from __future__ import annotations
@@ -42,6 +42,13 @@ class Row:
         self.pieces.append(piece)
         self.tokens += len(piece.tokens)
         self.pictures += len(piece.pictures)
+
+    def take_last(self) -> Piece:
+        """Take the last piece out."""
+        piece = self.pieces.pop()
+        self.tokens -= len(piece.tokens)
+        self.pictures -= len(piece.pictures)
+        return piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,14 +182,15 @@ def pack(
     """
     packed = [Row() for _ in range(rows)]
     left_out: list[Piece] = []
-    for number, piece in enumerate(pieces):
-        if number < rows:
-            packed[number].add(piece)
-            continue
+    for piece in pieces:
         tokens, pictures = length - len(piece.tokens), max_images - len(piece.pictures)
-        fitting = [row for row in packed if row.tokens <= tokens and row.pictures <= pictures]
-        if fitting:
-            max(fitting, key=lambda row: row.tokens).add(piece)  # the first of the fullest
-        else:
+        fitting = (row for row in packed if row.tokens <= tokens and row.pictures <= pictures)
+        row = next(fitting, None)
+        if row is None:
             left_out.append(piece)
+        else:
+            row.add(piece)
+    for row in packed:
+        if not row.pieces:
+            row.add(max(packed, key=lambda other: len(other.pieces)).take_last())
     return packed, left_out

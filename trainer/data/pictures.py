@@ -23,12 +23,12 @@ FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 # Mean and deviation per colour of CLIP, with which IDEFICS' vision encoder was trained.
 _MEAN: Final = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 _DEVIATION: Final = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
-# What PIL raises on damaged files, by its tests of fuzzed ones; its warning about bombs is an
-# error where warnings are errors.
+# What PIL raises on damaged files, by its tests of fuzzed ones; and its warnings, where warnings
+# are errors.
 _DECODER_ERRORS: Final = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
     *(RuntimeError, EOFError, MemoryError, AssertionError, struct.error, zlib.error),
-    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+    *(Image.DecompressionBombError, Warning),
 )
 
 

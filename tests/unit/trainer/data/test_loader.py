@@ -1,5 +1,6 @@
 import itertools
 
+import fsspec
 import pytest
 import torch
 
@@ -200,3 +201,86 @@ def test_a_batch_moves_the_stream_by_the_samples_of_all_ranks(make_loader):
     next(iter(loader))
     assert loader.samples == loader.samples_per_batch == 12
     assert loader.batch_size == 4
+
+
+def test_skipped_windows_are_remembered(make_loader):
+    loader = make_loader()
+    loader.skip_samples(0)
+    assert loader.skipped_windows == []
+    positions(loader, 2)
+    loader.skip_samples(8)
+    positions(loader, 1)
+    loader.skip_samples(4)
+    assert loader.skipped_windows == [(8, 16), (20, 24)]
+
+
+PACKED = {
+    "data.packing": {"documents": 8, "rows": 3},
+    "data.sequence_length": 96,
+    "data.max_images": 8,
+}
+
+
+@pytest.fixture
+def make_packed_loader(make_stream):
+    def make(**options):
+        given = {"batch_size": 2, "epoch_samples": EPOCH} | options
+        return StreamLoader(make_stream(**PACKED), **given)
+
+    return make
+
+
+def contents(loader, count):
+    epochs = itertools.chain.from_iterable(iter(lambda: iter(loader), None))
+    return [
+        (batch["positions"], batch["sample_ids"], batch["input_ids"].tolist())
+        for batch in itertools.islice(epochs, count)
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("consumed", [1, 4, 13], ids=lambda n: f"after {n} batches")
+def test_packed_sequences_resume_at_the_very_next_one(make_packed_loader, workers, consumed):
+    loader = make_packed_loader(workers=workers)
+    unbroken = contents(make_packed_loader(), consumed + 5)
+    assert contents(loader, consumed) == unbroken[:consumed]
+    fresh = make_packed_loader(workers=workers)
+    fresh.load_state_dict(loader.state_dict())
+    assert contents(fresh, 5) == unbroken[consumed:]
+
+
+def test_two_ranks_read_together_the_packed_sequences_of_one(make_packed_loader):
+    alone = make_packed_loader(batch_size=4)
+    ranks = [make_packed_loader(rank=rank, world_size=2, workers=rank) for rank in (0, 1)]
+    parts = zip(*(contents(loader, 6) for loader in ranks), strict=True)
+    together = [tuple(a + b for a, b in zip(*pair, strict=True)) for pair in parts]
+    assert together == contents(alone, 6)
+
+
+def test_what_workers_pass_over_is_counted_as_without_them(make_stream):
+    limits = {"data.filters.max_pictures": 2, **PACKED}
+    found = []
+    for workers in (0, 2):
+        loader = StreamLoader(
+            make_stream(**limits), batch_size=3, epoch_samples=24, workers=workers
+        )
+        list(loader)
+        found.append(loader.health)
+    assert found[0] == found[1]
+    assert any(metric.labels.get("reason") == "too_many_pictures" for metric in found[0])
+
+
+def test_workers_read_from_a_file_system_that_is_not_local(corpus, make_stream):
+    memory = fsspec.filesystem("memory")
+    for path in corpus.rglob("*.parquet"):
+        memory.pipe(f"/corpus/{path.relative_to(corpus)}", path.read_bytes())
+    sources = {
+        name: {"weight": weight, "path": f"memory://corpus/{name}"}
+        for name, weight in (("web_documents", 3), ("image_text_pairs", 1))
+    }
+    here, there = make_stream(), make_stream(**{"data.sources": sources})
+    batches = [
+        contents(StreamLoader(stream, batch_size=4, epoch_samples=16, workers=workers), 4)
+        for stream, workers in ((here, 0), (there, 2))
+    ]
+    assert batches[0] == batches[1]

@@ -44,3 +44,49 @@ def test_seeds_name_different_orders():
 def test_a_weight_without_a_source_is_refused():
     with pytest.raises(ConfigurationError, match="'audio' is not in the corpus"):
         MixtureOrder(SIZES, {"audio": 1}, seed=0)
+
+
+BLOCKS = [7, 0, 30, 12, 5, 9, 21, 16]
+
+
+@pytest.mark.parametrize("together", [1, 3, 8, 100])
+def test_a_pass_in_blocks_reads_every_document_once(together):
+    order = MixtureOrder({"web": BLOCKS}, {"web": 1}, 0, shuffle_blocks=together)
+    passes = [[order.locate(n * 100 + i).number for i in range(100)] for n in range(3)]
+    assert all(sorted(numbers) == list(range(100)) for numbers in passes)
+    assert len({tuple(numbers) for numbers in passes}) == 3
+
+
+def test_only_blocks_that_are_shuffled_together_are_read_side_by_side():
+    blocks = [10] * 20
+    order = MixtureOrder({"web": blocks}, {"web": 1}, 0, shuffle_blocks=4)
+    numbers = [order.locate(i).number for i in range(200)]
+    chunks = [{number // 10 for number in numbers[i : i + 40]} for i in range(0, 200, 40)]
+    assert [len(chunk) for chunk in chunks] == [4] * 5
+    assert sorted(set().union(*chunks)) == list(range(20))
+    assert chunks[0] != {0, 1, 2, 3}
+    first = numbers[:40]
+    assert [number // 10 for number in first] != sorted(number // 10 for number in first)
+
+
+def test_an_order_in_blocks_is_the_same_asked_from_behind():
+    orders = [MixtureOrder({"web": BLOCKS}, {"web": 1}, 5, shuffle_blocks=2) for _ in range(2)]
+    forwards = [orders[0].locate(i) for i in range(900)]
+    assert [orders[1].locate(i) for i in reversed(range(900))][::-1] == forwards
+
+
+@pytest.mark.parametrize("together", [0, 2])
+def test_substitutes_are_others_of_the_same_source_and_always_the_same(together):
+    blocks = {"web": BLOCKS, "pairs": [40]}
+    order = MixtureOrder(blocks, {"web": 1, "pairs": 1}, 0, shuffle_blocks=together)
+    for position in range(20):
+        drawn = [order.substitute(position, attempt) for attempt in range(1, 30)]
+        assert {place.source for place in drawn} == {order.locate(position).source}
+        assert len(set(drawn)) > 5
+        assert drawn == [order.substitute(position, attempt) for attempt in range(1, 30)]
+
+
+def test_substitutes_lie_among_the_blocks_that_are_read_anyway():
+    order = MixtureOrder({"web": [10] * 20}, {"web": 1}, 0, shuffle_blocks=4)
+    near = {order.locate(i).number // 10 for i in range(40)}
+    assert {order.substitute(7, n).number // 10 for n in range(200)} == near
