@@ -139,4 +139,4 @@ class ModelConfig:
                     part,
                     f"parts of model.freeze that no other step unfreezes ({', '.join(left)})",
                 )
-                left.remove(part)
+                left = [other for other in left if other != part]

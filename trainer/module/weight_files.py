@@ -17,7 +17,9 @@ from safetensors import SafetensorError, safe_open
 from stabilizer.errors import ConfigurationError
 
 _INDEX: Final = "model.safetensors.index.json"
-_PATTERNS: Final = ["*.safetensors", "*.json"]
+_SINGLE: Final = "model.safetensors"
+_HUB_FILES: Final = ["config.json", "model*.safetensors", _INDEX]
+"""Not every file: some repositories hold the same weights in several layouts."""
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _HUB_NAME: Final = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
@@ -42,7 +44,7 @@ def find_folder(source: str, field: str) -> Path:
         )
     name, _, revision = source.partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_PATTERNS))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES))
     except LocalEntryNotFoundError as error:
         raise ConfigurationError(
             f"{field}: {source!r} is no folder here, not in the hub's cache, and the hub cannot be "
@@ -62,7 +64,7 @@ class WeightFiles:
         """Open the files.
 
         Args:
-            folder: With `model.safetensors`, or several files and their index.
+            folder: With an index of several files, `model.safetensors`, or any files of that kind.
             field: Name of the configuration's field, for errors.
 
         Raises:
@@ -105,6 +107,8 @@ class WeightFiles:
         if index.is_file():
             return self._indexed(folder, index)
         paths = sorted(folder.glob("*.safetensors"))
+        if folder / _SINGLE in paths:
+            return [folder / _SINGLE]
         if paths:
             return paths
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))

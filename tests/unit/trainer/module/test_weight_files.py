@@ -37,6 +37,11 @@ def test_an_index_says_which_files_count(two_files):
     assert list(WeightFiles(two_files, FIELD)) == ["a"]
 
 
+def test_one_file_of_the_usual_name_is_taken_alone(two_files):
+    save_file({"c": torch.ones(1)}, two_files / "model.safetensors")
+    assert list(WeightFiles(two_files, FIELD)) == ["c"]
+
+
 def test_a_file_that_the_index_names_and_nobody_has_is_told(two_files):
     write_index(two_files, a="one.safetensors", c="three.safetensors")
     with pytest.raises(ConfigurationError, match=r"lacks the files three\.safetensors"):
