@@ -9,12 +9,12 @@ from typing import Final
 from stabilizer.errors import ConfigurationError
 from trainer.config.data import DataConfig, SourceConfig
 from trainer.data.documents import DocumentSource
-from trainer.data.encoding import SequenceEncoder, TokenFault
-from trainer.data.filters import DocumentFilter
-from trainer.data.mixture import MixtureOrder
-from trainer.data.packing import PackedStream
-from trainer.data.quarantine import read_quarantine
+from trainer.data.order.mixture import MixtureOrder
 from trainer.data.reading import DocumentReader, StreamFaults
+from trainer.data.selection.filters import DocumentFilter
+from trainer.data.selection.quarantine import read_quarantine
+from trainer.data.sequences.encoding import SequenceEncoder, TokenFault
+from trainer.data.sequences.packing import PackedStream
 from trainer.data.sources import (
     ConversationSource,
     ParquetSource,

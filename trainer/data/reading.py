@@ -9,10 +9,10 @@ from typing import Final, Generic, TypeAlias, TypeVar
 
 from stabilizer.errors import ConfigurationError
 from trainer.data.documents import DAMAGE, BadDocumentError, Document, DocumentSource, Reason, Skip
-from trainer.data.encoding import TokenFault
-from trainer.data.filters import DocumentFilter
-from trainer.data.mixture import MixtureOrder, Place
-from trainer.data.quarantine import Quarantine
+from trainer.data.order.mixture import MixtureOrder, Place
+from trainer.data.selection.filters import DocumentFilter
+from trainer.data.selection.quarantine import Quarantine
+from trainer.data.sequences.encoding import TokenFault
 
 _MAX_REJECTED: Final = 1000  # unwanted documents in a row: then the limits leave nothing over
 

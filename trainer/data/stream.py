@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from trainer.data.documents import Skip
-from trainer.data.encoding import Sample, SequenceEncoder, TokenFault
 from trainer.data.reading import DocumentReader
+from trainer.data.sequences.encoding import Sample, SequenceEncoder, TokenFault
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ import pytest
 from stabilizer.errors import ConfigurationError
 from trainer.config.filters import FiltersConfig
 from trainer.data.documents import BadDocumentError, Document, Reason
-from trainer.data.filters import DocumentFilter
-from trainer.data.mixture import MixtureOrder
-from trainer.data.quarantine import Quarantine
+from trainer.data.order.mixture import MixtureOrder
 from trainer.data.reading import DocumentReader, StreamFaults
+from trainer.data.selection.filters import DocumentFilter
+from trainer.data.selection.quarantine import Quarantine
 
 
 class Pages:

@@ -10,7 +10,7 @@ from pathlib import Path
 from stabilizer.errors import ConfigurationError
 from trainer.config.filters import FiltersConfig
 from trainer.data.documents import Document, Reason, Skip
-from trainer.data.pictures import picture_size
+from trainer.data.sequences.pictures import picture_size
 
 
 @dataclass(frozen=True, slots=True)

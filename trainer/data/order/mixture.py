@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from stabilizer.errors import ConfigurationError
-from trainer.data.permutation import mix, permute
+from trainer.data.order.permutation import mix, permute
 
 _MIXTURE = 1  # what a key is for, so that no two orders are alike
 _DOCUMENTS = 2

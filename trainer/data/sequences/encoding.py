@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from trainer.data.documents import Document
-from trainer.data.layout import DocumentLayout, Piece
-from trainer.data.pictures import decode_picture
+from trainer.data.sequences.layout import DocumentLayout, Piece
+from trainer.data.sequences.pictures import decode_picture
 from trainer.data.tokenizer import BOS, IMAGE, PAD, CorpusTokenizer
 
 IGNORED_LABEL: Final = -100  # torch.nn.functional.cross_entropy's ignore_index

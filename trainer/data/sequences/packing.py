@@ -18,9 +18,9 @@ from torch import Tensor
 
 from trainer.config.data import PackingConfig
 from trainer.data.documents import BadDocumentError, Document, Reason, Skip
-from trainer.data.encoding import SequenceEncoder, TokenFault
-from trainer.data.layout import Piece
 from trainer.data.reading import DocumentReader
+from trainer.data.sequences.encoding import SequenceEncoder, TokenFault
+from trainer.data.sequences.layout import Piece
 from trainer.data.stream import Read
 
 _KEPT_WINDOWS: Final = 4  # laid out in a process; a batch seldom spans more

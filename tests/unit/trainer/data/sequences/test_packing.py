@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.data.documents import BadDocumentError, Reason
-from trainer.data.encoding import IGNORED_LABEL, SequenceEncoder
-from trainer.data.layout import Piece
-from trainer.data.packing import pack
+from trainer.data.sequences.encoding import IGNORED_LABEL, SequenceEncoder
+from trainer.data.sequences.layout import Piece
+from trainer.data.sequences.packing import pack
 from trainer.data.sources import ParquetSource
 from trainer.data.tokenizer import BOS, EOS, IMAGE
 

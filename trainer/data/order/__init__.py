@@ -1,0 +1,1 @@
+"""Which document comes when: seeded orders and mixtures that cost no memory."""

@@ -1,0 +1,209 @@
+"""The ledger: which documents went into which step, on disk, within a number of bytes.
+
+It is a convenience: positions are a function of the step, and documents of (seed, position). But it
+also knows what no function tells afterwards: the losses, what a file system had damaged that day,
+and which windows were skipped after a rewind.
+
+A folder of JSON lines, `attempt-0001-step-00000001-rank-0.jsonl` and so on, each begun at the step
+in its name. The oldest ones go when all of a rank's are too large together.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TextIO
+
+LEDGER_FOLDER: Final = "ledger"
+_NAME: Final = re.compile(r"attempt-(\d{4,})-step-(\d{8,})-rank-(\d+)\.jsonl")
+_PARTS: Final = 16  # files within the limit, so that a sixteenth goes at a time
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerEntry:
+    """What one rank read for one step."""
+
+    attempt: int
+    """Stretch between two starts or rewinds, from 1."""
+    step: int
+    """Completed optimizer steps after it."""
+    rank: int
+    """Which rank."""
+    positions: Sequence[int]
+    """Of each sequence in the stream."""
+    sample_ids: Sequence[str]
+    """Of each document."""
+    sources: Sequence[str]
+    """Of each document."""
+    rows: Sequence[int]
+    """Place in `positions` of each document's sequence."""
+    losses: Sequence[float | None] = ()
+    """Mean loss of each document; None where nothing was predicted; empty: not recorded."""
+    skipped: Sequence[Sequence[str]] = ()
+    """What, source, reason and id of what was passed over."""
+    skipped_windows: Sequence[Sequence[int]] = ()
+    """Windows of the stream, [from, to), that were skipped on command since the step before."""
+
+
+class _Segment(NamedTuple):
+    attempt: int
+    step: int
+    rank: int
+    path: Path
+
+
+def segments(folder: Path) -> list[_Segment]:
+    """Return the files of a ledger, oldest first; none where there is no ledger."""
+    if not folder.is_dir():
+        return []
+    matches = ((path, _NAME.fullmatch(path.name)) for path in folder.iterdir())
+    found = [
+        _Segment(int(match[1]), int(match[2]), int(match[3]), path)
+        for path, match in matches
+        if match
+    ]
+    return sorted(found)
+
+
+def read_ledger(folder: Path) -> Iterator[LedgerEntry]:
+    """Yield what a ledger holds, by attempt, step and rank.
+
+    A last line that was cut off, since the process was killed, is left out. So is what a later line
+    of the same attempt, step and rank replaces.
+    """
+    by_attempt: dict[int, dict[tuple[int, int], LedgerEntry]] = {}
+    for segment in segments(folder):
+        entries = by_attempt.setdefault(segment.attempt, {})
+        for entry in _read_segment(segment.path):
+            entries[entry.step, entry.rank] = entry
+    for _, entries in sorted(by_attempt.items()):
+        yield from (entry for _, entry in sorted(entries.items()))
+
+
+def _read_segment(path: Path) -> Iterator[LedgerEntry]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                content: dict[str, Any] = json.loads(line)
+                losses = [_from_json(value) for value in content.pop("losses", [])]
+                yield LedgerEntry(**content, losses=losses)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Writes the ledger of one rank. A disk that is full costs the ledger, never the training."""
+
+    folder: Path
+    """Where the files go; created with the first one."""
+    max_bytes: int
+    """Most bytes of all files of this rank."""
+    rank: int = 0
+    """Of this process."""
+    attempt: int = 1
+    """Number of the present attempt."""
+    has_failed: bool = False
+    """Whether it could not be written, and is written no more."""
+    _file: TextIO | None = field(default=None, init=False)
+    _written: int = field(default=0, init=False)
+
+    @classmethod
+    def begin(cls, folder: Path, max_bytes: int, *, rank: int, resumes: bool) -> Ledger:
+        """Begin a ledger, or the next attempt of one.
+
+        Args:
+            folder: Where its files are.
+            max_bytes: Most bytes of all files of this rank.
+            rank: Of this process.
+            resumes: Whether the run goes on; else what an earlier run left there is removed.
+        """
+        mine = [segment for segment in segments(folder) if segment.rank == rank]
+        if resumes:
+            newest = max((segment.attempt for segment in mine), default=0)
+            return cls(folder, max_bytes, rank, newest + 1)
+        ledger = cls(folder, max_bytes, rank)
+        with _Told(ledger):
+            for segment in mine:
+                segment.path.unlink()
+        return ledger
+
+    def begin_attempt(self) -> None:
+        """Begin the next attempt: the job was rewound."""
+        self.close()
+        self.attempt += 1
+
+    def write(self, entry: LedgerEntry) -> None:
+        """Write one line, and flush it."""
+        if self.has_failed:
+            return
+        content = asdict(entry)
+        content["losses"] = [_to_json(value) for value in entry.losses]
+        line = json.dumps({key: value for key, value in content.items() if value != ()}) + "\n"
+        with _Told(self):
+            if self._file is None or self._written + len(line) > self.max_bytes // _PARTS:
+                self._begin_segment(entry.step)
+            if self._file is not None:
+                self._file.write(line)
+                self._file.flush()
+                self._written += len(line)
+
+    def close(self) -> None:
+        """Close the file."""
+        file, self._file = self._file, None
+        if file is not None:
+            with _Told(self):
+                file.close()
+
+    def _begin_segment(self, step: int) -> None:
+        self.close()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._drop_oldest()
+        name = f"attempt-{self.attempt:04d}-step-{step:08d}-rank-{self.rank}.jsonl"
+        self._file = (self.folder / name).open("w", encoding="utf-8")
+        self._written = 0
+
+    def _drop_oldest(self) -> None:
+        mine = [segment.path for segment in segments(self.folder) if segment.rank == self.rank]
+        sizes = [path.stat().st_size for path in mine]
+        room = self.max_bytes - self.max_bytes // _PARTS
+        for path, size in zip(mine, sizes, strict=True):
+            if sum(sizes) <= room:
+                break
+            path.unlink()
+            sizes = sizes[1:]
+            logger.info("the ledger is full: %s (%d bytes) is gone", path.name, size)
+
+
+class _Told:
+    """Tells once what keeps the ledger from being written; training outlives it."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, OSError):
+            return False
+        if not self._ledger.has_failed:
+            logger.error("the ledger of documents is written no more: %s", error)
+        self._ledger.has_failed = True
+        return True
+
+
+def _to_json(value: float | None) -> float | str | None:
+    """NaN means that nothing was predicted and becomes null; Inf is told as a string."""
+    if value is None or math.isnan(value):
+        return None
+    return value if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+def _from_json(value: float | str | None) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,1 @@
+"""Which documents are left out, by limits and by a person."""

@@ -1,0 +1,1 @@
+"""From documents to the tensors of sequences: tokens, pictures, masks, and packing."""
