@@ -123,3 +123,11 @@ class DocumentSource(Protocol):
             IndexError: There is no such number.
         """
         ...
+
+    def number(self, sample_id: str) -> int:
+        """Return the number of the document with this id.
+
+        Raises:
+            KeyError: There is none.
+        """
+        ...

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from stabilizer.errors import ConfigurationError
+from trainer.config.filters import FiltersConfig
 from trainer.data.documents import DAMAGE, BadDocumentError, Document, DocumentSource, Reason, Skip
 from trainer.data.order.mixture import MixtureOrder, Place
-from trainer.data.selection.filters import DocumentFilter
+from trainer.data.selection.filters import DocumentFilter, Verdict
 from trainer.data.selection.quarantine import Quarantine
 from trainer.data.sequences.encoding import TokenFault
 
 _MAX_REJECTED: Final = 1000  # unwanted documents in a row: then the limits leave nothing over
+
+_NO_LIMITS: Final = DocumentFilter(FiltersConfig())
 
 DocumentFault: TypeAlias = Callable[[int, Document], Document]
 """(position, document) -> document; may raise BadDocumentError to make it unusable."""
@@ -94,6 +97,20 @@ class DocumentReader:
         fault = self._faults.position
         return self._order.locate(position if fault is None else fault(position))
 
+    def document(self, sample_id: str) -> Document:
+        """Return the document with this id as it is: no filter, quarantine or fault counts.
+
+        Raises:
+            KeyError: There is none.
+            BadDocumentError: It cannot be read.
+        """
+        source = self._sources[sample_id.partition("/")[0]]
+        return source.document(source.number(sample_id))
+
+    def judge(self, document: Document) -> Verdict:
+        """Return what the limits of its source say about a document."""
+        return self._filters.get(document.source, _NO_LIMITS).judge(document)
+
     def find(self, position: int, make: Callable[[Document], Made]) -> Found[Made]:
         """Return what `make` makes of the first usable document for a position.
 
@@ -132,9 +149,7 @@ class DocumentReader:
             raise BadDocumentError(name, "is in quarantine", Reason.QUARANTINED)
         if self._faults.document is not None:
             document = self._faults.document(position, document)
-        if place.source not in self._filters:
-            return document
-        verdict = self._filters[place.source].judge(document)
+        verdict = self.judge(document)
         if verdict.rejected:
             raise BadDocumentError(name, "is filtered out", verdict.rejected[0])
         skips.extend(verdict.removed)

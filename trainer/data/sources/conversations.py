@@ -67,6 +67,14 @@ class ConversationSource:
                 learned.append(is_learned)
         return Document(sample_id, self._name, tuple(parts), tuple(learned))
 
+    def number(self, sample_id: str) -> int:
+        """Return the number of the document with this id.
+
+        Raises:
+            KeyError: There is none.
+        """
+        return self._shards.number(sample_id, lambda _, line: int(line))
+
 
 def _lines(file: StoredFile) -> tuple[array[int], int]:
     """Return where every line that is not blank begins and ends, and the number of them."""

@@ -86,6 +86,14 @@ class ParquetSource:
             raise BadDocumentError(sample_id, f"a text is not UTF-8: {error}") from error
         return Document(sample_id, self._name, _parts(sample_id, images, texts))
 
+    def number(self, sample_id: str) -> int:
+        """Return the number of the document with this id.
+
+        Raises:
+            KeyError: There is none.
+        """
+        return self._shards.number(sample_id, lambda _, row: int(row))
+
 
 class _RowGroups:
     """The row groups that were read last, up to a number of bytes."""

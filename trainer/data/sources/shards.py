@@ -51,6 +51,7 @@ class Shards(Generic[Index]):
             ConfigurationError: No file is usable, too many in a row are not, or none holds a
                 document.
         """
+        self._source = source
         self.files: list[StoredFile] = []
         self.indexes: list[Index] = []
         self.skipped: list[Skip] = []
@@ -61,7 +62,7 @@ class Shards(Generic[Index]):
                 index, count = read(file)
             except BadShardError as error:
                 bad_in_a_row += 1
-                self._skip(source, file, error)
+                self._skip(file, error)
                 if bad_in_a_row > max_bad_in_a_row or len(self.skipped) == len(files):
                     raise ConfigurationError(
                         f"data.sources.{source}: {len(self.skipped)} unusable files, "
@@ -91,9 +92,33 @@ class Shards(Generic[Index]):
         shard = bisect_right(self._ends, index)
         return shard, index - (self._ends[shard - 1] if shard else 0)
 
-    def _skip(self, source: str, file: StoredFile, error: BadShardError) -> None:
-        logger.warning("source %s: a file is left out: %s", source, error)
-        self.skipped.append(Skip("shards", source, error.reason, f"{source}/{file.name}"))
+    def number(self, sample_id: str, place: Callable[[Index, str], int]) -> int:
+        """Return the number of the document with this id.
+
+        Args:
+            sample_id: source/file:rest.
+            place: Returns the place in a file of what `rest` names; raises LookupError or
+                ValueError where there is none.
+
+        Raises:
+            KeyError: There is none.
+        """
+        starts = [0, *self._ends]
+        for shard, file in enumerate(self.files):
+            head = f"{self._source}/{file.name}:"
+            if sample_id.startswith(head):
+                try:
+                    found = place(self.indexes[shard], sample_id.removeprefix(head))
+                except (LookupError, ValueError):
+                    break
+                if 0 <= found < self.counts[shard]:
+                    return starts[shard] + found
+        raise KeyError(sample_id)
+
+    def _skip(self, file: StoredFile, error: BadShardError) -> None:
+        logger.warning("source %s: a file is left out: %s", self._source, error)
+        name = f"{self._source}/{file.name}"
+        self.skipped.append(Skip("shards", self._source, error.reason, name))
 
 
 def blocks_of(counts: Sequence[int], size: int) -> list[int]:

@@ -99,6 +99,14 @@ class TarSource:
         parts: tuple[Part, ...] = (image, _caption(sample_id, text, bool(found.is_json[number])))
         return Document(sample_id, self._name, parts)
 
+    def number(self, sample_id: str) -> int:
+        """Return the number of the document with this id.
+
+        Raises:
+            KeyError: There is none.
+        """
+        return self._shards.number(sample_id, lambda index, key: index.keys.index(key))
+
 
 def _index(file: StoredFile) -> tuple[_ShardIndex, int]:
     """Return the index of a shard, and its number of samples."""

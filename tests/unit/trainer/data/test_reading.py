@@ -26,6 +26,9 @@ class Pages:
     def __len__(self):
         return len(self._texts)
 
+    def number(self, sample_id):
+        return int(sample_id.removeprefix("web/p:"))
+
     def document(self, index):
         if index in self._damaged:
             raise BadDocumentError(f"web/p:{index}", "is damaged", Reason.UNREADABLE)
@@ -117,6 +120,20 @@ def test_a_shard_full_of_damage_does_not_stop_the_job():
     reader = make_reader(texts, damaged=range(100, 220), max_bad_in_a_row=16)
     found = names(reader, 400)
     assert not {f"web/p:{i}" for i in range(100, 220)} & set(found)
+
+
+def test_a_document_is_read_by_its_id_whatever_keeps_it_out_of_the_stream():
+    limits = {"web": DocumentFilter(FiltersConfig(min_words=100))}
+    reader = make_reader(
+        TEXTS, filters=limits, quarantine=Quarantine(frozenset({"web/p:3"})), damaged=[5]
+    )
+    document = reader.document("web/p:3")
+    assert document.text == TEXTS[3]
+    assert reader.judge(document).rejected == (Reason.TOO_FEW_WORDS,)
+    with pytest.raises(BadDocumentError):
+        reader.document("web/p:5")
+    with pytest.raises(KeyError):
+        reader.document("other/p:3")
 
 
 def test_a_fault_repeats_documents_of_other_positions():

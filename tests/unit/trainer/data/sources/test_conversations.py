@@ -122,3 +122,10 @@ def test_an_empty_file_is_refused(tmp_path):
     (tmp_path / "0.jsonl").write_text("\n")
     with pytest.raises(ConfigurationError, match="holds no document"):
         open_source(tmp_path)
+
+
+def test_a_conversation_is_found_by_its_id(source_of):
+    source = source_of(*(turns(("user", "x"), ("assistant", str(i))) for i in range(3)))
+    assert [source.number(source.document(i).sample_id) for i in range(3)] == [0, 1, 2]
+    with pytest.raises(KeyError):
+        source.number("chat/0.jsonl:3")

@@ -185,3 +185,14 @@ def test_only_so_many_bytes_of_row_groups_are_held(tmp_path, cache_bytes, held):
         "0",
     ]
     assert len(source._cache) == held
+
+
+def test_a_document_is_found_by_its_id(tmp_path):
+    for number in range(2):
+        rows = [row([None], [f"{number}/{i}"]) for i in range(5)]
+        write(tmp_path / "web", rows, name=f"part-{number:05d}.parquet", row_group_size=2)
+    source = open_source(tmp_path / "web")
+    assert [source.number(source.document(i).sample_id) for i in range(10)] == list(range(10))
+    for unknown in ("web/part-00000.parquet:5", "web/part-9.parquet:0", "web/part-00000.parquet:x"):
+        with pytest.raises(KeyError):
+            source.number(unknown)

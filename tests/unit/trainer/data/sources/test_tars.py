@@ -155,3 +155,12 @@ def test_blocks_are_stretches_of_a_shard(tmp_path, monkeypatch):
     for shard in range(2):
         write(tmp_path / f"{shard}.tar", [m for i in range(3) for m in pair(f"{i}")])
     assert list(open_source(tmp_path).blocks) == [2, 1, 2, 1]
+
+
+def test_a_sample_is_found_by_its_id(tmp_path):
+    for shard in range(2):
+        write(tmp_path / f"{shard}.tar", [m for i in range(3) for m in pair(f"a:{i}")])
+    source = open_source(tmp_path)
+    assert [source.number(source.document(i).sample_id) for i in range(6)] == list(range(6))
+    with pytest.raises(KeyError):
+        source.number("pairs/0.tar:a:7")
