@@ -51,8 +51,9 @@ class PretrainedConfig:
     whole: str | None = None
     """An IDEFICS; then neither of the others."""
     dtype: Dtype | None = None
-    """Format that loaded weights are held in; null: model.dtype. Another one than that of the rest
-    needs mixed precision, and halves the memory of frozen parts with bfloat16."""
+    """Format that loaded weights are held in, embeddings aside; null: model.dtype. bfloat16 halves
+    the memory of frozen parts; another format than that of the rest needs mixed precision
+    (training.precision)."""
 
     def __post_init__(self) -> None:
         for name in ("language", "vision", "whole"):

@@ -108,7 +108,8 @@ def open_pretrained(config: ModelConfig, model: nn.Module) -> PretrainedWeights:
     if config.pretrained.dtype is not None:
         dtype = getattr(torch, config.pretrained.dtype)
         for name, parameter in model.named_parameters():
-            if name in weights.names:
+            # Embeddings stay with those of the new tokens, which are written among them.
+            if name in weights.names and part_of(name) != "embeddings":
                 parameter.data = parameter.data.to(dtype)
     return weights
 

@@ -37,17 +37,18 @@ def _set(values, name, value):
     values[last] = value
 
 
+def small_config(**fields):
+    """Make a small model's configuration, changed by dotted fields."""
+    values = {**SMALL, "vision": {**SMALL["vision"]}, "resampler": {**SMALL["resampler"]}}
+    for name, value in fields.items():
+        _set(values, name.replace("__", "."), value)
+    return TypeAdapter(ModelConfig).validate_python(values)
+
+
 @pytest.fixture(scope="session")
 def model_config():
-    """Return a function that makes a small model's configuration, changed by dotted fields."""
-
-    def make(**fields):
-        values = {**SMALL, "vision": {**SMALL["vision"]}, "resampler": {**SMALL["resampler"]}}
-        for name, value in fields.items():
-            _set(values, name.replace("__", "."), value)
-        return TypeAdapter(ModelConfig).validate_python(values)
-
-    return make
+    """Return `small_config`."""
+    return small_config
 
 
 @pytest.fixture

@@ -181,9 +181,10 @@ def test_a_language_model_is_no_whole_idefics(model_config, llama):
     assert len(lines) == 21
 
 
-def test_formats_are_those_asked_for(model_config, llama):
-    _, folder = llama(dtype="bfloat16")
-    fields = {"pretrained.language": folder, "pretrained.dtype": "bfloat16"}
+def test_formats_are_those_asked_for(model_config, llama, clip, logits):
+    (_, folder), (_, vision) = llama(dtype="bfloat16"), clip()
+    fields = {f"pretrained.{name}": value for name, value in
+              {"language": folder, "vision": vision, "dtype": "bfloat16"}.items()}  # fmt: skip
     model = build_model(model_config(**fields, freeze=["language_layers", "head"]))
     dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
     assert dtypes["model.layers.0.mlp.up_proj.weight"] == torch.bfloat16
@@ -192,8 +193,13 @@ def test_formats_are_those_asked_for(model_config, llama):
     assert dtypes["lm_head.additional_fc.weight"] == torch.float32
     assert not model.model.layers[0].mlp.up_proj.weight.requires_grad
     assert model.model.perceiver_resampler.latents.requires_grad
+    assert dtypes["model.embed_tokens.weight"] == torch.float32
+    assert dtypes["model.vision_model.embeddings.patch_embedding.weight"] == torch.bfloat16
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.isfinite(model.model.layers[0].mlp(torch.ones(1, 1, 32))).all()
+        found = logits(model)
+    assert torch.isfinite(found).all()
+    found.float().square().mean().backward()
+    assert model.model.vision_model.encoder.layers[0].mlp.fc1.weight.grad is not None
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
