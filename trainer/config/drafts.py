@@ -5,15 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stabilizer.errors import ConfigurationError
-from stabilizer.rules.yaml_source import parse_yaml
-
-Path: TypeAlias = tuple[str, ...]
+from trainer.config.yaml_lines import Path, read_yaml, safe_yaml
 
 _REPLACED_WHOLE: Final = frozenset({("data", "sources")})
 """Mappings with names of a person's own: a file that has one means that one, not a mixture."""
@@ -35,14 +32,10 @@ class Draft:
         """
         if not text.strip():
             raise ConfigurationError(f"{file}:1: the file is empty; allowed: a mapping of sections")
-        source = parse_yaml(text, file)
-        if source.errors:
-            raise ConfigurationError("\n".join(str(error) for error in source.errors))
+        source = read_yaml(text, file)
         if not isinstance(source.data, dict):
             raise ConfigurationError(f"{file}:1: allowed: a mapping of sections, such as training:")
-        lines = {
-            tuple(map(str, path)): f"{file}:{line}" for path, line in source.lines.items() if path
-        }
+        lines = {path: f"{file}:{line}" for path, line in source.lines.items()}
         self._merge(self.values, source.data, (), lines)
 
     def merge_override(self, override: str) -> None:
@@ -110,14 +103,6 @@ class Draft:
     def _forget_below(self, path: Path) -> None:
         for known in [known for known in self.places if known[: len(path)] == path]:
             del self.places[known]
-
-
-def safe_yaml() -> YAML:
-    """Make a reader and writer of plain data, in the order in which it is given."""
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # typed as None
-    return yaml
 
 
 def to_yaml(value: object) -> str:

@@ -19,27 +19,42 @@ from trainer.module.idefics_module import IdeficsModule
 class LossRecorder(Callback):
     """Writes attempt, step, loss, z_loss, lr and seconds of every optimizer step, and flushes.
 
-    A step that does not lie above the one before begins a new attempt: the job was rewound. Losses
-    are means over the microbatches of the step. Numbers that are not finite are written as the
-    strings "NaN", "Infinity" and "-Infinity", which `float()` reads.
+    A step that does not lie above the one before begins a new attempt: the job was rewound. So does
+    a resume, which goes on behind what is in the file. Losses are means over the microbatches of
+    the step. Numbers that are not finite are written as the strings "NaN", "Infinity" and
+    "-Infinity", which `float()` reads.
     """
 
-    def __init__(self, path: Path, clock: Clock | None = None) -> None:
-        """Write to `path`, from its beginning.
+    def __init__(
+        self, path: Path, clock: Clock | None = None, *, resumed_step: int | None = None
+    ) -> None:
+        """Write to `path`.
+
+        Args:
+            path: The file.
+            clock: Measures the seconds since now.
+            resumed_step: Completed steps at which a job goes on, behind what the file holds; None:
+                the file begins anew.
 
         Raises:
             OSError: The file cannot be written.
         """
-        self._file: TextIO = path.open("w", encoding="utf-8")
+        self.attempt = 1
+        self.losses: list[float] = []
+        """Losses of the newest attempt's history, by step from 1."""
+        if resumed_step is not None:
+            self._read(path, resumed_step)
+        self._file: TextIO = (
+            path.open("w", encoding="utf-8")
+            if resumed_step is None
+            else path.open("a", encoding="utf-8")
+        )
         self._clock = clock or SystemClock()
         self._began = self._clock.monotonic()
         self._sums: dict[str, float] = {}
         self._microbatches = 0
         self._lr = 0.0
-        self._last_step = 0
-        self.attempt = 1
-        self.losses: list[float] = []
-        """Losses of the newest attempt's history, by step from 1."""
+        self._last_step = resumed_step or 0
 
     def __enter__(self) -> Self:
         return self
@@ -78,6 +93,19 @@ class LossRecorder(Callback):
         means = {name: value / self._microbatches for name, value in self._sums.items()}
         self._write(trainer.global_step, means)
         self._sums, self._microbatches = {}, 0
+
+    def _read(self, path: Path, step: int) -> None:
+        """Take over what an earlier process has written, up to a step; the next attempt begins."""
+        if not path.exists():
+            return
+        text = path.read_text("utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            path.write_text(whole, encoding="utf-8")  # the process died in the middle of a line
+        for line in map(json.loads, whole.splitlines()):
+            self.losses[line["step"] - 1 :] = [float(line["loss"])]
+            self.attempt = line["attempt"] + 1
+        del self.losses[step:]
 
     def _write(self, step: int, means: dict[str, float]) -> None:
         if step <= self._last_step:

@@ -29,7 +29,7 @@ def test_config_show_prints_what_would_be_trained(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--preset", "none"], "error: preset: 'none' cannot be used; allowed: idefics-tiny"),
+        (["--preset", "none"], "error: preset: 'none' cannot be used; allowed: idefics-"),
         (["--set", "model.layers"], "error: --set: 'model.layers' cannot be used"),
         (["--set", "optimizer.learning_rate=-1"], "error: optimizer.learning_rate: -1"),
     ],
@@ -38,6 +38,47 @@ def test_a_mistake_in_the_configuration_is_told_with_status_2(run, arguments, me
     result = run("config", "show", *arguments)
     assert result.exit_code == 2
     assert result.stderr.startswith(message)
+
+
+def test_config_show_takes_a_recipe_by_name_and_a_file(run, tmp_path):
+    shown = run("config", "show", "--config", "lower-lr")
+    (tmp_path / "mine.yaml").write_text(shown.stdout)
+    again = run("config", "show", "--config", tmp_path / "mine.yaml")
+    assert shown.exit_code == again.exit_code == 0
+    assert again.stdout == shown.stdout
+    assert "learning_rate: 0.0005" in shown.stdout
+
+
+def test_config_list_names_presets_and_recipes_with_what_they_are(run):
+    listed = run("config", "list").stdout
+    presets, recipes = listed.split("recipes:")
+    assert "  idefics-tiny" in presets
+    assert "About 2M parameters" in presets
+    assert "  lower-lr" in recipes
+    assert "Keep calm and lower your learning rate" in recipes
+
+
+def test_mistakes_of_a_file_are_told_with_their_lines(run, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("preset: idefics-tiny\ntraining:\n  seed: -1\ndata:\n  workers: none\n")
+    result = run("config", "show", "--config", path)
+    assert result.exit_code == 2
+    assert sorted(line.split(" ")[:3] for line in result.stderr.splitlines()) == [
+        ["error:", f"{path}:3:", "training.seed:"],
+        ["error:", f"{path}:5:", "data.workers:"],
+    ]
+
+
+def test_a_preset_beside_a_recipe_is_refused(run):
+    result = run("config", "show", "--config", "lower-lr", "--preset", "idefics-tiny")
+    assert result.exit_code == 2
+    assert "either a recipe or a preset" in result.stderr
+
+
+def test_resuming_what_is_not_there_is_refused(run, corpus, tmp_path):
+    result = run("fit", "--data", corpus, "--out", tmp_path, "--resume", "latest")
+    assert result.exit_code == 2
+    assert "--resume: there is no checkpoint" in result.stderr
 
 
 def test_data_make_says_what_it_wrote(run, tmp_path):

@@ -6,18 +6,27 @@ import pytest
 from stabilizer.errors import ConfigurationError
 from stabilizer.rules.loader import load_rules
 from trainer.config import config_to_yaml, load_config, preset_names
-from trainer.config.drafts import safe_yaml
 from trainer.config.loading import parse_config
+from trainer.config.yaml_lines import safe_yaml
 
 
 def test_presets_are_those_beside_the_package_without_policies():
-    assert preset_names() == ["idefics-tiny"]
+    sizes = ["1b", "20m", "80b", "9b", "tiny"]
+    assert preset_names() == [f"idefics-{size}" for size in sizes]
 
 
-def test_every_preset_has_rules_that_load():
-    for name in preset_names():
-        text = (resources.files("trainer.presets") / f"{name}.policy.yaml").read_text("utf-8")
-        assert load_rules(text).policy.ladder
+def test_rules_beside_a_preset_load():
+    files = [f for f in resources.files("trainer.presets").iterdir() if ".policy." in f.name]
+    assert {file.name.partition(".")[0] for file in files} == {"idefics-tiny"}
+    for file in files:
+        assert load_rules(file.read_text("utf-8")).policy.ladder
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_reads_back_from_what_is_shown_of_it(preset):
+    config = load_config(preset)
+    assert parse_config(safe_yaml().load(config_to_yaml(config))) == config
+    assert config.monitor.run == preset
 
 
 def test_faults_are_off_by_default():

@@ -81,3 +81,32 @@ def test_losses_that_are_not_finite_are_strict_json(feed):
 @pytest.mark.parametrize("value", [None, 3, 1.5, "text"])
 def test_other_values_stay_as_they_are(value):
     assert as_json(value) == value
+
+
+def test_a_resumed_job_goes_on_behind_what_is_there_as_another_attempt(tmp_path, module):
+    path = tmp_path / "losses.jsonl"
+
+    def record(steps, **options):
+        with LossRecorder(path, Seconds(), **options) as recorder:
+            for step in steps:
+                losses = {"loss": torch.tensor(float(step)), "z_loss": torch.tensor(2.0)}
+                object.__setattr__(module, "last_losses", losses)
+                trainer = SimpleNamespace(global_step=step)
+                recorder.on_train_batch_end(trainer, module, None, None, 0)
+        return recorder
+
+    record([1, 2, 3, 4])
+    with path.open("a") as file:
+        file.write('{"attempt": 1, "step": 5, "lo')  # died in the middle of a line
+    recorder = record([3, 4], resumed_step=2)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["attempt"], line["step"]) for line in lines] == [
+        (1, 1), (1, 2), (1, 3), (1, 4), (2, 3), (2, 4),
+    ]  # fmt: skip
+    assert recorder.losses == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_resume_without_a_file_begins_one(tmp_path):
+    with LossRecorder(tmp_path / "losses.jsonl", resumed_step=7) as recorder:
+        assert recorder.attempt == 1
+    assert (tmp_path / "losses.jsonl").read_text() == ""

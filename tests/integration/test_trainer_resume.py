@@ -1,0 +1,192 @@
+"""The IDEFICS job goes on from a checkpoint, whatever ended it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from stabilizer.errors import ConfigurationError
+from trainer.checkpoints import CheckpointStore, SafeCheckpointIO
+from trainer.config import config_to_yaml, load_config
+from trainer.data.making import make_corpus
+from trainer.run import fit
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "model.hidden_size": 32,
+    "model.intermediate_size": 48,
+    "model.layers": 2,
+    "model.heads": 2,
+    "model.cross_attention_every": 1,
+    "model.vision.hidden_size": 16,
+    "model.vision.intermediate_size": 32,
+    "model.vision.layers": 1,
+    "model.vision.heads": 2,
+    "model.resampler.latents": 2,
+    "model.resampler.layers": 1,
+    "model.resampler.heads": 2,
+    "model.resampler.head_size": 8,
+    "model.dropout": 0.1,
+    "data.batch_size": 4,
+    "optimizer.warmup_steps": 2,
+    "training.steps": 9,
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    make_corpus(folder, documents=40, seed=0)
+    return folder
+
+
+@pytest.fixture
+def make_config(corpus, tmp_path):
+    def make(out="out", **fields):
+        given = {name.replace("__", "."): value for name, value in fields.items()}
+        base = {"data.folder": str(corpus), "training.out": str(tmp_path / out)}
+        return load_config("idefics-tiny", fields=SMALL | base | given)
+
+    return make
+
+
+def lines(config):
+    text = (Path(config.training.out) / "losses.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def losses(config):
+    return {line["step"]: (line["loss"], line["lr"]) for line in lines(config)}
+
+
+def store(config):
+    return CheckpointStore(Path(config.training.out) / "checkpoints")
+
+
+def weights(checkpoint):
+    return SafeCheckpointIO().load_checkpoint(checkpoint.path)["state_dict"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"data__workers": 2, "training__accumulate": 2, "data__epoch_samples": 40},
+        {"monitor__collector": "solo", "monitor__snapshot_every": 2},
+        {"training__precision": "fp16"},
+    ],
+    ids=["plain", "workers-accumulation-epochs", "watched", "fp16"],
+)
+def test_a_resumed_run_is_the_same_to_a_bit(make_config, fields):
+    whole = make_config("whole", training__checkpoint_every=9, **fields)
+    fit(whole)
+    broken = make_config("broken", training__checkpoint_every=5, **fields)
+    fit(broken)
+    newest, last = store(broken).all()
+    assert (newest.step, last.step) == (5, 9)
+    summary = fit(broken, resume=str(newest.path))
+    assert losses(broken) == losses(whole)
+    assert (summary.steps, summary.attempts) == (9, 2)
+    assert [line["attempt"] for line in lines(broken)] == [1] * 9 + [2] * 4
+    expected, resumed = weights(store(whole).latest()), weights(store(broken).latest())
+    assert all(torch.equal(value, resumed[name]) for name, value in expected.items())
+
+
+def test_auto_starts_anew_and_goes_on(make_config):
+    config = make_config(training__checkpoint_every=3, training__steps=3)
+    assert fit(config, resume="auto").attempts == 1
+    longer = make_config(training__checkpoint_every=3, training__steps=5)
+    summary = fit(longer, resume="auto")
+    assert (summary.steps, summary.attempts, summary.samples) == (5, 2, 20)
+
+
+def test_another_model_is_refused_with_every_field_that_differs(make_config):
+    fit(make_config(training__checkpoint_every=4, training__steps=4))
+    other = make_config(training__checkpoint_every=4, model__heads=4, model__hidden_size=64)
+    with pytest.raises(ConfigurationError) as caught:
+        fit(other, resume="latest")
+    fields = [line.split(":")[0] for line in caught.value.message.splitlines()]
+    assert fields == ["model.heads", "model.hidden_size"]
+
+
+def test_other_data_is_allowed_and_told(make_config, caplog):
+    fit(make_config(training__checkpoint_every=4, training__steps=4))
+    fit(make_config(training__steps=6, optimizer__z_loss_weight=0.0), resume="latest")
+    assert "optimizer.z_loss_weight" in caplog.text
+    assert "not the same run" in caplog.text
+
+
+def test_a_new_run_does_not_mix_its_checkpoints_with_those_of_another(make_config):
+    config = make_config(training__checkpoint_every=4, training__steps=4)
+    fit(config)
+    with pytest.raises(ConfigurationError, match="or --resume latest, since checkpoints up to"):
+        fit(config)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [("latest", "there is no checkpoint in"), ("/nowhere", "is no folder")],
+)
+def test_a_checkpoint_that_is_not_there_is_told(make_config, wanted, message):
+    with pytest.raises(ConfigurationError, match=message):
+        fit(make_config(), resume=wanted)
+
+
+def test_a_strategy_that_cannot_read_it_is_told(make_config):
+    fit(make_config(training__checkpoint_every=4, training__steps=4))
+    with pytest.raises(ConfigurationError, match="allowed: auto or ddp, which wrote"):
+        fit(make_config(training__strategy="fsdp2"), resume="latest")
+
+
+def test_fresh_weights_on_a_resume_show_in_the_loss(make_config):
+    fields = {"training__checkpoint_every": 6, "optimizer__learning_rate": 1e-2}
+    fit(make_config(training__steps=6, **fields))
+    fresh = make_config(training__steps=8, faults__fresh_weights={}, **fields)
+    fit(fresh, resume="latest")
+    loss = {step: loss for step, (loss, _) in losses(fresh).items()}
+    assert loss[7] > loss[6] + 0.5
+    assert loss[7] == pytest.approx(loss[1], abs=0.3)
+
+
+KILL = """
+import os, signal, sys
+moment = sys.argv[1]
+def hook(event, arguments):
+    # The kernel is asked to give the second checkpoint its name, or to open one of its files.
+    if event == moment and "step-00000004" in str(arguments[0]):
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(hook)
+sys.argv = ["trainer", *sys.argv[2:]]
+from trainer.__main__ import app
+app()
+"""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("moment", ["open", "os.rename"])
+def test_killed_while_a_checkpoint_is_written_the_older_one_is_gone_on_from(make_config, moment):
+    whole = make_config("whole", training__steps=6)
+    fit(whole)
+    config = make_config("killed", training__steps=6, training__checkpoint_every=2)
+    arguments = ["fit", "--config", str(Path(config.training.out) / "config.yaml")]
+    Path(config.training.out).mkdir()
+    (Path(config.training.out) / "config.yaml").write_text(config_to_yaml(config))
+    killed = subprocess.run(
+        [sys.executable, "-c", KILL, moment, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert killed.returncode == -9, killed.stderr
+    assert [checkpoint.step for checkpoint in store(config).all()] == [2]
+    assert list(store(config).folder.glob(".*.part")), "nothing was being written"
+    fit(config, resume="latest")
+    assert losses(config) == losses(whole)
+    assert not list(store(config).folder.glob(".*.part"))

@@ -1,0 +1,22 @@
+"""Durable checkpoints: safetensors and JSON, whole or not at all, of one process or many."""
+
+from trainer.checkpoints.callback import FACTS_KEY, Checkpoints, SnapshotHealth
+from trainer.checkpoints.errors import CheckpointError
+from trainer.checkpoints.random_states import RandomStates
+from trainer.checkpoints.sharded import ShardedStrategy
+from trainer.checkpoints.storage import SafeCheckpointIO, read_state
+from trainer.checkpoints.store import CheckpointStore, StoredCheckpoint, find_checkpoint
+
+__all__ = [
+    "FACTS_KEY",
+    "CheckpointError",
+    "CheckpointStore",
+    "Checkpoints",
+    "RandomStates",
+    "SafeCheckpointIO",
+    "ShardedStrategy",
+    "SnapshotHealth",
+    "StoredCheckpoint",
+    "find_checkpoint",
+    "read_state",
+]

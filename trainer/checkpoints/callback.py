@@ -1,0 +1,209 @@
+"""Durable checkpoints while a job trains."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any, Final, Protocol
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from typing_extensions import override
+
+from trainer.checkpoints.errors import CheckpointError
+from trainer.checkpoints.store import CheckpointStore, StoredCheckpoint
+
+FACTS_KEY: Final = "trainer_facts"
+
+_log = logging.getLogger(__name__)
+
+
+class WatchedSnapshot(Protocol):
+    """A snapshot of the agent as far as it is needed here."""
+
+    @property
+    def step(self) -> int:
+        """Completed optimizer steps."""
+
+    @property
+    def attempt(self) -> int:
+        """In which it was taken."""
+
+
+class SnapshotHealth(Protocol):
+    """What the agent and the collector know about the health of the run."""
+
+    @property
+    def attempt(self) -> int:
+        """Number of the present attempt, as the collector counts them."""
+
+    def healthy(self) -> Iterable[WatchedSnapshot]:
+        """Return the snapshots that the collector calls healthy."""
+        ...
+
+
+class Checkpoints(Callback):
+    """Writes a checkpoint every `every` steps and behind the last one, and keeps the newest.
+
+    When the job is rewound, the checkpoints behind that step are abandoned, and one is written with
+    the next step. A write that fails costs the checkpoint and is told; the job trains on.
+
+    A checkpoint is healthy when all weights and moments are finite and, in a watched job, the
+    collector calls a snapshot healthy that was taken at its step or less than `every` steps later.
+
+    Args:
+        store: Where they go; only rank 0 changes it.
+        every: Optimizer steps between two.
+        facts: Put into each, for whoever resumes.
+        health: The agent's word, where the job is watched. None: finite is healthy.
+    """
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        *,
+        every: int,
+        facts: dict[str, Any] | None = None,
+        health: SnapshotHealth | None = None,
+    ) -> None:
+        self._store = store
+        self._every = every
+        self._facts = facts or {}
+        self._health = health
+        self._attempt = 0
+        self._step = 0
+        self._saved_step = -1
+        self._is_due = False
+        self._unjudged: list[tuple[StoredCheckpoint, int]] = []
+        self.failures = 0
+        """Checkpoints that could not be written."""
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin an attempt behind those that are there."""
+        self._attempt = 1 + max((c.attempt for c in self._store.all()), default=0)
+        self._step = self._saved_step = trainer.global_step
+        self._is_due = False
+        self._unjudged = []
+        trainer.strategy.barrier("Checkpoints.on_train_start")  # all have counted before one writes
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Abandon what lies behind a step that the job has gone back to."""
+        if trainer.global_step >= self._step:
+            return
+        self._step = trainer.global_step
+        self._attempt += 1
+        self._is_due = True  # not now: a batch has been taken that would be missing
+        self._unjudged = [(c, a) for c, a in self._unjudged if c.step <= self._step]
+        if trainer.is_global_zero:
+            with _Told(self, "checkpoints cannot be marked"):
+                self._store.abandon(self._step)
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Write one if this microbatch completed a step at which one is due."""
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        self._judge()
+        is_last = self._step == trainer.max_steps
+        if self._is_due or is_last or self._step % self._every == 0:
+            self.save(trainer)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the last one, if the job ends where none was due."""
+        if self._saved_step != trainer.global_step:
+            self.save(trainer)
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the facts into the checkpoint."""
+        checkpoint[FACTS_KEY] = {**self._facts, "attempt": self._attempt}
+
+    def save(self, trainer: Trainer) -> None:
+        """Write a checkpoint of the present state; all ranks, between two steps."""
+        path = self._store.place(self._attempt, self._step)
+        is_finite = _is_finite(trainer)
+        with _Told(self, f"no checkpoint at step {self._step}", trainer):
+            trainer.save_checkpoint(path)
+            self._saved_step, self._is_due = self._step, False
+            if trainer.is_global_zero:
+                self._note(StoredCheckpoint(self._attempt, self._step, path), is_finite)
+
+    def _note(self, checkpoint: StoredCheckpoint, is_finite: bool) -> None:
+        self._store.mark(checkpoint, healthy=is_finite and self._health is None)
+        if is_finite and self._health is not None:
+            self._unjudged.append((checkpoint, self._health.attempt))
+        self._store.tidy()
+        _log.info("checkpoint at step %d: %s", checkpoint.step, checkpoint.path)
+
+    def _judge(self) -> None:
+        """Ask whether checkpoints have turned out to be healthy."""
+        if not self._unjudged or self._health is None:
+            return
+        healthy = [(snapshot.attempt, snapshot.step) for snapshot in self._health.healthy()]
+        left = []
+        for checkpoint, attempt in self._unjudged:
+            span = range(checkpoint.step, checkpoint.step + self._every)
+            if not any(number == attempt and step in span for number, step in healthy):
+                left.append((checkpoint, attempt))
+            elif checkpoint.path.is_dir():
+                with _Told(self, "a checkpoint cannot be marked"):
+                    self._store.mark(checkpoint, healthy=True)
+        # What is so old that no snapshot of it is left will not be judged any more.
+        self._unjudged = [item for item in left if item[0].path.is_dir()]
+
+
+class _Told:
+    """Counts and tells what keeps a checkpoint from being written; training outlives it."""
+
+    def __init__(self, owner: Checkpoints, what: str, trainer: Trainer | None = None) -> None:
+        self._owner = owner
+        self._what = what
+        self._trainer = trainer
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, CheckpointError | OSError):
+            return False
+        self._owner.failures += 1
+        _log.error("%s: %s", self._what, error)
+        if self._trainer is not None:
+            self._trainer.strategy.barrier("Trainer.save_checkpoint")  # where other ranks wait
+        return True
+
+
+def _is_finite(trainer: Trainer) -> bool:
+    """Tell whether weights and moments are finite, on all ranks; waits for the device once."""
+    module = trainer.lightning_module
+    tensors: list[Tensor] = [*module.parameters()]
+    for optimizer in trainer.optimizers:
+        for state in optimizer.state.values():
+            tensors += [value for value in state.values() if isinstance(value, Tensor)]
+    device = trainer.strategy.root_device
+    verdict = torch.ones((), device=device)
+    with torch.no_grad():
+        for tensor in tensors:
+            local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+            if local.is_floating_point():
+                verdict *= local.isfinite().all().to(device)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(verdict, dist.ReduceOp.MIN)
+    return bool(verdict.item())

@@ -1,0 +1,200 @@
+"""Train a configuration, and write down what came out."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Final
+
+import torch
+import transformers
+from lightning.pytorch import Callback, Trainer
+
+from stabilizer.clock import Clock, SystemClock
+from stabilizer.errors import ConfigurationError
+from trainer.checkpoints import Checkpoints, RandomStates
+from trainer.config import RunConfig, config_to_yaml
+from trainer.data.records import LEDGER_FOLDER, Ledger, StreamRecorder
+from trainer.module import LossRecorder, ProgressLine
+from trainer.run.devices import choose_devices
+from trainer.run.flops import training_flops
+from trainer.run.job import Job, build_job
+from trainer.run.resuming import Resume, choose_resume, facts_of, store_of
+from trainer.run.summary import Summary, heldout_loss
+from trainer.run.throughput import DataWait, Throughput
+from trainer.run.watching import AgentHealth, build_watcher
+
+LOSSES_FILE: Final = "losses.jsonl"
+SUMMARY_FILE: Final = "summary.json"
+CONFIG_FILE: Final = "config.yaml"
+_TAIL_STEPS: Final = 25  # the final loss is a mean over these, since one batch is noisy
+
+
+def fit(
+    config: RunConfig,
+    *,
+    token: str | None = None,
+    clock: Clock | None = None,
+    resume: str | None = None,
+) -> Summary:
+    """Train, and write losses, summary and configuration to `training.out`.
+
+    Args:
+        config: Everything about the run.
+        token: For the collector, where it wants one.
+        clock: Measures the time in training.
+        resume: latest, auto or a checkpoint's folder, to go on from; None: start anew.
+
+    Returns:
+        What came out; on ranks other than 0 as far as they know it.
+
+    Raises:
+        ConfigurationError: Something that was configured cannot be used.
+    """
+    clock = clock or SystemClock()
+    torch.set_num_threads(config.training.threads)
+    silence_libraries()
+    devices = choose_devices(config.training)
+    found = choose_resume(config, resume)
+    wait = DataWait(clock)
+    trainer = Trainer(
+        max_steps=config.training.steps,
+        max_epochs=-1,
+        accumulate_grad_batches=config.training.accumulate,
+        gradient_clip_val=config.optimizer.gradient_clip or None,
+        callbacks=[],
+        logger=False,
+        profiler=wait,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+        default_root_dir=config.training.out,
+        **devices.trainer_options(config.training),
+    )
+    if trainer.is_global_zero:
+        _prepare_out(config)
+    job = build_job(
+        config,
+        rank=trainer.global_rank,
+        processes=trainer.world_size,
+        sharded=devices.is_sharded,
+    )
+    return _Run(config, trainer, job, wait, clock).train(found, token)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A run on this process, everything built."""
+
+    config: RunConfig
+    trainer: Trainer
+    job: Job
+    wait: DataWait
+    clock: Clock
+
+    def train(self, resume: Resume | None, token: str | None) -> Summary:
+        config, trainer = self.config, self.trainer
+        throughput = self._throughput()
+        recorder: LossRecorder | None = None
+        began = self.clock.monotonic()
+        with ExitStack() as closing:
+            if trainer.is_global_zero:
+                path = Path(config.training.out) / LOSSES_FILE
+                step = None if resume is None else resume.step
+                recorder = closing.enter_context(LossRecorder(path, self.clock, resumed_step=step))
+            callbacks = self._callbacks(throughput, recorder, resume, token)
+            trainer.callbacks = callbacks  # type: ignore[attr-defined]  # set by a connector, untyped
+            path_to_load = None if resume is None else str(resume.path)
+            trainer.fit(self.job.module, train_dataloaders=self.job.loader, ckpt_path=path_to_load)
+        seconds = self.clock.monotonic() - began
+        tail = recorder.losses[-_TAIL_STEPS:] if recorder is not None else []
+        summary = Summary(
+            final_loss=fmean(tail) if tail else float("nan"),
+            heldout_loss=heldout_loss(config, self.job),
+            steps=trainer.global_step,
+            attempts=recorder.attempt if recorder is not None else 0,
+            samples=self.job.loader.samples,
+            passed_over=self.job.loader.passed_over,
+            parameters=sum(parameter.numel() for parameter in self.job.module.parameters()),
+            seconds=round(seconds, 3),
+            tokens_per_second=throughput.tokens_per_second,
+            mfu=throughput.mfu,
+            rank=trainer.global_rank,
+        )
+        if trainer.is_global_zero:
+            summary.write(Path(config.training.out) / SUMMARY_FILE)
+        return summary
+
+    def _callbacks(
+        self,
+        throughput: Throughput,
+        recorder: LossRecorder | None,
+        resume: Resume | None,
+        token: str | None,
+    ) -> list[Callback]:
+        """Return all callbacks; faults come before what watches, and what saves comes last."""
+        config = self.config
+        watcher = build_watcher(config.monitor, token=token)
+        callbacks: list[Callback] = [*self.job.faults, throughput]
+        if watcher is not None:
+            callbacks.append(watcher)
+        if recorder is not None:
+            seconds = config.training.log_seconds
+            callbacks += [recorder, ProgressLine(clock=self.clock, log_seconds=seconds)]
+        callbacks += [*self._stream_recorder(resumes=resume is not None), RandomStates()]
+        if config.training.checkpoint_every:
+            store = store_of(config)
+            if resume is not None and self.trainer.is_global_zero:
+                store.abandon(resume.step)
+            callbacks.append(
+                Checkpoints(
+                    store,
+                    every=config.training.checkpoint_every,
+                    facts=facts_of(config),
+                    health=None if watcher is None else AgentHealth(watcher),
+                )
+            )
+        return callbacks
+
+    def _stream_recorder(self, *, resumes: bool) -> list[Callback]:
+        max_bytes = self.config.data.ledger_mebibytes * 2**20
+        if not max_bytes:
+            return []
+        folder = Path(self.config.training.out) / LEDGER_FOLDER
+        rank = self.trainer.global_rank
+        ledger = Ledger.begin(folder, max_bytes, rank=rank, resumes=resumes)
+        return [StreamRecorder(ledger, self.job.loader)]
+
+    def _throughput(self) -> Throughput:
+        peak = self.config.training.peak_flops
+        return Throughput(
+            wait=self.wait,
+            loader=self.job.loader,
+            flops_per_sequence=training_flops(self.config) if peak else 0,
+            peak_flops=peak,
+            clock=self.clock,
+        )
+
+
+def _prepare_out(config: RunConfig) -> None:
+    out = Path(config.training.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / CONFIG_FILE).write_text(config_to_yaml(config), encoding="utf-8")
+        (out / SUMMARY_FILE).unlink(missing_ok=True)  # that of an earlier run would mislead
+    except OSError as error:
+        raise ConfigurationError(f"training.out: {out} cannot be written: {error}") from error
+
+
+def silence_libraries() -> None:
+    """Keep the libraries' hints about themselves from people who train; errors still show."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"lightning\..*")

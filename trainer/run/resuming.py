@@ -1,0 +1,131 @@
+"""Going on from a checkpoint: which one, and whether it is of this run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from stabilizer.errors import ConfigurationError
+from trainer.checkpoints import (
+    FACTS_KEY,
+    CheckpointError,
+    CheckpointStore,
+    find_checkpoint,
+    read_state,
+)
+from trainer.checkpoints.folders import read_manifest
+from trainer.config import RunConfig
+
+CHECKPOINTS_FOLDER: Final = "checkpoints"
+_CONFIG: Final = "config"
+_MAY_DIFFER: Final = ("dropout", "attention", "activation_checkpointing", "pretrained")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """A checkpoint to go on from."""
+
+    path: Path
+    """Its folder."""
+    step: int
+    """Completed optimizer steps in it."""
+
+
+def store_of(config: RunConfig) -> CheckpointStore:
+    """Return where the run keeps its checkpoints."""
+    folder = Path(config.training.out) / CHECKPOINTS_FOLDER
+    return CheckpointStore(folder, keep=config.training.keep_checkpoints)
+
+
+def facts_of(config: RunConfig) -> dict[str, Any]:
+    """Return what a checkpoint holds about the run, for `choose_resume`."""
+    return {_CONFIG: _to_json(config)}
+
+
+def choose_resume(config: RunConfig, wanted: str | None) -> Resume | None:
+    """Find the checkpoint that is asked for, and compare its run with this one.
+
+    Args:
+        config: Of the run that goes on.
+        wanted: As in `--resume`; None: start anew.
+
+    Returns:
+        The checkpoint; None to start anew.
+
+    Raises:
+        ConfigurationError: There is none, it is of another model or strategy, or the folder holds
+            checkpoints and nobody has said to go on from them.
+    """
+    store = store_of(config)
+    if wanted is None:
+        _refuse_to_mix(config, store)
+        return None
+    try:
+        path = find_checkpoint(store, wanted)
+        if path is None:
+            return None
+        manifest, state = read_manifest(path), read_state(path)
+    except CheckpointError as error:
+        raise ConfigurationError(str(error)) from error
+    is_sharded = config.training.strategy == "fsdp2"
+    if bool(manifest.get("sharded")) != is_sharded:
+        raise ConfigurationError(
+            f"training.strategy: {config.training.strategy!r} cannot be used; allowed: "
+            f"{'auto or ddp' if is_sharded else 'fsdp2'}, which wrote {path}"
+        )
+    _compare(state.get(FACTS_KEY, {}).get(_CONFIG), config, path)
+    return Resume(path, int(state["global_step"]))
+
+
+def _refuse_to_mix(config: RunConfig, store: CheckpointStore) -> None:
+    newest = store.latest()
+    if config.training.checkpoint_every and newest is not None:
+        raise ConfigurationError(
+            f"training.out: {config.training.out!r} cannot be used; allowed: another folder, or "
+            f"--resume latest, since checkpoints up to step {newest.step} of a run are there"
+        )
+
+
+def _to_json(config: RunConfig) -> str:
+    return json.dumps(asdict(config))
+
+
+def _compare(saved: object, config: RunConfig, path: Path) -> None:
+    """Refuse another model; tell what else makes it another run."""
+    if not isinstance(saved, str):
+        return  # of a job that kept no configuration
+    differences = dict(_differences(json.loads(saved), json.loads(_to_json(config))))
+    other_model = {
+        name: values
+        for name, values in differences.items()
+        if name.startswith("model.") and name.split(".")[1] not in _MAY_DIFFER
+    }
+    if other_model:
+        lines = [
+            f"{name}: {new!r} cannot be used; allowed: {old!r}, as in {path}"
+            for name, (old, new) in other_model.items()
+        ]
+        raise ConfigurationError("\n".join(lines))
+    told = [name for name in differences if name.split(".")[0] in ("data", "optimizer", "model")]
+    if told:
+        _log.warning(
+            "resumed with another %s than before: it is not the same run to a bit",
+            ", ".join(told),
+        )
+
+
+def _differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], above: str = ""
+) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    for name in sorted(set(old) | set(new)):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from _differences(before, after, f"{above}{name}.")
+        elif before != after:
+            yield f"{above}{name}", (before, after)

@@ -1,0 +1,58 @@
+"""The agent, where the run is watched, and what the trainer learns from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from stabilizer.agent import StabilizerCallback
+from stabilizer.errors import ConfigurationError
+from stabilizer.protocol.batches import SnapshotInfo
+from trainer.config import SOLO, MonitorConfig
+
+
+def build_watcher(monitor: MonitorConfig, *, token: str | None) -> StabilizerCallback | None:
+    """Return the agent's callback; None where nobody watches.
+
+    Args:
+        monitor: Who watches.
+        token: For the collector, where it wants one.
+
+    Raises:
+        ConfigurationError: The policy is not there, or has mistakes.
+    """
+    if monitor.collector is None:
+        return None
+    policy = None if monitor.policy is None else Path(monitor.policy)
+    if policy is not None and not policy.is_file():
+        raise ConfigurationError(f"monitor.policy: {policy} does not exist; allowed: a rule file")
+    return StabilizerCallback(
+        None if monitor.collector == SOLO else monitor.collector,
+        run=monitor.run,
+        token=token,
+        mode=monitor.mode,
+        policy=policy,
+        snapshot_every=monitor.snapshot_every,
+        keep_snapshots=monitor.keep_snapshots,
+    )
+
+
+class AgentHealth:
+    """The collector's word on the snapshots of a watched run."""
+
+    def __init__(self, watcher: StabilizerCallback) -> None:
+        """Ask the agent of this run."""
+        self._watcher = watcher
+
+    @property
+    def attempt(self) -> int:
+        """Number of the present attempt."""
+        job = self._watcher.job
+        return 0 if job is None else job.attempt
+
+    def healthy(self) -> Iterable[SnapshotInfo]:
+        """Return the snapshots that are still held and that the collector calls healthy."""
+        job = self._watcher.job
+        if job is None:
+            return []
+        return [info for info in job.ring.inventory() if info.id in job.ring.healthy]
