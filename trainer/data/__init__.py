@@ -9,7 +9,7 @@ from trainer.data.building import (
 )
 from trainer.data.documents import BadDocumentError, Document, Reason
 from trainer.data.loader import StaleIteratorError, StreamLoader
-from trainer.data.reading import StreamFaults
+from trainer.data.reading import DocumentReader, StreamFaults
 from trainer.data.stream import DocumentStream, SampleStream
 from trainer.data.tokenizer import PAD, CorpusTokenizer, load_tokenizer
 
@@ -19,6 +19,7 @@ __all__ = [
     "Batch",
     "CorpusTokenizer",
     "Document",
+    "DocumentReader",
     "DocumentStream",
     "Reason",
     "SampleStream",

@@ -49,21 +49,36 @@ def decode_picture(sample_id: str, file: bytes, size: int) -> Tensor:
     Raises:
         BadDocumentError: It cannot be decoded, or is larger than `MAX_PIXELS`.
     """
+    picture = open_upright(sample_id, file, draft=2 * size)
+    resized = picture.resize((size, size), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.asarray(resized, dtype=np.float32)).permute(2, 0, 1) / 255
+    return (pixels - _MEAN) / _DEVIATION
+
+
+def open_upright(sample_id: str, file: bytes, *, draft: int | None = None) -> Image.Image:
+    """Decode a picture to RGB: its first frame, turned as its EXIF data says, on white.
+
+    Args:
+        sample_id: Of the document, for errors.
+        file: As for `decode_picture`.
+        draft: A large JPEG is decoded at a fraction of its size, still at least so many pixels.
+
+    Raises:
+        BadDocumentError: It cannot be decoded, or is larger than `MAX_PIXELS`.
+    """
     try:
         with Image.open(io.BytesIO(file), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(sample_id, image.width, image.height)
-            if image.format == "JPEG":
-                image.draft(None, (2 * size, 2 * size))  # decodes large ones at a fraction
-            resized = _as_rgb(image).resize((size, size), Image.Resampling.BICUBIC)
+            if draft is not None and image.format == "JPEG":
+                image.draft(None, (draft, draft))
+            return _as_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadDocumentError(sample_id, str(error), Reason.PICTURE_TOO_LARGE) from error
     except _DECODER_ERRORS as error:
         raise BadDocumentError(
             sample_id, f"a picture cannot be decoded: {error}", Reason.PICTURE_UNDECODABLE
         ) from error
-    pixels = torch.from_numpy(np.asarray(resized, dtype=np.float32)).permute(2, 0, 1) / 255
-    return (pixels - _MEAN) / _DEVIATION
 
 
 def picture_size(file: bytes) -> tuple[int, int] | None:

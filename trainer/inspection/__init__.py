@@ -1,0 +1,8 @@
+"""Looking at what a run read: which documents, how bad they are, and what they look like."""
+
+from trainer.inspection.findings import Finding
+from trainer.inspection.report import write_report
+from trainer.inspection.run_folder import RunFolder
+from trainer.inspection.window import Occurrence, Window, parse_window
+
+__all__ = ["Finding", "Occurrence", "RunFolder", "Window", "parse_window", "write_report"]

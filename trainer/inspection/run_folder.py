@@ -1,0 +1,166 @@
+"""What a run left in its folder, or a configuration alone, and the documents of its windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from stabilizer.errors import ConfigurationError
+from trainer.config import RunConfig, load_config
+from trainer.data import (
+    CorpusTokenizer,
+    DocumentReader,
+    open_reader,
+    open_tokenizer,
+    open_training_stream,
+)
+from trainer.data.records import LEDGER_FOLDER, LedgerEntry, read_ledger
+from trainer.inspection.window import Occurrence, Window
+
+_CONFIG_FILE: Final = "config.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedWindow:
+    """Samples that were skipped on command."""
+
+    attempt: int
+    """In which attempt."""
+    step: int
+    """The first step behind them."""
+    start: int
+    """First position."""
+    end: int
+    """Position behind the last."""
+
+
+class RunFolder:
+    """A run's configuration, and its ledger where there is one."""
+
+    def __init__(self, config: RunConfig, ledger: Path | None) -> None:
+        """Take a configuration, and where the ledger is."""
+        self.config = config
+        self._ledger = ledger
+
+    @classmethod
+    def open(cls, folder: Path, overrides: Sequence[str] = ()) -> RunFolder:
+        """Open the folder that a run wrote to (training.out).
+
+        Args:
+            folder: The folder.
+            overrides: `a.b=value`, for what has moved since.
+
+        Raises:
+            ConfigurationError: It is none.
+        """
+        file = folder / _CONFIG_FILE
+        if not file.is_file():
+            raise ConfigurationError(
+                f"--run: {folder} cannot be used; allowed: a folder that a run wrote to "
+                f"(training.out), with {_CONFIG_FILE}"
+            )
+        return cls(load_config(recipe=str(file), overrides=overrides), folder / LEDGER_FOLDER)
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples of one optimizer step, over all ranks and microbatches."""
+        training = self.config.training
+        return self.config.data.batch_size * training.accumulate * training.processes
+
+    def entries(self) -> Iterator[LedgerEntry]:
+        """Yield the ledger's entries, oldest first; nothing where there is none."""
+        yield from read_ledger(self._ledger) if self._ledger is not None else ()
+
+    def skipped_windows(self) -> list[SkippedWindow]:
+        """Return the windows that were skipped, as rank 0 saw them, oldest first."""
+        return [
+            SkippedWindow(entry.attempt, entry.step, start, end)
+            for entry in self.entries()
+            if entry.rank == 0
+            for start, end in entry.skipped_windows
+        ]
+
+    def occurrences(self, window: Window, *, attempt: int | None = None) -> list[Occurrence]:
+        """Return the documents of a window, in the order of the stream.
+
+        What the ledger knows is taken from it, and the newest attempt counts. Positions that it
+        does not know of, such as those that were skipped, are read from the stream.
+
+        Args:
+            window: By step or sample.
+            attempt: Only what was read in this attempt.
+
+        Raises:
+            ConfigurationError: The attempt is not in the ledger, or the corpus cannot be read.
+        """
+        recorded = self._recorded(window, attempt)
+        if attempt is not None:
+            if not recorded:
+                raise ConfigurationError(
+                    f"--attempt: {attempt} cannot be used; allowed: an attempt of which the ledger "
+                    f"knows {window}"
+                )
+            return recorded
+        if window.unit == "step" and recorded:
+            return recorded
+        known = {occurrence.position for occurrence in recorded}
+        unknown = [p for p in window.samples(self.samples_per_step) if p not in known]
+        return sorted([*recorded, *self._planned(unknown)], key=lambda each: each.position)
+
+    def reader(self) -> DocumentReader:
+        """Open the documents of the run, to be read by id."""
+        return open_reader(self.config.data, seed=self.config.training.seed)
+
+    def tokenizer(self) -> CorpusTokenizer:
+        """Read the tokenizer of the run."""
+        return open_tokenizer(self.config.data)
+
+    def _recorded(self, window: Window, attempt: int | None) -> list[Occurrence]:
+        by_position: dict[int, list[Occurrence]] = {}
+        steps: dict[int, int] = {}
+        for entry in self.entries():
+            if attempt not in (None, entry.attempt):
+                continue
+            if window.unit == "step" and entry.step not in window:
+                continue
+            steps[entry.step] = entry.attempt
+            by_position |= {  # entries come oldest first: the newest one stays
+                position: found
+                for position, found in _occurrences(entry)
+                if window.unit == "step" or position in window
+            }
+        return [
+            each
+            for _, found in sorted(by_position.items())
+            for each in found
+            if window.unit == "sample" or each.attempt == steps[each.step or 0]
+        ]
+
+    def _planned(self, positions: Iterable[int]) -> Iterator[Occurrence]:
+        positions = list(positions)
+        if not positions:
+            return
+        stream = open_training_stream(
+            self.config.data,
+            self.tokenizer(),
+            image_size=self.config.model.vision.image_size,
+            seed=self.config.training.seed,
+        )
+        for position in positions:
+            sample = stream.read(position).sample
+            for sample_id, source in zip(sample.sample_ids, sample.sources, strict=True):
+                yield Occurrence(sample_id, source, position)
+
+
+def _occurrences(entry: LedgerEntry) -> list[tuple[int, list[Occurrence]]]:
+    by_row: dict[int, list[Occurrence]] = {row: [] for row in range(len(entry.positions))}
+    losses = entry.losses or (None,) * len(entry.sample_ids)
+    documents = zip(entry.sample_ids, entry.sources, entry.rows, losses, strict=True)
+    for sample_id, source, row, loss in documents:
+        occurrence = Occurrence(
+            sample_id, source, entry.positions[row], entry.step, entry.attempt, loss
+        )
+        by_row[row].append(occurrence)
+    return [(entry.positions[row], found) for row, found in by_row.items()]
