@@ -14,6 +14,7 @@ from typing_extensions import override
 from trainer.config import OptimizerConfig, UnfreezeConfig
 from trainer.module.losses import TokenLosses, token_losses
 from trainer.module.optimization import build_optimizer, build_schedule
+from trainer.module.ranks import reduce_losses
 from trainer.module.unfreezing import UnfreezeSchedule
 
 
@@ -108,10 +109,13 @@ class IdeficsModule(LightningModule):
         loss = losses.mean(losses.cross_entropy)
         z_loss = losses.mean(losses.z)
         total = loss + self._config.z_loss_weight * z_loss
+        ranks = reduce_losses(losses)
+        if ranks is not None:
+            loss, z_loss, total = ranks.loss, ranks.z_loss, total * ranks.weight
         self.last_losses = {"loss": loss.detach(), "z_loss": z_loss.detach()}
         self.last_document_losses = document_losses(losses, batch)
         if self.stabilizer_job is not None:
-            self._report(self.stabilizer_job, batch, losses, total.detach())
+            self._report(self.stabilizer_job, batch, losses)
         return total
 
     @override
@@ -130,10 +134,11 @@ class IdeficsModule(LightningModule):
         """Return what unfreezes parts, where some are to be; Lightning adds it to its own."""
         return [UnfreezeSchedule(self._unfreeze)] if self._unfreeze else []
 
-    def _report(self, job: MetricLog, batch: Inputs, losses: TokenLosses, total: Tensor) -> None:
+    def _report(self, job: MetricLog, batch: Inputs, losses: TokenLosses) -> None:
         for name, value in self.last_losses.items():
             job.log(name, value)
-        job.log("loss_total", total)
+        loss, z_loss = self.last_losses["loss"], self.last_losses["z_loss"]
+        job.log("loss_total", loss + self._config.z_loss_weight * z_loss)
         if "source_ids" not in batch or "source_names" not in batch:
             return
         sources = batch["source_ids"][:, 1:]  # a loss is that of the token that is predicted

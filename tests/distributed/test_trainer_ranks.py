@@ -1,0 +1,193 @@
+"""The whole job on two gloo ranks: DDP and FSDP2 against one process, and resuming both."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer.config import config_to_yaml, load_config
+from trainer.data.making import make_corpus
+from trainer.run import fit
+
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "model.hidden_size": 32,
+    "model.intermediate_size": 48,
+    "model.layers": 2,
+    "model.heads": 2,
+    "model.cross_attention_every": 1,
+    "model.vision.hidden_size": 16,
+    "model.vision.intermediate_size": 32,
+    "model.vision.layers": 1,
+    "model.vision.heads": 2,
+    "model.resampler.latents": 2,
+    "model.resampler.layers": 1,
+    "model.resampler.heads": 2,
+    "model.resampler.head_size": 8,
+    "optimizer.warmup_steps": 2,
+    "optimizer.learning_rate": 1e-2,
+    "data.batch_size": 4,
+    "training.steps": 6,
+}
+TWO = {"training.devices": 2}
+FSDP = {"training.devices": 2, "training.strategy": "fsdp2"}
+SAVING = {"training.checkpoint_every": 3, "model.dropout": 0.1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    make_corpus(folder / "corpus", documents=40, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def make(folder):
+    def fields(out, **given):
+        base = {"data.folder": str(folder / "corpus"), "training.out": str(folder / out)}
+        return SMALL | base | {"training.accelerator": "cpu"} | given
+
+    return fields
+
+
+@pytest.fixture(scope="module")
+def ranks(folder, make):
+    """Summaries of both ranks by the name of a run; all runs one after the other."""
+    at_three = "checkpoints/attempt-0001-step-00000003"
+    plan = {
+        "ddp": (make("ddp", **TWO), None),
+        "ddp-saving": (make("ddp-saving", **TWO, **SAVING), None),
+        "ddp-resumed": (make("ddp-saving", **TWO, **SAVING), f"{folder}/ddp-saving/{at_three}"),
+        "fsdp": (make("fsdp", **FSDP), None),
+        "fsdp-bf16": (make("bf16", **FSDP, **{"training.precision": "bf16"}), None),
+        "fsdp-saving": (make("fsdp-saving", **FSDP, **SAVING), None),
+        "fsdp-resumed": (make("fsdp-saving", **FSDP, **SAVING), f"{folder}/fsdp-saving/{at_three}"),
+        "fsdp-watched": (make("watched", **FSDP, **{"monitor.collector": "solo"}), None),
+    }
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                str(Path(__file__).parent / "trainer_rank.py"),
+                json.dumps(plan),
+                str(folder / "report"),
+            ],
+            env=os.environ
+            | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+            | {"NODE_RANK": "0", "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+            | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    texts = [process.communicate(timeout=500)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(texts)
+    reports = [json.loads((folder / f"report.{rank}").read_text()) for rank in range(2)]
+    return lambda name: [report[name] for report in reports]
+
+
+@pytest.fixture(scope="module")
+def alone(make):
+    """One process with the batch of both."""
+    fields = make("alone", **{"data.batch_size": 8})
+    return fit(load_config("idefics-tiny", fields=fields))
+
+
+def lines(folder, out):
+    text = (folder / out / "losses.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def losses(folder, out, attempt=1):
+    return {line["step"]: line["loss"] for line in lines(folder, out) if line["attempt"] == attempt}
+
+
+@pytest.mark.parametrize("out", ["ddp", "fsdp", "watched"])
+def test_two_ranks_train_as_one_process_with_twice_the_batch(folder, ranks, alone, out):
+    summaries = ranks({"watched": "fsdp-watched"}.get(out, out))
+    assert [summary["samples"] for summary in summaries] == [6 * 8] * 2
+    assert list(losses(folder, out).values()) == pytest.approx(
+        list(losses(folder, "alone").values()), rel=1e-4
+    )
+    assert summaries[0]["heldout_loss"] == pytest.approx(alone.heldout_loss, rel=1e-4)
+    assert summaries[0]["heldout_loss"] == summaries[1]["heldout_loss"]
+
+
+def test_bf16_shards_train_nearly_the_same(folder, ranks, alone):
+    assert ranks("fsdp-bf16")[0]["steps"] == 6
+    assert losses(folder, "bf16")[6] == pytest.approx(losses(folder, "alone")[6], rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_ranks_resume_to_the_bit(folder, ranks, kind):
+    ranks(f"{kind}-resumed")
+    out = f"{kind}-saving"
+    first, again = losses(folder, out, 1), losses(folder, out, 2)
+    assert list(again) == [4, 5, 6]
+    assert again == {step: first[step] for step in again}
+
+
+def test_every_rank_writes_its_own_shards(folder, ranks):
+    ranks("fsdp-resumed")
+    newest = folder / "fsdp-saving" / "checkpoints" / "attempt-0002-step-00000006"
+    files = sorted(path.name for path in (newest / "tensors").iterdir())
+    assert len(files) == 2
+    sizes = [(newest / "tensors" / name).stat().st_size for name in files]
+    assert min(sizes) > 0.5 * max(sizes)
+    assert json.loads((newest / "manifest.json").read_text())["sharded"] is True
+    assert json.loads((newest / "health.json").read_text())["healthy"] is True
+
+
+def test_shards_of_two_ranks_are_gone_on_from_by_one(folder, make, ranks):
+    ranks("fsdp-resumed")
+    checkpoint = folder / "fsdp-saving" / "checkpoints" / "attempt-0001-step-00000003"
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "trainer", "fit", "--resume", str(checkpoint)),
+            *("--config", str(_write(folder, make("one", **FSDP | {"training.devices": 1})))),
+        ],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "random states are not restored" in result.stderr
+    assert list(losses(folder, "one")) == [4, 5, 6]
+
+
+def test_one_command_starts_both_ranks(folder, make, ranks):
+    config = _write(folder, make("command", **TWO))
+    result = subprocess.run(
+        [sys.executable, "-m", "trainer", "fit", "--config", str(config)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("6 steps in") == 1
+    ranks("ddp")
+    assert losses(folder, "command") == losses(folder, "ddp")
+
+
+def _write(folder, fields):
+    path = folder / f"{Path(fields['training.out']).name}.yaml"
+    path.write_text(config_to_yaml(load_config("idefics-tiny", fields=fields)))
+    return path
