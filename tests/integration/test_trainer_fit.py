@@ -136,6 +136,7 @@ def test_as_a_process_it_is_quiet_and_writes_everything(corpus, tmp_path):
     assert len(result.stdout.splitlines()) == 1
     assert {path.name for path in (tmp_path / "o").iterdir()} == {
         "config.yaml",
+        "ledger",
         "losses.jsonl",
         "summary.json",
     }

@@ -80,7 +80,7 @@ def _weights(checkpoint: Path) -> dict[str, Any]:
         else:
             state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         weights: dict[str, Any] = state["state_dict"]
-    except (CheckpointError, OSError, RuntimeError, pickle.UnpicklingError) as error:
+    except (CheckpointError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ConfigurationError(f"--checkpoint: {checkpoint} cannot be read: {error}") from error
     except (KeyError, TypeError) as error:
         raise ConfigurationError(

@@ -1,0 +1,112 @@
+import pytest
+
+from stabilizer.errors import ConfigurationError
+from trainer.config import config_to_yaml
+from trainer.data.records import Ledger, LedgerEntry
+from trainer.inspection import RunFolder, parse_window
+
+PACKED = {
+    "data.packing": {"documents": 8, "rows": 3},
+    "data.sequence_length": 112,
+    "data.max_images": 8,
+}
+
+
+@pytest.fixture
+def make_run(make_config, make_stream, tmp_path):
+    """Return a function that writes the folder of a run of four samples a step."""
+
+    def make(reads=(), **fields):
+        out = tmp_path / "run"
+        out.mkdir(exist_ok=True)
+        (out / "config.yaml").write_text(config_to_yaml(make_config(**fields)))
+        stream = make_stream(**fields)
+        ledger = Ledger.begin(out / "ledger", 10**6, rank=0, resumes=False)
+        for attempt, step, first, skipped in reads:
+            while ledger.attempt < attempt:
+                ledger.begin_attempt()
+            samples = [stream.read(first + i).sample for i in range(4)]
+            names = [name for sample in samples for name in sample.sample_ids]
+            ledger.write(
+                LedgerEntry(
+                    attempt=attempt,
+                    step=step,
+                    rank=0,
+                    positions=[sample.position for sample in samples],
+                    sample_ids=names,
+                    sources=[source for sample in samples for source in sample.sources],
+                    rows=[row for row, s in enumerate(samples) for _ in s.sample_ids],
+                    losses=[attempt * 100.0 + step] * len(names),
+                    skipped_windows=skipped,
+                )
+            )
+        ledger.close()
+        return RunFolder.open(out)
+
+    return make
+
+
+def summary(occurrences):
+    return [(o.position, o.step, o.attempt, o.loss) for o in occurrences]
+
+
+def test_steps_are_taken_from_the_ledger(make_run, make_stream):
+    run = make_run([(1, 1, 0, ()), (1, 2, 4, ()), (1, 3, 8, ())])
+    found = run.occurrences(parse_window("2:3", "step"))
+    assert summary(found) == [(p, 2, 1, 102.0) for p in (4, 5, 6, 7)]
+    stream = make_stream()
+    assert [o.sample_id for o in found] == [
+        stream.read(p).sample.sample_ids[0] for p in range(4, 8)
+    ]
+
+
+def test_the_newest_attempt_counts_unless_another_is_asked_for(make_run):
+    run = make_run([(1, 1, 0, ()), (1, 2, 4, ()), (2, 2, 12, ((4, 12),))])
+    window = parse_window("1:3", "step")
+    assert summary(run.occurrences(window)) == [
+        *((p, 1, 1, 101.0) for p in range(4)),
+        *((p, 2, 2, 202.0) for p in range(12, 16)),
+    ]
+    assert {o.position for o in run.occurrences(window, attempt=1)} == set(range(8))
+    with pytest.raises(ConfigurationError, match="--attempt: 3"):
+        run.occurrences(window, attempt=3)
+
+
+def test_skipped_windows_are_listed_and_their_documents_read_from_the_stream(make_run, make_stream):
+    run = make_run([(1, 1, 0, ()), (2, 2, 12, ((4, 12),))])
+    (skipped,) = run.skipped_windows()
+    assert (skipped.attempt, skipped.step, skipped.start, skipped.end) == (2, 2, 4, 12)
+    found = run.occurrences(parse_window("2:14", "sample"))
+    assert [(o.position, o.step) for o in found] == [
+        *((p, 1) for p in (2, 3)),
+        *((p, None) for p in range(4, 12)),
+        *((p, 2) for p in (12, 13)),
+    ]
+    stream = make_stream()
+    assert found[2].sample_id == stream.read(4).sample.sample_ids[0]
+
+
+def test_without_a_ledger_steps_are_counted_from_the_start(make_run, make_stream):
+    found = make_run().occurrences(parse_window("2:3", "step"))
+    assert summary(found) == [(p, None, None, None) for p in (4, 5, 6, 7)]
+
+
+def test_packed_documents_are_found_by_their_sequence(make_run, make_stream):
+    run = make_run([(1, 1, 0, ())], **PACKED)
+    stream = make_stream(**PACKED)
+    for window in ("0:2", "5:6"):  # in the ledger, and not
+        parsed = parse_window(window, "sample")
+        expected = [name for p in parsed.samples(4) for name in stream.read(p).sample.sample_ids]
+        assert [o.sample_id for o in run.occurrences(parsed)] == expected
+
+
+def test_a_folder_that_is_none_of_a_run_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"--run: .*config\.yaml"):
+        RunFolder.open(tmp_path)
+
+
+def test_what_has_moved_can_be_said(make_run, tmp_path):
+    run = make_run()
+    with pytest.raises(ConfigurationError, match=r"data\.folder"):
+        RunFolder.open(tmp_path / "run", ["data.folder=/none"]).reader()
+    assert run.reader().documents == 45
