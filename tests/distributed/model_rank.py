@@ -10,7 +10,6 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
-from lightning.pytorch.strategies import DDPStrategy
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -84,7 +83,7 @@ def unfreeze(rank):
     )
     watch = Watch()
     pl.Trainer(
-        accelerator="cpu", devices=2, strategy=DDPStrategy(find_unused_parameters=True),
+        accelerator="cpu", devices=2, strategy="ddp",
         max_steps=STEPS, max_epochs=-1, callbacks=[watch], logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False,

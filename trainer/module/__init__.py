@@ -5,6 +5,8 @@ from trainer.module.idefics_module import IdeficsModule, MetricLog
 from trainer.module.pretrained import PretrainedWeights, open_pretrained
 from trainer.module.progress import ProgressLine
 from trainer.module.records import LossRecorder, as_json
+from trainer.module.sizes import Sizes, count_weights, deep_and_wide, reshape
+from trainer.module.unfreezing import UnfreezeSchedule
 
 __all__ = [
     "IdeficsModule",
@@ -12,9 +14,14 @@ __all__ = [
     "MetricLog",
     "PretrainedWeights",
     "ProgressLine",
+    "Sizes",
+    "UnfreezeSchedule",
     "as_json",
     "build_model",
     "build_skeleton",
+    "count_weights",
+    "deep_and_wide",
     "materialise",
     "open_pretrained",
+    "reshape",
 ]

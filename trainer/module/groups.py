@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from stabilizer.agent.probes.naming import describe
 from trainer.config import DECAY_KINDS, OptimizerConfig, Part
-from trainer.module.parts import part_of
+from trainer.module.parts import can_learn, part_of
 
 _WITHOUT_DECAY: Final = ("embedding", "norm", "gate")
 
@@ -34,7 +34,7 @@ def parameter_groups(
         if kind in config.weight_decay_by_kind:
             groups[kind] = []
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad or (later and part_of(name) in later):
+        if parameter.requires_grad or (later and part_of(name) in later and can_learn(name)):
             group = kinds.get(parameter, "")
             if group not in groups:
                 is_matrix = parameter.ndim >= 2 and group not in _WITHOUT_DECAY

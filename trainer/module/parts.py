@@ -35,6 +35,10 @@ _PATTERNS: Final[tuple[tuple[Part, re.Pattern[str]], ...]] = (
 )
 """In order: the first that fits."""
 
+_IDLE: Final = re.compile(r"(\A|\.)vision_model\.post_layernorm\.")
+"""The encoder's last norm is for a pooled vector that IDEFICS does not use: it never has a
+gradient, and DDP would wait for one."""
+
 
 def part_of(name: str) -> Part:
     """Return the part of a weight.
@@ -52,14 +56,19 @@ def part_of(name: str) -> Part:
     raise ValueError(f"{name} belongs to no part of the model")
 
 
-def parameters_of(model: nn.Module, parts: Collection[Part]) -> Iterator[nn.Parameter]:
-    """Give the weights of some parts, in the order of the model."""
+def can_learn(name: str) -> bool:
+    """Tell whether a weight has any effect on the loss."""
+    return _IDLE.search(canonical_name(name)) is None
+
+
+def learners(model: nn.Module, parts: Collection[Part]) -> Iterator[nn.Parameter]:
+    """Give the weights of some parts that learn unless they are frozen, in the model's order."""
     for name, parameter in model.named_parameters():
-        if part_of(name) in parts:
+        if part_of(name) in parts and can_learn(name):
             yield parameter
 
 
 def freeze(model: nn.Module, parts: Collection[Part]) -> None:
-    """Let all weights learn but those of these parts."""
+    """Let all weights learn that can, but those of these parts."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) not in parts)
+        parameter.requires_grad_(part_of(name) not in parts and can_learn(name))

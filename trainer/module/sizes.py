@@ -22,7 +22,7 @@ class Sizes:
     total: int
     """All of them."""
     trainable: int
-    """Those that learn from the first step on."""
+    """Those that learn from the first step on; the vision encoder's last norm never does."""
     by_part: Mapping[Part, int]
     """All of them, by part of the model."""
 

@@ -16,7 +16,7 @@ from torch import nn
 from typing_extensions import override
 
 from trainer.config import Part, UnfreezeConfig
-from trainer.module.parts import parameters_of
+from trainer.module.parts import learners
 
 
 class UnfreezeSchedule(Callback):
@@ -39,7 +39,7 @@ class UnfreezeSchedule(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the weights, before a strategy wraps the model."""
         parts = [part for change in self._changes for part in change.parts]
-        self._by_part = {part: list(parameters_of(pl_module, (part,))) for part in parts}
+        self._by_part = {part: list(learners(pl_module, (part,))) for part in parts}
         self._is_held = trainer.world_size > 1
         self._open, self._applied = frozenset(), None
         if self._is_held:

@@ -1,7 +1,7 @@
 import pytest
 
 from trainer.config import PARTS
-from trainer.module.parts import freeze, parameters_of, part_of
+from trainer.module.parts import can_learn, freeze, learners, part_of
 
 EVERYTHING = {
     "self_attention_qk_norm": "rms",
@@ -55,15 +55,23 @@ def test_a_name_of_no_part_is_refused():
 def test_a_frozen_part_has_no_gradient_and_all_others_learn(small_model, logits, part):
     model = small_model(freeze=[part], gate_initializer="ones", **EVERYTHING)
     logits(model).square().sum().backward()
-    frozen = list(parameters_of(model, [part]))
+    frozen = list(learners(model, [part]))
     assert frozen
     assert all(parameter.grad is None for parameter in frozen)
     learns = {part_of(name) for name, p in model.named_parameters() if p.grad is not None}
     assert learns == set(PARTS) - {part}
 
 
+def test_the_norm_that_nobody_uses_does_not_wait_for_a_gradient(small_model, logits):
+    model = small_model(gate_initializer="ones")
+    logits(model).square().sum().backward()
+    silent = {name for name, p in model.named_parameters() if p.grad is None}
+    assert silent == {f"model.vision_model.post_layernorm.{name}" for name in ("weight", "bias")}
+    assert not any(p.requires_grad for name, p in model.named_parameters() if name in silent)
+
+
 def test_freezing_anew_lets_the_others_learn(small_model):
     model = small_model(freeze=["vision", "head"])
     freeze(model, ["gates"])
-    frozen = {part_of(name) for name, p in model.named_parameters() if not p.requires_grad}
-    assert frozen == {"gates"}
+    frozen = {n for n, p in model.named_parameters() if not p.requires_grad and can_learn(n)}
+    assert {part_of(name) for name in frozen} == {"gates"}

@@ -7,7 +7,7 @@ import torch
 
 from trainer.config import OptimizerConfig, UnfreezeConfig
 from trainer.module import IdeficsModule, build_model
-from trainer.module.parts import parameters_of
+from trainer.module.parts import learners
 from trainer.module.unfreezing import UnfreezeSchedule
 
 FROZEN = ["language_layers", "language_norms", "embeddings", "vision"]
@@ -105,7 +105,7 @@ def fit(model_config, tmp_path):
 def moved(ran, part, before, after):
     """Whether a part's weights differ between the ends of two steps."""
     names = {id(p): name for name, p in ran.module.model.named_parameters()}
-    chosen = [names[id(p)] for p in parameters_of(ran.module.model, [part])]
+    chosen = [names[id(p)] for p in learners(ran.module.model, [part])]
     first, second = ran.weights[before - 1], ran.weights[after - 1]
     return any(not torch.equal(first[name], second[name]) for name in chosen)
 
@@ -130,10 +130,10 @@ def test_until_then_it_is_the_run_without_the_schedule_to_a_bit(fit):
 def test_moments_begin_with_the_part_and_groups_never_change(fit):
     ran = fit({"step": 4, "parts": ["language_norms"]})
     optimizer = ran.trainer.optimizers[0]
-    late = list(parameters_of(ran.module.model, ["language_norms"]))
+    late = list(learners(ran.module.model, ["language_norms"]))
     assert ran.moments[3] + len(late) == ran.moments[4]
     assert {float(optimizer.state[p]["step"]) for p in late} == {STEPS - 4}
-    early = next(parameters_of(ran.module.model, ["gates"]))
+    early = next(learners(ran.module.model, ["gates"]))
     assert float(optimizer.state[early]["step"]) == STEPS
     at_start = fit({"step": 4, "parts": ["language_norms"]}, steps=1).trainer.optimizers[0]
     sizes = [[len(group["params"]) for group in o.param_groups] for o in (optimizer, at_start)]
@@ -178,7 +178,7 @@ def test_a_run_on_a_plateau_can_go_on_with_parts_that_its_checkpoint_knows_nothi
     assert moved(ran, "vision", 1, 2)  # the first step here is the sixth of the run
     optimizer = ran.trainer.optimizers[0]
     steps = {name: {float(optimizer.state[p]["step"])
-                    for p in parameters_of(ran.module.model, [name]) if p in optimizer.state}
+                    for p in learners(ran.module.model, [name]) if p in optimizer.state}
              for name in ("vision", "gates")}  # fmt: skip
     assert steps == {"vision": {STEPS - 6}, "gates": {STEPS}}
 
@@ -203,8 +203,8 @@ def held(model_config):
 
 def test_with_several_ranks_a_wrapper_finds_all_that_will_learn(held):
     _, _, module = held
-    assert all(p.requires_grad for p in parameters_of(module, ["vision"]))
-    assert not any(p.requires_grad for p in parameters_of(module, ["embeddings"]))
+    assert all(p.requires_grad for p in learners(module, ["vision"]))
+    assert not any(p.requires_grad for p in learners(module, ["embeddings"]))
 
 
 def test_with_several_ranks_gradients_are_thrown_away_until_the_step(held):
@@ -219,9 +219,9 @@ def test_with_several_ranks_gradients_are_thrown_away_until_the_step(held):
             block.alpha_cross_attn.data.fill_(1.0)
         module.training_step(batch, step).backward()
         schedule.on_after_backward(trainer, module)
-        part = [p for p in parameters_of(module, ["vision"]) if p.grad is not None]
+        part = [p for p in learners(module, ["vision"]) if p.grad is not None]
         seen.append(len(part) > 0)
-        assert next(parameters_of(module, ["resampler"])).grad is not None
+        assert next(learners(module, ["resampler"])).grad is not None
     assert seen == [False, False, True, True]
 
 
