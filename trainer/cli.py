@@ -1,8 +1,9 @@
-"""`python -m trainer`: fit, data ..., config ... Heavy libraries load when they are needed."""
+"""`python -m trainer`: fit, export, data ..., config ... Heavy libraries load when needed."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -86,6 +87,22 @@ def fit(  # noqa: PLR0913  one parameter per option of the command line
     with errors_as_exit_status():
         config = _load(preset, recipe, overrides, fields)
         _fit(config, token, resume)
+
+
+@app.command()
+def export(
+    *,
+    source: Annotated[
+        Path, typer.Argument(help="A run's folder (its newest checkpoint), or a checkpoint's.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write; model.pretrained.whole takes it.")],
+) -> None:
+    """Write the model of a checkpoint as a folder of transformers: safetensors and config.json."""
+    from trainer.run import export_model  # noqa: PLC0415  loads torch and transformers
+
+    with errors_as_exit_status():
+        folder = export_model(source, out)
+        Console().print(f"{out}: the model of {folder}", highlight=False, soft_wrap=True)
 
 
 @config_app.command("show")

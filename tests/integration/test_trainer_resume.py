@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from stabilizer.errors import ConfigurationError
-from trainer.checkpoints import CheckpointStore, SafeCheckpointIO
+from trainer.checkpoints import CheckpointError, CheckpointStore, SafeCheckpointIO
 from trainer.config import config_to_yaml, load_config
 from trainer.data.making import make_corpus
-from trainer.run import fit
+from trainer.run import build_job, export_model, fit
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -190,3 +190,21 @@ def test_killed_while_a_checkpoint_is_written_the_older_one_is_gone_on_from(make
     fit(config, resume="latest")
     assert losses(config) == losses(whole)
     assert not list(store(config).folder.glob(".*.part"))
+
+
+def test_the_model_of_a_run_is_where_the_next_stage_starts(make_config, tmp_path):
+    config = make_config(training__checkpoint_every=4, training__steps=4)
+    fit(config)
+    export_model(Path(config.training.out), tmp_path / "model")
+    trained = weights(store(config).latest())
+    second = make_config("second", model__pretrained__whole=str(tmp_path / "model"))
+    started = build_job(second).module.state_dict()
+    assert all(torch.equal(value, started[name]) for name, value in trained.items())
+
+
+def test_what_is_no_run_cannot_be_exported(tmp_path):
+    with pytest.raises(CheckpointError, match="is no checkpoint of this trainer"):
+        export_model(tmp_path, tmp_path / "model")
+    SafeCheckpointIO().save_checkpoint({"state_dict": {}}, tmp_path / "foreign")
+    with pytest.raises(CheckpointError, match="was not written by"):
+        export_model(tmp_path / "foreign", tmp_path / "model")

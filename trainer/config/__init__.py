@@ -5,6 +5,7 @@ from trainer.config.faults import BadDocumentsConfig, FaultsConfig, LrRestartCon
 from trainer.config.library import (
     describe_presets,
     describe_recipes,
+    find_policy,
     preset_names,
     recipe_names,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "config_to_yaml",
     "describe_presets",
     "describe_recipes",
+    "find_policy",
     "load_config",
     "preset_names",
     "recipe_names",

@@ -30,6 +30,30 @@ def recipe_names() -> list[str]:
     return _names(_RECIPES)
 
 
+def policy_names() -> list[str]:
+    """Return the presets that come with rules and a policy, sorted."""
+    names = (entry.name for entry in resources.files(_PRESETS).iterdir())
+    return sorted(
+        name.removesuffix(_POLICY_SUFFIX) for name in names if name.endswith(_POLICY_SUFFIX)
+    )
+
+
+def find_policy(policy: str) -> Path:
+    """Return the rule file of a preset, or the path that was given.
+
+    Raises:
+        ConfigurationError: There is no such file.
+    """
+    if policy in policy_names():
+        return Path(str(resources.files(_PRESETS) / f"{policy}{_POLICY_SUFFIX}"))
+    if not Path(policy).is_file():
+        raise ConfigurationError(
+            f"monitor.policy: {policy} does not exist; allowed: a rule file, or that of a preset: "
+            f"{', '.join(policy_names())}"
+        )
+    return Path(policy)
+
+
 def describe_presets() -> dict[str, str]:
     """Return the first sentence about each preset, by name."""
     return {name: _first_sentence(_text(_PRESETS, name)) for name in preset_names()}

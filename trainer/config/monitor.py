@@ -26,7 +26,8 @@ class MonitorConfig:
     mode: Literal["observe", "propose", "auto"] = "propose"
     """Only tell; ask a person before acting; act."""
     policy: str | None = None
-    """Rule file of this run; null: the collector's own."""
+    """Rule file of this run, or the name of a preset that comes with one; null: the collector's
+    own."""
     snapshot_every: int = 25
     """Steps between two snapshots in memory."""
     keep_snapshots: int = 6

@@ -1,7 +1,8 @@
 """A run: built from its configuration, trained, watched, saved, resumed, and written down."""
 
+from trainer.run.exporting import export_model
 from trainer.run.fitting import fit
 from trainer.run.job import Job, build_job
 from trainer.run.summary import Summary, heldout_loss
 
-__all__ = ["Job", "Summary", "build_job", "fit", "heldout_loss"]
+__all__ = ["Job", "Summary", "build_job", "export_model", "fit", "heldout_loss"]

@@ -21,7 +21,7 @@ from trainer.checkpoints.folders import read_manifest
 from trainer.config import RunConfig
 
 CHECKPOINTS_FOLDER: Final = "checkpoints"
-_CONFIG: Final = "config"
+CONFIG_FACT: Final = "config"
 _MAY_DIFFER: Final = ("dropout", "attention", "activation_checkpointing", "pretrained")
 
 _log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def store_of(config: RunConfig) -> CheckpointStore:
 
 def facts_of(config: RunConfig) -> dict[str, Any]:
     """Return what a checkpoint holds about the run, for `choose_resume`."""
-    return {_CONFIG: _to_json(config)}
+    return {CONFIG_FACT: _to_json(config)}
 
 
 def choose_resume(config: RunConfig, wanted: str | None) -> Resume | None:
@@ -79,7 +79,7 @@ def choose_resume(config: RunConfig, wanted: str | None) -> Resume | None:
             f"training.strategy: {config.training.strategy!r} cannot be used; allowed: "
             f"{'auto or ddp' if is_sharded else 'fsdp2'}, which wrote {path}"
         )
-    _compare(state.get(FACTS_KEY, {}).get(_CONFIG), config, path)
+    _compare(state.get(FACTS_KEY, {}).get(CONFIG_FACT), config, path)
     return Resume(path, int(state["global_step"]))
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from stabilizer.agent import StabilizerCallback
-from stabilizer.errors import ConfigurationError
 from stabilizer.protocol.batches import SnapshotInfo
-from trainer.config import SOLO, MonitorConfig
+from trainer.config import SOLO, MonitorConfig, find_policy
 
 
 def build_watcher(monitor: MonitorConfig, *, token: str | None) -> StabilizerCallback | None:
@@ -23,15 +21,12 @@ def build_watcher(monitor: MonitorConfig, *, token: str | None) -> StabilizerCal
     """
     if monitor.collector is None:
         return None
-    policy = None if monitor.policy is None else Path(monitor.policy)
-    if policy is not None and not policy.is_file():
-        raise ConfigurationError(f"monitor.policy: {policy} does not exist; allowed: a rule file")
     return StabilizerCallback(
         None if monitor.collector == SOLO else monitor.collector,
         run=monitor.run,
         token=token,
         mode=monitor.mode,
-        policy=policy,
+        policy=None if monitor.policy is None else find_policy(monitor.policy),
         snapshot_every=monitor.snapshot_every,
         keep_snapshots=monitor.keep_snapshots,
     )

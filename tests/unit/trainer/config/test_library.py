@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from stabilizer.errors import ConfigurationError
+from stabilizer.rules.loader import load_rules
 from trainer.config import (
     config_to_yaml,
     describe_presets,
     describe_recipes,
+    find_policy,
     load_config,
     recipe_names,
 )
@@ -27,6 +29,14 @@ def write(tmp_path):
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_packaged_recipe_is_a_whole_configuration(name):
     assert load_config(recipe=name).training.steps > 0
+
+
+def test_a_policy_is_found_by_the_name_of_its_preset_or_as_a_file(write):
+    assert load_rules(find_policy("idefics-tiny").read_text()).policy.ladder
+    path = write("rules: []")
+    assert str(find_policy(path)) == path
+    with pytest.raises(ConfigurationError, match=r"monitor\.policy: none .*idefics-tiny"):
+        find_policy("none")
 
 
 def test_every_preset_and_recipe_says_what_it_is():
