@@ -85,7 +85,8 @@ class ModelConfig:
     """Compute the activations of every layer a second time in the backward pass, not keep them:
     memory for about a third more time. The resampler keeps its own."""
     dtype: Dtype = "float32"
-    """Format of the weights; float32 also where training.precision computes in fewer bits."""
+    """Format of the weights; float32 also where training.precision computes in fewer bits. What is
+    held in float16 cannot learn with training.precision fp16: its gradients cannot be unscaled."""
     pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
     """Weights to start from; none: random ones."""
     freeze: tuple[Part, ...] = ()
@@ -110,6 +111,12 @@ class ModelConfig:
     def total_vocabulary(self) -> int:
         """Tokens that the model knows, additional ones included."""
         return self.vocabulary_size + self.additional_tokens
+
+    @property
+    def has_two_formats(self) -> bool:
+        """Whether loaded weights are held in another format than the rest."""
+        loaded = self.pretrained.dtype
+        return self.pretrained.is_given and loaded not in (None, self.dtype)
 
     def _check_sizes(self) -> None:
         require_count("model.vocabulary_size", self.vocabulary_size, at_least=2)

@@ -118,6 +118,12 @@ class RunConfig:
             self.optimizer.warmup_steps,
             f"fewer than training.steps ({self.training.steps})",
         )
+        require(
+            not (self.model.has_two_formats and self.training.precision == "fp32"),
+            "training.precision",
+            self.training.precision,
+            "bf16 or fp16, since model.pretrained.dtype is another than model.dtype",
+        )
         per_step = self.data.batch_size * self.training.accumulate * self.training.processes
         require(
             per_step > 0 and self.data.epoch_samples % per_step == 0,

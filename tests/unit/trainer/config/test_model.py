@@ -76,6 +76,16 @@ def test_a_knob_that_cannot_be_turned_so_is_named_with_what_is_allowed(override,
     assert allowed in line
 
 
+def test_two_formats_need_mixed_precision():
+    fields = ["model.pretrained={vision: somewhere, dtype: bfloat16}"]
+    with pytest.raises(ConfigurationError, match=r"training\.precision: 'fp32' cannot be used"):
+        load_config("idefics-tiny", fields)
+    config = load_config("idefics-tiny", [*fields, "training.precision=bf16"])
+    assert config.model.has_two_formats
+    same = load_config("idefics-tiny", [*fields, "model.dtype=bfloat16"])
+    assert not same.model.has_two_formats
+
+
 def test_without_knobs_the_model_is_the_published_architecture():
     model = load_config("idefics-tiny").model
     assert (model.qk_norm, model.resampler.qk_norm) == ("rms", "layer_norm")
