@@ -13,7 +13,8 @@ import httpx
 import pytest
 import uvicorn
 
-from stabilizer.collector.api.server import CollectorServer, _listen
+from stabilizer.collector.api.server import CollectorServer
+from stabilizer.listening import listen
 from stabilizer.protocol.version import PROTOCOL_VERSION
 
 REGISTRATION = {"protocol_version": PROTOCOL_VERSION, "name": "real", "key": "1"}
@@ -26,12 +27,12 @@ class RealServer:
     def __init__(self, app):
         self.app = app
         self.ready = threading.Event()
-        self.listener = _listen("127.0.0.1", 0)
+        self.listener = listen("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         config = uvicorn.Config(
             app, lifespan="on", ws="none", log_config=None, timeout_graceful_shutdown=5
         )
-        self.server = CollectorServer(config, app.state.long_polls, self.ready.set)
+        self.server = CollectorServer(config, waiting, self.ready.set)
         self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
 
     def __enter__(self):
