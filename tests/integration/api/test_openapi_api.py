@@ -10,6 +10,7 @@ OPERATIONS = {
     ("POST", "/api/v1/commands/{command_id}/reject"): "reject_command",
     ("GET", "/api/v1/control"): "get_control",
     ("PUT", "/api/v1/control"): "put_control",
+    ("GET", "/api/v1/events"): "stream_events",
     ("GET", "/api/v1/incidents/{incident_id}"): "get_incident",
     ("GET", "/api/v1/runs"): "list_runs",
     ("POST", "/api/v1/runs"): "register_run",

@@ -129,7 +129,9 @@ class TestChanges:
         heard = []
         unsubscribe = services.changes.subscribe(heard.append)
         services.ingest.accept(run_id, make.batch(0, range(1, 4), 50.0))
-        assert set(heard) == {run_id}
+        assert {(change.run_id, change.frames, change.wakes_job) for change in heard} == {
+            (run_id, True, True)
+        }
         unsubscribe()
         unsubscribe()
         heard.clear()

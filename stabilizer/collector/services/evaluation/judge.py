@@ -88,6 +88,13 @@ class Judge:
         record = partial(self._record, work, seat)
         show_batch(seat, blocks, markers, ContextSource(work), record)
 
+    def pass_by(self, work: RunWork) -> None:
+        """Note a batch of an attempt gone by, which the rules do not see.
+
+        The run's version goes up with it as well: versions are the order in which batches came.
+        """
+        self._touch(work, save=False)
+
     def end_run(self, work: RunWork) -> None:
         """Close what is open: no more steps will come."""
         seat = self._touch(work, save=True)
@@ -122,8 +129,15 @@ class Judge:
         if not work.is_judged:
             return
         seat = self._seat(work)
+        self._note_health(work, seat)
         if seat.is_dirty or seat.steps_since_save >= SAVE_EVERY_STEPS:
             save_seat(work, seat)
+
+    def _note_health(self, work: RunWork, seat: Seat) -> None:
+        healthy = tuple(seat.brain.healthy_snapshots)
+        if healthy != seat.healthy:
+            seat.healthy = healthy
+            work.is_visible = True
 
     def forget(self, run_id: str) -> None:
         """Drop a brain that ran ahead of a transaction that failed, or whose run is gone."""
@@ -160,6 +174,7 @@ class Judge:
             return self._begin_anew(work, row)
         self._seats.put(work.run.id, seat)
         self._replay(work, seat, row)
+        seat.healthy = tuple(seat.brain.healthy_snapshots)
         return seat
 
     def _replay(self, work: RunWork, seat: Seat, row: BrainStateRow) -> None:
