@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
+import httpx
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -18,6 +19,7 @@ from stabilizer.settings import is_loopback, read_tokens
 PERSON_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@+-]{0,99}\Z")
 """What the collector's audit log takes as the name of a person."""
 _DEFAULT_PERSON: Final = "dashboard"
+_HOST_NAME: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]\Z|[A-Za-z0-9._-]+\Z")
 
 
 class DashboardSettings(BaseSettings):
@@ -41,7 +43,7 @@ class DashboardSettings(BaseSettings):
     """For the collector, on loopback only."""
     token_file: Path | None = None
     """File whose first line is `token`."""
-    person: str = ""
+    person: Annotated[str, Field(validate_default=True)] = ""
     """Name in the audit log of those who need not sign in; empty: the name of the login."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Further names under which a dashboard on loopback is reached, behind a proxy for example."""
@@ -57,9 +59,11 @@ class DashboardSettings(BaseSettings):
     @field_validator("collector_url")
     @classmethod
     def _is_an_address(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is not an address; allowed: http://HOST:PORT or https://...")
+        if not _is_plain_address(url):
+            raise ValueError(
+                f"{url.rpartition('@')[2]!r} is not an address; allowed: http://HOST:PORT or "
+                "https://..., a path behind it, and no name, password or query in it"
+            )
         return url.rstrip("/")
 
     @field_validator("allowed_hosts", mode="before")
@@ -68,6 +72,22 @@ class DashboardSettings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not _HOST_NAME.match(name):
+                raise ValueError(f"{name!r} is not a name; allowed: names without scheme and port")
+        return names
+
+    @field_validator("token")
+    @classmethod
+    def _can_be_sent(cls, token: SecretStr | None) -> SecretStr | None:
+        text = None if token is None else token.get_secret_value()
+        if text is not None and not (text and text.isascii() and text.isprintable()):
+            raise ValueError("a token has printable ASCII characters only, and at least one")
+        return token
 
     @field_validator("person")
     @classmethod
@@ -80,8 +100,10 @@ class DashboardSettings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _read_token_file(cls, data: object) -> object:
-        if not isinstance(data, Mapping) or not data.get("token_file") or data.get("token"):
+        if not isinstance(data, Mapping) or not data.get("token_file"):
             return data
+        if data.get("token"):
+            raise ValueError("token and token_file are both given; allowed: one of them")
         return {**data, "token": read_tokens(Path(data["token_file"]))[0]}
 
     @model_validator(mode="after")
@@ -104,6 +126,17 @@ class DashboardSettings(BaseSettings):
         return not self.is_loopback
 
 
+def _is_plain_address(url: str) -> bool:
+    try:
+        parts, address = urlsplit(url), httpx.URL(url)
+        port = parts.port  # refuses those that there cannot be, which httpx takes
+    except (ValueError, httpx.InvalidURL):
+        return False
+    is_plain = not (address.userinfo or address.query or address.fragment)
+    has_name = bool(address.host) and " " not in url
+    return address.scheme in ("http", "https") and has_name and is_plain and port != 0
+
+
 def _login_name() -> str:
     try:
         name = getpass.getuser()
@@ -119,7 +152,7 @@ def load_dashboard_settings(**given: object) -> DashboardSettings:
         ConfigurationError: Something given cannot be used; every mistake stands in the message.
     """
     try:
-        return DashboardSettings(**{"person": "", **given})  # type: ignore[arg-type]  # checked
+        return DashboardSettings(**given)  # type: ignore[arg-type]  # pydantic checks each one
     except ValidationError as error:
         lines = [
             ".".join(str(part) for part in found["loc"] or ("settings",))

@@ -8,11 +8,11 @@ still says its own name), and what changes something must come from our own page
 from __future__ import annotations
 
 import re
-from http.cookies import CookieError, SimpleCookie
 from typing import Final
 from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -80,7 +80,7 @@ class AccessGuard:
         if scope["type"] == "http" and scope["method"] in _SAFE_METHODS:
             return None
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _host_of(origin) != host.lower():
             return PlainTextResponse(f"A page of {origin[:200]!r} may not do this.\n", 403)
         if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             return PlainTextResponse("A page of another site may not do this.\n", 403)
@@ -91,23 +91,26 @@ class AccessGuard:
             return True
         match = _HOST.match(host)
         name = match["name"].lower() if match else ""
-        is_ours = self._settings.is_loopback and is_loopback(name)
-        return is_ours or name in self._allowed_hosts
+        # Nobody can make a browser say a name of this machine to another one, wherever we listen.
+        return is_loopback(name) or name in self._allowed_hosts
 
 
 def session_of(headers: Headers) -> str | None:
     """Return the id of the session that a browser sends."""
-    try:
-        cookies = SimpleCookie(headers.get("cookie", ""))
-    except CookieError:
-        return None
-    return cookies[COOKIE].value if COOKIE in cookies else None
+    return cookie_parser(headers.get("cookie", "")).get(COOKIE)
 
 
 def local_path(target: str) -> str:
     """Return a path of our own to go on to after signing in; `/` for everything else."""
     is_local = target.startswith("/") and not target.startswith(("//", "/\\"))
     return target if is_local and target.isprintable() else "/"
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _is_page(scope: Scope, headers: Headers) -> bool:
@@ -121,9 +124,9 @@ def _is_page(scope: Scope, headers: Headers) -> bool:
 
 
 def _to_sign_in(scope: Scope) -> Response:
-    query = scope.get("query_string", b"").decode("latin-1")
-    path = scope["path"] + (f"?{query}" if query else "")
-    return RedirectResponse(f"{SIGN_IN}?next={quote(path, safe='')}", 303)
+    path, query = scope["raw_path"], scope["query_string"]  # as they were sent, still quoted
+    target = path + (b"?" + query if query else b"")
+    return RedirectResponse(f"{SIGN_IN}?next={quote(target, safe='')}", 303)
 
 
 def _with_security_headers(send: Send) -> Send:
