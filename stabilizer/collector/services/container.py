@@ -16,6 +16,7 @@ from stabilizer.collector.services.frames.ingest import IngestService
 from stabilizer.collector.services.overview import OverviewService
 from stabilizer.collector.services.queries import QueryService
 from stabilizer.collector.services.runs.service import RunService
+from stabilizer.collector.services.views.heatmap import HeatmapService
 from stabilizer.collector.services.work import Workbench
 from stabilizer.collector.storage.engine import Database, parse_url
 from stabilizer.collector.storage.migrate import head, revision_of, upgrade
@@ -36,6 +37,7 @@ class Services:
     commands: CommandService
     control: ControlService
     overview: OverviewService
+    heatmaps: HeatmapService
 
     def version(self, run_id: str) -> int:
         """Return the count of a run's changes; take it before looking."""
@@ -95,6 +97,7 @@ def build_services(settings: CollectorSettings, clock: Clock) -> Services:
         commands=CommandService(bench, judge, lifetime),
         control=ControlService(bench, judge),
         overview=OverviewService(bench, judge),
+        heatmaps=HeatmapService(bench),
     )
 
 

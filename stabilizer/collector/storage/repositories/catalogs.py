@@ -69,6 +69,19 @@ class CatalogRepository:
         )
         return list(self._session.execute(query))
 
+    def places_of_metric(self, run_id: str, metric: str) -> dict[str, list[tuple[str, int]]]:
+        """Find the series of a metric: text form to the (catalog id, slot) where it stands."""
+        query = (
+            select(SeriesRow.text, SeriesRow.catalog_id, SeriesRow.slot)
+            .join(RunCatalogRow, RunCatalogRow.catalog_id == SeriesRow.catalog_id)
+            .where(RunCatalogRow.run_id == run_id, SeriesRow.metric == metric)
+            .order_by(RunCatalogRow.position, SeriesRow.slot)
+        )
+        found: dict[str, list[tuple[str, int]]] = {}
+        for text, catalog_id, slot in self._session.execute(query):
+            found.setdefault(text, []).append((catalog_id, slot))
+        return found
+
     def slots(self, run_id: str, texts: Sequence[str]) -> dict[str, list[tuple[str, int]]]:
         """Find series of a run: text form to the (catalog id, slot) where it stands."""
         query = (

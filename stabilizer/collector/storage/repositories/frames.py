@@ -1,7 +1,6 @@
 """The journal of frames: stored as they came, read by run, attempt, catalog and step.
 
-Whoever reads gets `FrameBlock`s, whatever the layout: how they lie in the database is known here
-only, and each row names its codec.
+Whoever reads gets `FrameBlock`s, whatever the layout: how they lie in a row, `blocks` knows.
 """
 
 from __future__ import annotations
@@ -9,18 +8,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import insert, select
+import numpy.typing as npt
+from sqlalchemy import Select, insert, select
 from sqlalchemy.orm import Session
 
 from stabilizer.collector.storage.models import BatchRow, CatalogRow, FrameRow
-from stabilizer.errors import StorageError
+from stabilizer.collector.storage.repositories.blocks import decode, decode_steps, encode, merge
 from stabilizer.protocol.frames import FrameBlock
 
-RAW: Final = 0
-"""Codec: little-endian int64 steps, float64 times, presence bits, float32 values."""
+_ROWS_AT_ONCE: Final = 128
+"""A row may hold hundreds of frames of thousands of series."""
+_STEPS: Final = (
+    FrameRow.attempt,
+    FrameRow.codec,
+    FrameRow.num_frames,
+    FrameRow.steps,
+    FrameRow.present,
+)
+_FRAMES: Final = (*_STEPS, FrameRow.times, FrameRow.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,7 @@ class FrameRepository:
                 "attempt": batch.attempt,
                 "sequence": batch.sequence,
                 "block": index,
-                **_encode(block),
+                **encode(block),
             }
             for index, block in enumerate(blocks)
             if len(block)
@@ -83,25 +91,55 @@ class FrameRepository:
             run_id: The run.
             catalog_id: One of its catalogs.
             attempt: None for every attempt.
-            steps: First and last step, both included; None for no end. Blocks that only touch the
+            steps: First and last step, both included; None for no end. Batches that only touch the
                 range are given whole.
         """
+        query = _within(select(*_FRAMES), run_id, catalog_id, attempt, steps)
+        return merge(self._rows(query), catalog_id, self._width(catalog_id))
+
+    def measured_steps(
+        self,
+        run_id: str,
+        catalog_id: str,
+        slots: Sequence[int],
+        *,
+        attempt: int | None = None,
+        steps: tuple[int, int | None] = (0, None),
+    ) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+        """Read as (attempt, steps) when any of some series was measured, by order of arrival.
+
+        Costs a fraction of `read`, since values stay where they are.
+
+        Args:
+            run_id: The run.
+            catalog_id: One of its catalogs.
+            slots: Places of the series in the catalog.
+            attempt: None for every attempt.
+            steps: As in `read`.
+        """
+        width = self._width(catalog_id)
+        query = _within(select(*_STEPS), run_id, catalog_id, attempt, steps)
+        for row in self._rows(query):
+            yield row.attempt, decode_steps(row, width, slots)
+
+    def newest(self, run_id: str, catalog_id: str, limit: int) -> list[tuple[int, FrameBlock]]:
+        """Read the newest batches with frames of a catalog as (attempt, block), newest first."""
         query = (
-            select(FrameRow, CatalogRow.num_series)
-            .join(CatalogRow, CatalogRow.id == FrameRow.catalog_id)
-            .where(
-                FrameRow.run_id == run_id,
-                FrameRow.catalog_id == catalog_id,
-                FrameRow.last_step >= steps[0],
-            )
-            .order_by(FrameRow.attempt, FrameRow.sequence, FrameRow.block)
+            select(*_FRAMES)
+            .where(FrameRow.run_id == run_id, FrameRow.catalog_id == catalog_id)
+            .order_by(FrameRow.attempt.desc(), FrameRow.first_step.desc())
+            .limit(limit)
         )
-        if steps[1] is not None:
-            query = query.where(FrameRow.first_step <= steps[1])
-        if attempt is not None:
-            query = query.where(FrameRow.attempt == attempt)
-        for row, width in self._session.execute(query.execution_options(yield_per=500)):
-            yield row.attempt, _decode(row, width)
+        width = self._width(catalog_id)
+        return [(row.attempt, decode([row], catalog_id, width)) for row in self._rows(query)]
+
+    def _rows(self, query: Select[*tuple[Any, ...]]) -> Iterator[Any]:
+        # Rows without objects around them: a long run has as many rows as batches.
+        return iter(self._session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)))
+
+    def _width(self, catalog_id: str) -> int:
+        query = select(CatalogRow.num_series).where(CatalogRow.id == catalog_id)
+        return self._session.scalar(query) or 0
 
     def evaluated_after(
         self, run_id: str, version: int
@@ -138,37 +176,24 @@ class FrameRepository:
             )
             .order_by(FrameRow.block)
         )
-        return [_decode(row, width) for row, width in self._session.execute(query)]
+        rows = self._session.execute(query)
+        return [decode([row], row.catalog_id, width) for row, width in rows]
 
 
-def _encode(block: FrameBlock) -> dict[str, object]:
-    present = block.present
-    return {
-        "catalog_id": block.catalog,
-        "first_step": int(block.steps[0]),
-        "last_step": int(block.steps[-1]),
-        "num_frames": len(block),
-        "codec": RAW,
-        "steps": np.ascontiguousarray(block.steps, "<i8").tobytes(),
-        "times": np.ascontiguousarray(block.times, "<f8").tobytes(),
-        "present": None
-        if present is None
-        else np.packbits(present, axis=1, bitorder="little").tobytes(),
-        "values": np.ascontiguousarray(block.values, "<f4").tobytes(),
-    }
-
-
-def _decode(row: FrameRow, width: int) -> FrameBlock:
-    if row.codec != RAW:
-        raise StorageError(f"frames with codec {row.codec} cannot be read by this version")
-    present = None
-    if row.present is not None:
-        packed = np.frombuffer(row.present, np.uint8).reshape(row.num_frames, -1)
-        present = np.unpackbits(packed, axis=1, bitorder="little", count=width).astype(np.bool_)
-    return FrameBlock(
-        catalog=row.catalog_id,
-        steps=np.frombuffer(row.steps, "<i8"),
-        times=np.frombuffer(row.times, "<f8"),
-        values=np.frombuffer(row.values, "<f4").reshape(row.num_frames, width),
-        present=present,
+def _within(
+    query: Select[*tuple[Any, ...]],
+    run_id: str,
+    catalog_id: str,
+    attempt: int | None,
+    steps: tuple[int, int | None],
+) -> Select[*tuple[Any, ...]]:
+    query = query.where(
+        FrameRow.run_id == run_id,
+        FrameRow.catalog_id == catalog_id,
+        FrameRow.last_step >= steps[0],
     )
+    if steps[1] is not None:
+        query = query.where(FrameRow.first_step <= steps[1])
+    if attempt is not None:
+        query = query.where(FrameRow.attempt == attempt)
+    return query.order_by(FrameRow.attempt, FrameRow.sequence, FrameRow.block)
