@@ -241,16 +241,21 @@ class CollectorClient:
 
     async def end_silence(self, silence_id: str, reason: str) -> None:
         """End a silence before its time."""
-        path = f"/silences/{quote(silence_id, safe='')}"
+        path = f"/silences/{_segment(silence_id)}"
         await send(self._collector.http, "DELETE", path, self._visitor, params={"reason": reason})
 
 
 def _run(run_id: str) -> str:
-    return f"/runs/{quote(run_id, safe='')}"
+    return f"/runs/{_segment(run_id)}"
 
 
 def _command(command_id: str) -> str:
-    return f"/commands/{quote(command_id, safe='')}"
+    return f"/commands/{_segment(command_id)}"
+
+
+def _segment(text: str) -> str:
+    """Quote one part of a path; also the dots, with which `..` would lead to another path."""
+    return quote(text, safe="").replace(".", "%2E")
 
 
 def _as_parameters(query: BaseModel) -> Parameters:

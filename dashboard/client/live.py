@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -57,12 +57,15 @@ class News:
     decisions: int = 0
     control: int = 0
     """Of the switch over all runs, and of silences."""
+    step: int = 0
+    """Where the run stands, as far as it has been told; 0 for all runs together."""
 
 
 @dataclass(slots=True)
 class _Counts:
     frames: int = 0
     decisions: int = 0
+    step: int = 0
 
 
 @dataclass(slots=True)
@@ -94,11 +97,11 @@ class LiveHub:
         self,
         collector: Collector,
         clock: Clock,
-        pause: Callable[[float], asyncio.Future[None]] | None = None,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._collector = collector
         self._clock = clock
-        self._pause = pause or asyncio.sleep
+        self._pause = pause
         self._channels: dict[str, _Channel] = {}
 
     @contextlib.asynccontextmanager
@@ -130,9 +133,9 @@ class LiveHub:
         """Keep the stream open until cancelled, whatever happens at the other end."""
         retry = _FIRST_RETRY_SECONDS
         while True:
+            began = self._clock.monotonic()
             try:
                 async for event in self._events(visitor):
-                    retry = _FIRST_RETRY_SECONDS
                     await self._take(channel, event)
                 reason = "the stream ended"
             except (DashboardError, httpx.HTTPError, httpx_sse.SSEError) as error:
@@ -142,11 +145,13 @@ class LiveHub:
                 await self._move(channel, link, reason)
             else:
                 await self._move(channel, Link.AWAY, reason)
+            if self._clock.monotonic() - began > _LAST_RETRY_SECONDS:
+                retry = _FIRST_RETRY_SECONDS  # not after a mere hello: it may break off each time
             await self._pause(retry)
             retry = min(2 * retry, _LAST_RETRY_SECONDS)
 
     async def _events(self, visitor: Visitor) -> AsyncIterator[httpx_sse.ServerSentEvent]:
-        timeout = httpx.Timeout(self._collector.http.timeout, read=_SILENCE_SECONDS)
+        timeout = httpx.Timeout(self._collector.http.timeout.connect, read=_SILENCE_SECONDS)
         async with httpx_sse.aconnect_sse(
             self._collector.http,
             "GET",
@@ -202,6 +207,7 @@ class Listener:
             frames=channel.everything + counts.frames,
             decisions=channel.everything + counts.decisions,
             control=channel.everything + channel.control,
+            step=0 if run_id is None else counts.step,
         )
 
     async def wait(self, run_id: str | None, known: News, timeout_seconds: float) -> News:
@@ -220,6 +226,7 @@ def _count(channel: _Channel, change: ChangeEvent) -> None:
     for counts in (channel.all_runs, channel.runs.setdefault(change.run_id, _Counts())):
         counts.frames += change.frames
         counts.decisions += change.decisions
+        counts.step = change.step
 
 
 async def _end(task: asyncio.Task[None] | None) -> None:
