@@ -1,0 +1,11 @@
+/* Adds new samples to what the panels show, unless they have been drawn anew in the meantime. */
+window.dash_clientside = window.dash_clientside || {};
+window.dash_clientside.stabilizer = Object.assign(window.dash_clientside.stabilizer || {}, {
+  extendPanels: function (extension, shown, panels) {
+    const nothing = window.dash_clientside.no_update;
+    if (!extension || !shown || extension.number !== shown.number) {
+      return panels.map(() => nothing).concat([nothing]);
+    }
+    return panels.map((panel) => extension.updates[panel] || nothing).concat([extension.shown]);
+  },
+});
