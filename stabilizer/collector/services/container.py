@@ -8,6 +8,7 @@ from pathlib import Path
 
 from stabilizer.clock import Clock
 from stabilizer.collector.services.changes import Changes
+from stabilizer.collector.services.commands.preview import PreviewService
 from stabilizer.collector.services.commands.service import CommandService
 from stabilizer.collector.services.control import ControlService
 from stabilizer.collector.services.evaluation.judge import Judge
@@ -35,6 +36,7 @@ class Services:
     ingest: IngestService
     queries: QueryService
     commands: CommandService
+    previews: PreviewService
     control: ControlService
     overview: OverviewService
     heatmaps: HeatmapService
@@ -95,6 +97,7 @@ def build_services(settings: CollectorSettings, clock: Clock) -> Services:
         ingest=IngestService(bench, judge),
         queries=QueryService(bench, judge),
         commands=CommandService(bench, judge, lifetime),
+        previews=PreviewService(bench, judge),
         control=ControlService(bench, judge),
         overview=OverviewService(bench, judge),
         heatmaps=HeatmapService(bench),
