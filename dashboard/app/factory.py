@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import dash
 import httpx
@@ -25,6 +25,13 @@ from stabilizer.clock import Clock
 
 _PACKAGE: Final = Path(__file__).parents[1]
 _HEARTBEAT_MILLISECONDS: Final = 10_000
+
+_PAGES: Final[dict[str, dict[str, Any]]] = {
+    "runs": {"path": "/", "title": "Runs - Stabilizer", "layout": pages.runs},
+    "run": {"path_template": "/runs/<run_id>", "title": "Run - Stabilizer", "layout": pages.run},
+    "control": {"path": "/control", "title": "Control - Stabilizer", "layout": pages.control},
+    "not_found_404": {"title": "Not found - Stabilizer", "layout": pages.not_found},
+}
 
 
 def create_app(
@@ -68,7 +75,7 @@ def create_app(
 def _build_dash(server: FastAPI) -> dash.Dash:
     app = dash.Dash(
         __name__,
-        server=server,
+        server=server,  # type: ignore[arg-type]  # typed as Flask's, whatever the backend
         backend="fastapi",
         use_pages=True,
         pages_folder="",
@@ -80,14 +87,8 @@ def _build_dash(server: FastAPI) -> dash.Dash:
         websocket_heartbeat_interval=_HEARTBEAT_MILLISECONDS,
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
     )
-    dash.register_page("runs", path="/", title="Runs - Stabilizer", layout=pages.runs)
-    dash.register_page(
-        "run", path_template="/runs/<run_id>", title="Run - Stabilizer", layout=pages.run
-    )
-    dash.register_page(
-        "control", path="/control", title="Control - Stabilizer", layout=pages.control
-    )
-    dash.register_page("not_found_404", title="Not found - Stabilizer", layout=pages.not_found)
+    for name, page in _PAGES.items():
+        dash.register_page(name, **page)  # type: ignore[no-untyped-call]  # Dash's
     app.layout = lambda: pages.shell(current_visitor())
     return app
 
