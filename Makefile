@@ -39,6 +39,7 @@ PYTEST := OMP_NUM_THREADS=1 STABILIZER_STRICT=1 TMPDIR=$(TEST_TMP) $(BIN)/python
 NONE_IS_FINE = $(if $(ARGS),|| test $$? -eq 5)
 
 test: $(VENV)/.dev
+	$(BIN)/python tests/browser.py # brings one if there is none, or says why not
 	$(PYTEST) -m "not e2e" -n 2 --dist loadfile --junitxml=build/tests.xml $(ARGS) $(NONE_IS_FINE)
 	$(PYTEST) -m e2e --junitxml=build/e2e.xml $(ARGS) $(NONE_IS_FINE)
 
