@@ -88,12 +88,11 @@ def _body(
 ) -> Any:  # noqa: ANN401  a component, a patch or no update
     if not overview.rows:
         return _nothing(chosen)
-    if list(fingerprints) != list(shown):
+    if len(fingerprints) != len(shown):
         return runs_table([run_row(summary, now) for summary in overview.rows])
+    places = zip(fingerprints.items(), shown.items(), strict=True)
     changed = [
-        (index, summary)
-        for index, summary in enumerate(overview.rows)
-        if fingerprints[summary.run.id] != shown[summary.run.id]
+        (index, overview.rows[index]) for index, (new, old) in enumerate(places) if new != old
     ]
     return _patch(changed, now) if changed else no_update
 
@@ -119,7 +118,7 @@ def _count(overview: Overview) -> str:
 
 
 def _nothing(chosen: RunsFilter) -> Component:
-    if chosen.search or chosen.states:
+    if chosen.search.strip() or chosen.states:
         return problem(
             "No run fits",
             "Look for another part of its name, key or id, or take every state.",
