@@ -100,9 +100,7 @@ def test_lines_are_told_apart_by_every_kind_of_sight(sight):
 def test_no_scale_contains_the_colour_of_nan(ground, sight):
     middle = mixed(ground, "#808080", VEIL)
     scale = [
-        mixed(middle, end, share)
-        for end in (BLUE, VERMILLION)
-        for share in np.linspace(0, 1, 11)
+        mixed(middle, end, share) for end in (BLUE, VERMILLION) for share in np.linspace(0, 1, 11)
     ]
     assert min(distance(NONFINITE, colour, sight) for colour in [ground, *scale]) > 18
 
