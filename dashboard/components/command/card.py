@@ -19,7 +19,6 @@ from dashboard.components.amounts import (
     moment,
 )
 from dashboard.components.badges import (
-    FAILURE,
     WARNING,
     Look,
     Shape,
@@ -43,15 +42,12 @@ from dashboard.components.words import (
     command_sentence,
     command_title,
     is_person,
-    phrase,
     reason_phrase,
 )
 from stabilizer.protocol.commands import (
     Command,
     CommandState,
-    RejectReason,
 )
-from stabilizer.protocol.decisions import DecisionReason
 from stabilizer.protocol.queries import AuditAction, AuditEntry
 from stabilizer.protocol.views import CommandPreview
 
@@ -108,7 +104,7 @@ def command_card(
             progress_list(steps),
             *([] if preview is None or command.is_settled else [preview_panel(preview)]),
             *([verdict_table(verdict)] if verdict.checks else []),
-            *_ending(command),
+            *_ending(command, steps[-1].who),
             *_buttons(command, now, actions),
         ],
         className="card command-card",
@@ -197,15 +193,17 @@ def _stage(stage: Stage) -> Component:
         small.append(stage.who)
     if stage.at is not None:
         small.append(html.Span(f"{clock(stage.at)} UTC", title=moment(stage.at)))
-    current = aria(current="step") if stage.state is StageState.NOW else {}
+    is_now = stage.state is StageState.NOW
+    # What has not come yet is not called by the name of what will have been.
+    name, text = (stage.text, "") if is_now else (stage.name, stage.text)
     return html.Li(
         [
-            html.Div([mark(_STAGE_LOOKS[stage.state]), html.Span(stage.name)], className="stage"),
+            html.Div([mark(_STAGE_LOOKS[stage.state]), html.Span(name)], className="stage"),
             *([facts_line(small)] if small else []),
-            *([html.Div(stage.text, className="stage-text job-text")] if stage.text else []),
+            *([html.Div(text, className="stage-text")] if text else []),
         ],
         className=f"stage-{stage.state}",
-        **current,
+        **(aria(current="step") if is_now else {}),
     )
 
 
@@ -233,32 +231,20 @@ def _check_row(check: Check) -> Component:
     )
 
 
-def _ending(command: Command) -> Iterator[Component]:
-    """Tell why it did not come to its end, in the job's own words where there are any."""
-    message = command.message if command.result is None else command.result.message
-    if command.state is CommandState.APPLIED:
-        if message:
-            yield html.P(["The job adds: ", html.Q(message)], className="why")
+def _ending(command: Command, who: str) -> Iterator[Component]:
+    """Give the words of whoever carried it out or ended it; the last stage says what it was."""
+    result = command.result
+    message = command.message if result is None else result.message
+    if not message or (result is None and command.state not in _ENDED_BADLY):
         return
-    if command.state not in _ENDED_BADLY:
-        return
-    children: list[Component] = [
-        html.Div([mark(FAILURE), html.Strong(f"{capital(command.state.value)}: "), _cause(command)])
-    ]
-    if message:
-        children.append(html.Pre(message, className="job-text"))
-    yield html.Div(children, className=f"ending ending-{command.state}")
-
-
-def _cause(command: Command) -> str:
-    return reason_phrase(command.reason) if _tells_ending(command.reason) else phrase(command.state)
-
-
-def _tells_ending(reason: str) -> bool:
-    return reason in set(RejectReason) or reason in {
-        DecisionReason.MODE_OBSERVE,
-        DecisionReason.DISARMED,
-    }
+    if result is None:
+        yield html.P([f"{capital(who or 'reason given')}: ", html.Q(message)], className="why")
+    else:
+        words = [
+            html.Div("The job says:", className="why"),
+            html.Pre(message, className="job-text"),
+        ]
+        yield html.Div(words, className=f"ending ending-{command.state}")
 
 
 def _buttons(
@@ -283,7 +269,7 @@ def _button(text: str, kind: str, command_id: str, *, variant: str) -> Component
     button: Component = dmc.Button(
         f"{text} \N{HORIZONTAL ELLIPSIS}",
         id={"type": kind, "id": command_id},
-        size="xs",
+        size="sm",
         variant=variant,
     )
     return button

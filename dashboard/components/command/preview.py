@@ -49,8 +49,8 @@ def _preview_lines(preview: CommandPreview) -> Iterator[tuple[str, Content]]:
     else:
         yield "does", command_sentence(parameters)
     if _changes_rate(preview):
-        yield "lr_scale", change(preview.lr_scale_before, preview.lr_scale_after)
-        yield "learning rate", _held(parameters)
+        scale = change(preview.lr_scale_before, preview.lr_scale_after)
+        yield "lr_scale", f"{scale}, {_held(parameters)}"
 
 
 def _health(healthy: bool) -> Component:
