@@ -23,6 +23,7 @@ from stabilizer.collector.api.routers import (
     events,
     health,
     incidents,
+    overview,
     runs,
     series,
     telemetry,
@@ -67,7 +68,17 @@ def create_app(
     app.state.long_polls = polls
     app.state.event_streams = streams
     app.state.sweeper = Sweeper(services, settings.sweep_seconds, metrics)
-    for group in (health, runs, telemetry, series, incidents, commands, control, events):
+    for group in (
+        health,
+        overview,
+        runs,
+        telemetry,
+        series,
+        incidents,
+        commands,
+        control,
+        events,
+    ):
         app.include_router(group.router)
     add_error_handlers(app)
     app.add_middleware(AccessGuard, settings=settings)

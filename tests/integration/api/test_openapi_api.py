@@ -13,6 +13,7 @@ OPERATIONS = {
     ("PUT", "/api/v1/control"): "put_control",
     ("GET", "/api/v1/events"): "stream_events",
     ("GET", "/api/v1/incidents/{incident_id}"): "get_incident",
+    ("GET", "/api/v1/overview"): "get_overview",
     ("GET", "/api/v1/runs"): "list_runs",
     ("POST", "/api/v1/runs"): "register_run",
     ("DELETE", "/api/v1/runs/{run_id}"): "delete_run",

@@ -21,6 +21,28 @@ def snapshot(step, **changes):
     return {"id": f"s{step}", "attempt": 1, "step": step, "finite": True, **changes}
 
 
+class TestOverview:
+    def test_a_row_is_a_run_with_what_a_list_shows_of_it(self, client, job):
+        job.send([1, 2], [[3.0, 1.0], [float("nan"), 1.0]])
+        found = client.get("/api/v1/overview").json()
+        (row,) = found["rows"]
+        assert (found["total"], found["next_cursor"]) == (1, None)
+        listed = client.get("/api/v1/runs").json()["runs"][0]
+        assert row["run"] == listed
+        assert row["sparkline"] == {"steps": [1, 2], "values": [3.0, "NaN"]}
+        assert (row["phase"], row["last_intervention"]) == (None, None)
+        assert (row["incident"]["rules"], row["num_proposed"]) == (["loss_nonfinite"], 1)
+
+    def test_a_run_is_found_by_its_key_and_by_its_id(self, client, job):
+        for text in ("JOB-1", job.run_id[:8], "idef"):
+            assert client.get("/api/v1/overview", params={"name": text}).json()["total"] == 1
+        assert client.get("/api/v1/overview", params={"name": "zzz"}).json()["rows"] == []
+
+    def test_a_cursor_of_another_order_is_refused(self, client, job, refused):
+        refused(client.get("/api/v1/overview?cursor=x"), 422, "invalid_input", "cursor")
+        refused(client.get("/api/v1/overview?limit=501"), 422, "invalid_input", "limit")
+
+
 class TestSnapshots:
     def test_the_newest_comes_first_with_the_word_on_its_health(self, client, job):
         held = [snapshot(0), snapshot(10), snapshot(390), snapshot(20, finite=False)]

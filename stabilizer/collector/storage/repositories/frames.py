@@ -5,17 +5,19 @@ Whoever reads gets `FrameBlock`s, whatever the layout: how they lie in a row, `b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Select, insert, select
+from sqlalchemy import BigInteger, Select, and_, column, insert, select, values
 from sqlalchemy.orm import Session
 
 from stabilizer.collector.storage.models import BatchRow, CatalogRow, FrameRow
+from stabilizer.collector.storage.models.table import Id
 from stabilizer.collector.storage.repositories.blocks import decode, decode_steps, encode, merge
 from stabilizer.protocol.frames import FrameBlock
 
@@ -133,9 +135,56 @@ class FrameRepository:
         width = self._width(catalog_id)
         return [(row.attempt, decode([row], catalog_id, width)) for row in self._rows(query)]
 
+    def arrived(
+        self, since: Mapping[str, int], catalog_ids: Collection[str]
+    ) -> Iterator[tuple[str, int, FrameBlock]]:
+        """Read what came to many runs after a version of each, as (run, attempt, block).
+
+        Args:
+            since: Run id to version.
+            catalog_ids: Only frames of these.
+        """
+        if not since:
+            return
+        wanted = (
+            values(column("run_id", Id()), column("version", BigInteger()), name="wanted")
+            .data(list(since.items()))
+            .cte("wanted")
+        )
+        query = (
+            _arrivals(catalog_ids)
+            .join(wanted, wanted.c.run_id == BatchRow.run_id)
+            .where(BatchRow.version > wanted.c.version)
+        )
+        for rows in _chunks(self._rows(query)):
+            yield from _grouped(rows)
+
+    def history(
+        self, run_id: str, version: int, catalog_ids: Collection[str]
+    ) -> Iterator[tuple[int, list[tuple[int, FrameBlock]]]]:
+        """Read what came to a run after a version, in pieces and in the order of arrival.
+
+        Args:
+            run_id: The run.
+            version: Of the run; what came up to it is left out.
+            catalog_ids: Only frames of these.
+
+        Yields:
+            The version up to which frames have been given, and (attempt, block) of a piece.
+        """
+        query = (
+            _arrivals(catalog_ids)
+            .where(BatchRow.run_id == run_id, BatchRow.version > version)
+            .order_by(BatchRow.version)
+        )
+        for rows in _chunks(self._rows(query)):
+            yield rows[-1].version, [(attempt, block) for _, attempt, block in _grouped(rows)]
+
     def _rows(self, query: Select[*tuple[Any, ...]]) -> Iterator[Any]:
         # Rows without objects around them: a long run has as many rows as batches.
-        return iter(self._session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)))
+        found = self._session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE))
+        with found:  # who stops half way leaves no cursor open
+            yield from found
 
     def _width(self, catalog_id: str) -> int:
         query = select(CatalogRow.num_series).where(CatalogRow.id == catalog_id)
@@ -178,6 +227,39 @@ class FrameRepository:
         )
         rows = self._session.execute(query)
         return [decode([row], row.catalog_id, width) for row, width in rows]
+
+
+def _arrivals(catalog_ids: Collection[str]) -> Select[*tuple[Any, ...]]:
+    return (
+        select(
+            *_FRAMES, FrameRow.run_id, FrameRow.catalog_id, BatchRow.version, CatalogRow.num_series
+        )
+        .select_from(BatchRow)
+        .join(
+            FrameRow,
+            and_(
+                FrameRow.run_id == BatchRow.run_id,
+                FrameRow.attempt == BatchRow.attempt,
+                FrameRow.sequence == BatchRow.sequence,
+            ),
+        )
+        .join(CatalogRow, CatalogRow.id == FrameRow.catalog_id)
+        .where(FrameRow.catalog_id.in_(catalog_ids))
+    )
+
+
+def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
+    while chunk := list(islice(rows, _ROWS_AT_ONCE)):
+        yield chunk
+
+
+def _grouped(rows: Sequence[Any]) -> Iterator[tuple[str, int, FrameBlock]]:
+    """Put rows of the same run, catalog and attempt together, as (run, attempt, block)."""
+    groups: dict[tuple[str, str, int], list[Any]] = {}
+    for row in rows:
+        groups.setdefault((row.run_id, row.catalog_id, row.attempt), []).append(row)
+    for (run_id, catalog_id, attempt), group in groups.items():
+        yield run_id, attempt, decode(group, catalog_id, group[0].num_series)
 
 
 def _within(
