@@ -81,7 +81,19 @@ def line_chart(
     traces = [_live_trace(one) for one in drawn]
     traces += _edge_marks(drawn).traces()
     traces += [_left_trace(one, left) for one in drawn for left in one.samples.abandoned]
+    if all(line.secondary for line in lines):
+        traces.append(_HOLDER)
     return {"data": [*traces, *scene.traces], "layout": layout}
+
+
+_HOLDER: Final[FigureDict] = {
+    "type": "scatter",
+    "x": [None],
+    "y": [None],
+    "hoverinfo": "skip",
+    "showlegend": False,
+}
+"""Holds the left axis where no line does: plotly draws the foot of a panel without one at NaN."""
 
 
 def _axis(
