@@ -56,7 +56,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
-        lifespan=_lifespan_of(settings, hub, collector),
+        lifespan=_lifespan_of(hub, collector),
     )
     server.add_api_route("/healthz", _healthz, include_in_schema=False)
     server.include_router(build_router(settings, sessions, collector))
@@ -99,11 +99,11 @@ async def _healthz() -> dict[str, str]:
 
 
 def _lifespan_of(
-    settings: DashboardSettings, hub: LiveHub, collector: Collector
+    hub: LiveHub, collector: Collector
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(server: FastAPI) -> AsyncIterator[None]:
-        await _ask_for_first_page(server, settings)
+        await _ask_for_first_page(server)
         try:
             yield
         finally:
@@ -113,13 +113,12 @@ def _lifespan_of(
     return lifespan
 
 
-async def _ask_for_first_page(server: FastAPI, settings: DashboardSettings) -> None:
+async def _ask_for_first_page(server: FastAPI) -> None:
     """Make Dash find its assets and pages now.
 
     It does so at the first request for `/` only; a page that somebody asked for before that would
     come without style and scripts.
     """
-    host = "localhost" if settings.is_loopback else (*settings.allowed_hosts, "localhost")[0]
     transport = httpx.ASGITransport(server)
-    async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         (await client.get("/")).raise_for_status()

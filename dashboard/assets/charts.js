@@ -409,21 +409,30 @@
         chart.on("plotly_afterplot", alignSoon);
         chart.on("plotly_doubleclick", () => onDoubleClick(chart));
         sizes.observe(chart.closest(".chart"));
-        if (!zoom && metaOf(chart).is_zoomed) {
-            zoom = metaOf(chart).x_range.slice();
+    }
+
+    function beginAnew() {
+        // Another page: what was chosen on the one before means nothing there.
+        whole = null;
+        width = 0;
+        if (zoom) {
+            zoom = null;
+            clearTimeout(reportTimer);
+            tell("run-range", null);
         }
     }
 
     const findNewCharts = onceAFrame(function () {
         const charts = allCharts();
+        if (!charts.length) {
+            beginAnew();
+        }
         const fresh = charts.filter((chart) => emitters.get(chart) !== chart._ev);
         if (!fresh.length) {
             return;
         }
         if (fresh.length === charts.length) {
-            zoom = null; // another page, with stores of its own
-            whole = null;
-            width = 0;
+            beginAnew();
         }
         fresh.forEach(listenTo);
         alignSoon();

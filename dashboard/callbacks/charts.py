@@ -11,6 +11,7 @@ from dashboard import ids
 from dashboard.client import Collector
 from dashboard.components.problem import small_problem
 from dashboard.errors import DashboardError, MissingError, SignInRequiredError
+from dashboard.figures.chart import HEIGHT
 from dashboard.figures.empty import empty_figure
 from dashboard.handlers.charts import (
     Look,
@@ -53,6 +54,7 @@ def _register_drawing(app: Dash, collector: Collector, clock: Clock) -> None:
     @app.callback(  # type: ignore[untyped-decorator]  # Dash's decorator has no types
         output=[
             *(Output(panel, "figure") for panel in PANELS),
+            Output(ids.CHART_PICKED, "style"),
             Output(ids.SHOWN, "data"),
             Output(ids.PICKED, "data"),
             Output(ids.CHARTS_PROBLEM, "children"),
@@ -80,14 +82,20 @@ def _register_drawing(app: Dash, collector: Collector, clock: Clock) -> None:
         except _QUIET as error:
             raise PreventUpdate from error
         except DashboardError as error:
-            return *[no_update] * (len(PANELS) + 2), None if shown else small_problem(error)
+            return *[no_update] * (len(PANELS) + 3), None if shown else small_problem(error)
         drawn = {
             "number": (shown or {}).get("number", 0) + 1,
             "panels": panels.shown,
             "read_to": panels.read_to,
             "drawn_at": clock.monotonic(),
         }
-        return *(panels.figures[panel] for panel in PANELS), drawn, list(panels.series), None
+        figures = [panels.figures[panel] for panel in PANELS]
+        return *figures, _style(look), drawn, list(panels.series), None
+
+
+def _style(look: Look) -> dict[str, Any]:
+    """Give the panel of picked series room once there is something in it."""
+    return {"height": HEIGHT} if look.picked else {"display": "none"}
 
 
 def _register_extending(app: Dash, collector: Collector, clock: Clock) -> None:
@@ -145,6 +153,7 @@ def _register_map(app: Dash, collector: Collector) -> None:
     @app.callback(  # type: ignore[untyped-decorator]
         output=[
             Output(ids.HEATMAP, "figure"),
+            Output(ids.HEATMAP, "style"),
             Output(ids.CHART_ENTROPY, "figure"),
             Output(ids.HEATMAP_METRIC, "data"),
             Output(ids.HEATMAP_METRIC, "value"),
@@ -188,9 +197,11 @@ def _register_map(app: Dash, collector: Collector) -> None:
         except _QUIET as error:
             raise PreventUpdate from error
         except DashboardError as error:
-            return *[no_update] * 6, None if shown else small_problem(error)
+            return *[no_update] * 7, None if shown else small_problem(error)
+        figure = maps.heatmap or empty_figure("nothing is measured on modules")
         return (
-            maps.heatmap or empty_figure("nothing is measured on modules"),
+            figure,
+            {"height": figure["layout"]["height"]},
             maps.entropy,
             list(maps.metrics),
             maps.metric,

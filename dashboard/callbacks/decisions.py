@@ -13,11 +13,12 @@ from dashboard.client import Collector
 from dashboard.components.problem import problem_of
 from dashboard.components.run_header import run_place
 from dashboard.errors import CollectorUnavailableError, DashboardError
-from dashboard.handlers.decisions import view_run
+from dashboard.handlers.decisions import PARTS, only_changed, view_run
 from dashboard.handlers.story import read_story
 from stabilizer.clock import Clock
 
 _HIDDEN = {"display": "none"}
+_NUM_PARTS = len(PARTS)
 
 
 def register(app: Dash, collector: Collector, clock: Clock) -> None:
@@ -26,14 +27,7 @@ def register(app: Dash, collector: Collector, clock: Clock) -> None:
     @app.callback(  # type: ignore[untyped-decorator]
         Output(ids.RUN_PROBLEM, "children"),
         Output(ids.RUN_BODY, "style"),
-        Output(ids.RUN_HEADER, "children"),
-        Output(ids.RUN_PROPOSALS, "children"),
-        Output(ids.RUN_INCIDENT, "children"),
-        Output(ids.RUN_COMMANDS, "children"),
-        Output(ids.TIMELINE, "children"),
-        Output(ids.TIMELINE_MORE, "display"),
-        Output(ids.RUN_PAST, "children"),
-        Output(ids.RUN_RULES, "children"),
+        *(Output(*part) for part in PARTS),
         Output(ids.RUN_FACTS, "data"),
         Input(ids.LIVE_DECISIONS, "data"),
         Input(ids.CLOCK, "n_intervals"),
@@ -55,23 +49,12 @@ def register(app: Dash, collector: Collector, clock: Clock) -> None:
         except CollectorUnavailableError as error:
             if facts:  # the page goes on showing what it knew; the banner tells the rest
                 raise PreventUpdate from error
-            return problem_of(error, path or "/"), _HIDDEN, *[no_update] * 9
+            return problem_of(error, path or "/"), _HIDDEN, *[no_update] * _NUM_PARTS, no_update
         except DashboardError as error:
-            return problem_of(error, path or "/"), _HIDDEN, *[no_update] * 9
+            return problem_of(error, path or "/"), _HIDDEN, *[no_update] * _NUM_PARTS, None
         view = view_run(story, clock.now(), limit)
-        return (
-            None,
-            {},
-            view.header,
-            view.proposals,
-            view.incident,
-            view.commands,
-            view.timeline,
-            "block" if view.has_earlier else "none",
-            view.past,
-            view.rules,
-            view.facts,
-        )
+        parts, digests = only_changed(view.parts, (facts or {}).get("digests", {}))
+        return None, {}, *parts, {**view.facts, "digests": digests}
 
     @app.callback(  # type: ignore[untyped-decorator]
         Output(ids.RUN_PLACE, "children"),

@@ -10,6 +10,7 @@ Order of the traces, on which `extend_chart` and `assets/charts.js` rely, for n 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -27,6 +28,8 @@ HEIGHT: Final = 190
 _FEW: Final = 60
 """Up to so many samples each has a dot, so that a lone one is seen."""
 _MAX_LABEL: Final = 60
+_MAX_POWERS: Final = 4
+"""Ticks on a logarithmic axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,16 +212,26 @@ def _layout(
 
 
 def _y_axis(axis: _ValueAxis) -> FigureDict:
+    shown = [0.0, 1.0] if axis.robust is None else axis.robust.axis_range()
     return {
         "type": "log" if axis.log else "linear",
-        "range": [0, 1] if axis.robust is None else axis.robust.axis_range(),
+        "range": shown,
         "fixedrange": True,
-        "tickmode": "auto",
-        "nticks": 5,
-        # Plotly writes the powers of a logarithmic axis larger than it is told to.
-        "tickfont": {"size": FONT_SIZE - 2 if axis.log else FONT_SIZE},
+        **(_log_ticks(shown[1] - shown[0]) if axis.log else {"tickmode": "auto", "nticks": 5}),
         "exponentformat": "power",
         "zeroline": False,
         "showticklabels": axis.robust is not None,
         "showgrid": axis.robust is not None,
+    }
+
+
+def _log_ticks(decades: float) -> FigureDict:
+    """Ticks at 1, 2 and 5 of each power of ten, or at the powers alone where there are many."""
+    if decades < 2:
+        return {"tickmode": "linear", "dtick": "D2"}
+    # Plotly writes powers larger than it is told to.
+    return {
+        "tickmode": "linear",
+        "dtick": math.ceil(decades / _MAX_POWERS),
+        "tickfont": {"size": FONT_SIZE - 2},
     }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 import dash_mantine_components as dmc
-from dash import html
+from dash import html, no_update
 from dash.development.base_component import Component
 
 from dashboard import ids
@@ -22,19 +23,45 @@ from stabilizer.protocol.commands import Command
 ACTIONS: Final = CommandActions(approve=ids.APPROVE, reject=ids.REJECT, cancel=ids.CANCEL)
 
 
+PARTS: Final = (
+    (ids.RUN_HEADER, "children"),
+    (ids.RUN_PROPOSALS, "children"),
+    (ids.RUN_INCIDENT, "children"),
+    (ids.RUN_COMMANDS, "children"),
+    (ids.TIMELINE, "children"),
+    (ids.TIMELINE_MORE, "display"),
+    (ids.RUN_PAST, "children"),
+    (ids.RUN_RULES, "children"),
+)
+"""Component and property of each part, in the order of `RunView.parts`."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunView:
-    """The parts of a run's page that tell what happened."""
+    """What a run's page tells of what happened."""
 
-    header: Component
-    proposals: list[Component]
-    incident: Component
-    commands: list[Component]
-    timeline: Component
-    has_earlier: bool
-    past: Component | None
-    rules: Component | None
+    parts: Sequence[Any]
+    """As many as `PARTS`."""
     facts: Mapping[str, Any]
+
+
+def only_changed(
+    parts: Sequence[Any], known: Mapping[str, str]
+) -> tuple[list[Any], dict[str, str]]:
+    """Leave out the parts that a page has already: what is replaced loses focus and clicks.
+
+    Returns:
+        The parts, no update in place of those that are known, and the fingerprints of all.
+    """
+    digests = {
+        ".".join(name): hashlib.blake2b(repr(part).encode(), digest_size=8).hexdigest()
+        for name, part in zip(PARTS, parts, strict=True)
+    }
+    changed = [
+        no_update if known.get(name) == digest else part
+        for (name, digest), part in zip(digests.items(), parts, strict=True)
+    ]
+    return changed, digests
 
 
 def view_run(story: Story, now: datetime, limit: int) -> RunView:
@@ -56,14 +83,16 @@ def view_run(story: Story, now: datetime, limit: int) -> RunView:
         global_batch=story.run.global_batch,
     )
     return RunView(
-        header=run_header(story.run),
-        proposals=[_card(story, one, now) for one in story.proposed],
-        incident=_incident(story, docs),
-        commands=[_card(story, one, now) for one in story.shown],
-        timeline=timeline(entries, now=now, limit=limit),
-        has_earlier=len(entries) > limit,
-        past=_past(story),
-        rules=_broken_rules(story),
+        parts=(
+            run_header(story.run),
+            [_card(story, one, now) for one in story.proposed],
+            _incident(story, docs),
+            [_card(story, one, now) for one in story.shown],
+            timeline(entries, now=now, limit=limit),
+            "block" if len(entries) > limit else "none",
+            _past(story),
+            _broken_rules(story),
+        ),
         facts={
             "mode": story.run.mode.value,
             "state": story.run.state.value,

@@ -11,6 +11,7 @@ from dash.development.base_component import Component
 
 from dashboard import ids
 from dashboard.components.deeds import run_dialogs
+from dashboard.figures.chart import HEIGHT
 from dashboard.figures.empty import empty_figure
 from dashboard.figures.figure import CONFIG
 
@@ -113,6 +114,7 @@ def _chart(chart_id: str, title: str, unit: str, controls: Component | None = No
                 figure=empty_figure(),
                 config=CONFIG,
                 className="chart",
+                style={"display": "none"} if chart_id == ids.CHART_PICKED else {"height": HEIGHT},
             ),
         ],
         className="chart-card",
@@ -181,6 +183,7 @@ def _heatmap() -> Component:
                 figure=empty_figure(),
                 config=CONFIG,
                 className="chart",
+                style={"height": HEIGHT},
             ),
         ],
         className="chart-card",

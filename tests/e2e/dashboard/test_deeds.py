@@ -1,5 +1,7 @@
 """People act on a page: a proposal, commands by hand, mode, silence, the switch over all runs."""
 
+import re
+
 import pytest
 from playwright.sync_api import expect
 
@@ -145,7 +147,7 @@ class TestByHand:
         page = open_page(f"/runs/{run.run_id}")
         page.get_by_role("button", name="Send a command").click()
         dialog = page.get_by_role("dialog")
-        dialog.get_by_label("multiply the learning rate", exact=False).first.check()
+        dialog.get_by_role("radio", name=re.compile("^Cut the learning rate")).check()
         expect(dialog.locator(".form-preview")).to_contain_text("0.0005")
         confirm(page, "Give the command", "calmer")
         expect(dialog).not_to_be_visible()
