@@ -238,7 +238,7 @@ def _ending(command: Command, who: str) -> Iterator[Component]:
     if not message or (result is None and command.state not in _ENDED_BADLY):
         return
     if result is None:
-        yield html.P([f"{capital(who or 'reason given')}: ", html.Q(message)], className="why")
+        yield html.P([f"{who or 'reason given'}: ", html.Q(message)], className="why")
     else:
         words = [
             html.Div("The job says:", className="why"),

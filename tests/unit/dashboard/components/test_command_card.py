@@ -94,7 +94,7 @@ def test_rejection_names_the_person_and_quotes_them(create_command, moved, text_
     entry = moved("proposed", "rejected", actor="person:bo", reason=RejectReason.REFUSED_BY_PERSON)
     text = text_of(command_card(command, now=now, history=[entry]))
     assert "rejected bo a person refused it" in text
-    assert "Bo:  bad shard" in text
+    assert "bo:  bad shard" in text
 
 
 def test_reason_it_was_given_for_survives_its_end(create_command, moved, text_of, now):
