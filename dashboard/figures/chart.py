@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from dashboard.figures.edges import EdgeMarks
-from dashboard.figures.figure import FONT_SIZE, FigureDict, base_layout, note, step_axis
+from dashboard.figures.figure import FigureDict, base_layout, note, step_axis
 from dashboard.figures.live import Shown
 from dashboard.figures.samples import Line, LineSamples, Stretch, collect, drawable
 from dashboard.figures.scene import Scene, meta_of
 from dashboard.figures.span import Span
-from dashboard.figures.words import escape, plain
+from dashboard.figures.words import escape, number, plain
 from stabilizer.protocol.queries import SeriesData
 
 HEIGHT: Final = 190
@@ -212,12 +212,11 @@ def _layout(
 
 
 def _y_axis(axis: _ValueAxis) -> FigureDict:
-    shown = [0.0, 1.0] if axis.robust is None else axis.robust.axis_range()
     return {
         "type": "log" if axis.log else "linear",
-        "range": shown,
+        "range": [0, 1] if axis.robust is None else axis.robust.axis_range(),
         "fixedrange": True,
-        **(_log_ticks(shown[1] - shown[0]) if axis.log else {"tickmode": "auto", "nticks": 5}),
+        **(_log_ticks(axis) if axis.log else {"tickmode": "auto", "nticks": 5}),
         "exponentformat": "power",
         "zeroline": False,
         "showticklabels": axis.robust is not None,
@@ -225,13 +224,26 @@ def _y_axis(axis: _ValueAxis) -> FigureDict:
     }
 
 
-def _log_ticks(decades: float) -> FigureDict:
-    """Ticks at 1, 2 and 5 of each power of ten, or at the powers alone where there are many."""
-    if decades < 2:
-        return {"tickmode": "linear", "dtick": "D2"}
-    # Plotly writes powers larger than it is told to.
+def _log_ticks(axis: _ValueAxis) -> FigureDict:
+    """Ticks at 1, 2 and 5 of each power of ten, or at some of the powers where there are many.
+
+    They are written out: what plotly leaves between two powers is a bare 2 or 5.
+    """
+    if axis.robust is None or axis.full is None:
+        return {}
+    low, high = axis.robust.axis_range()
+    ends = axis.full.axis_range()
+    every = math.ceil((high - low) / _MAX_POWERS)
+    powers = range(math.floor(ends[0]), math.ceil(ends[1]) + 1)
+    values = [10.0**power for power in powers if power % every == 0]
+    if high - low < 2:
+        values += [
+            part * 10.0**power
+            for power in range(math.floor(low), math.ceil(high) + 1)
+            for part in (2, 5)
+        ]
     return {
-        "tickmode": "linear",
-        "dtick": math.ceil(decades / _MAX_POWERS),
-        "tickfont": {"size": FONT_SIZE - 2},
+        "tickmode": "array",
+        "tickvals": values,
+        "ticktext": [number(value) for value in values],
     }

@@ -229,5 +229,6 @@ def _colour_bar(ticks: Sequence[tuple[float, str]]) -> FigureDict:
         "outlinewidth": 0,
         "tickvals": [at for at, _ in ticks],
         "ticktext": [text for _, text in ticks],
+        "tickangle": 0,
         "tickfont": {"size": FONT_SIZE - 2},
     }

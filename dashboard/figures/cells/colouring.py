@@ -50,7 +50,7 @@ def relative_scale(values: FloatArray) -> Scale:
     factors = np.stack([_factors(row, one) for row, one in zip(finite, medians, strict=True)])
     with np.errstate(divide="ignore"):
         z = np.clip(np.log2(factors), -_CLIP, _CLIP)
-    ticks = [(-3, "1/8"), (-2, "1/4"), (-1, "1/2"), (0, "median"), (1, "2x"), (2, "4x"), (3, "8x")]
+    ticks = [(-3, "1/8"), (-1, "1/2"), (0, "median"), (1, "2x"), (3, "8x")]
     return Scale(z, finite, (-_CLIP, _CLIP), DIVERGING, ticks, medians)
 
 

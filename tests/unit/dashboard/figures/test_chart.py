@@ -109,6 +109,14 @@ def test_a_logarithmic_panel_marks_what_is_not_positive_below(make, straight, va
     valid(figure)
 
 
+def test_ticks_of_a_logarithmic_panel_are_written_out(make, straight):
+    near = line_chart([LOSS], [make.data([1, 2], [0.5, 3])], straight, log_y=True)
+    far = line_chart([LOSS], [make.data([1, 2], [1e-6, 1e6])], straight, log_y=True)
+    assert {"0.5", "1", "2"} < set(near["layout"]["yaxis"]["ticktext"])
+    assert len(far["layout"]["yaxis"]["ticktext"]) <= 6
+    assert "1" in far["layout"]["yaxis"]["ticktext"]
+
+
 def test_a_logarithmic_panel_of_zeros_has_marks_and_no_scale(make, straight, valid):
     figure = line_chart([LOSS], [make.data([1, 2], [0, 0])], straight, log_y=True)
     assert figure["data"][3]["customdata"] == ["loss: 0 at step 1, out of range from step 1 to 2"]

@@ -349,21 +349,16 @@ def test_a_chart_that_goes_while_pointed_at_takes_the_crosshair_with_it(charts, 
     expect(charts.page.locator("#two .chart-crosshair")).to_be_hidden()
 
 
-def test_another_page_of_charts_begins_without_a_zoom_and_is_told_its_width(charts, panel):
+def test_another_page_of_charts_undoes_the_zoom_and_is_told_its_width(charts, panel):
     charts.show(one=panel())
     charts.zoom("one", 20, 60)
     charts.until_range(20, 60)
+    charts.until("() => told.some(([name]) => name === 'run-range')")
     charts.page.evaluate("document.getElementById('charts').replaceChildren()")
     charts.show(other=panel(last=400))
     charts.until_range(0, 412)
+    assert charts.told("run-range")[1:] == [None]
     charts.until("() => told.filter(([name]) => name === 'chart-width').length === 2")
-
-
-def test_a_page_of_figures_that_were_drawn_for_a_zoom_begins_with_it(charts, panel):
-    charts.show(one=panel(zoom=(20, 60)))
-    charts.until_range(20, 60)
-    charts.double_click("one")
-    charts.until("() => told.some(([name, data]) => name === 'run-range' && data === null)")
 
 
 def test_the_width_is_told_in_steps_of_fifty_pixels(charts, panel):
