@@ -37,9 +37,9 @@ def serve(
     """
 
     def announce(url: str) -> None:
-        typer.echo(f"dashboard on {url}")
         if ready_file is not None:
             write_ready_file(ready_file, url)
+        typer.echo(f"dashboard on {url}")
 
     given = {"collector_url": collector, "host": host, "port": port, "token_file": token_file}
     try:

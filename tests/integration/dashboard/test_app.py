@@ -15,7 +15,6 @@ from dashboard.settings import load_dashboard_settings
 TOKEN = "t" * 43
 PAGE = {"accept": "text/html"}
 BEYOND = {"host": "0.0.0.0", "allowed_hosts": "dash.example"}
-SOCKET = "/_dash-ws-callback"
 
 
 class House:
@@ -41,7 +40,7 @@ class House:
 
     def call(self, output, **values):
         """Do what a page does to fill something; values are those of the ids in question."""
-        (callback,) = [each for each in self.callbacks if output in each["output"].split(".")[:3]]
+        (callback,) = [each for each in self.callbacks if f"..{output}." in each["output"]]
 
         def properties(kind):
             return [{**each, "value": values.get(each["id"])} for each in callback[kind]]
@@ -61,6 +60,10 @@ class House:
         answer = self.call(output, **values)
         assert answer.status_code == 200, answer.text
         return json.dumps(answer.json(), ensure_ascii=False)
+
+    def story_of(self, run_id):
+        given = {ids.RUN_ID: run_id, ids.URL: "/runs/x", ids.TIMELINE_LIMIT: 40}
+        return self.text_of(ids.RUN_HEADER, **given)
 
 
 @pytest.fixture
@@ -124,15 +127,12 @@ class TestWhatIsShown:
         job.break_down()
         house = open_house(collector)
         assert "night shift <b>" in house.text_of(ids.RUNS_BODY)  # React escapes it
-        story = house.text_of(
-            ids.RUN_HEADER, **{ids.RUN_ID: job.run_id, ids.URL: f"/runs/{job.run_id}"}
-        )
+        story = house.story_of(job.run_id)
         assert "night shift <b>" in story
         assert ids.APPROVE in story
 
     def test_a_run_that_does_not_exist_is_told_and_leads_on(self, collector, open_house):
-        given = {ids.RUN_ID: "a/b", ids.URL: "/runs/a%2Fb"}
-        story = open_house(collector).text_of(ids.RUN_HEADER, **given)
+        story = open_house(collector).story_of("a/b")
         assert "There is no such run" in story
         assert '"href":"/"' in story.replace(" ", "")
 
@@ -165,8 +165,7 @@ class TestBeyondLoopback:
 
     def test_without_it_no_callback_tells_anything(self, house, guarded, make_job):
         job = make_job(guarded, token=TOKEN, name="secret run")
-        for output in (ids.RUNS_BODY, ids.RUN_HEADER):
-            text = house.text_of(output, **{ids.RUN_ID: job.run_id, ids.URL: "/"})
+        for text in (house.text_of(ids.RUNS_BODY), house.story_of(job.run_id)):
             assert "secret run" not in text
             assert "/signin" in text
         house.sign_in()
@@ -236,9 +235,10 @@ class Tab:
 
 
 class TestNews:
-    def open_tab(self, house, path="/"):
-        headers = {"origin": house.origin, "host": urlsplit(house.origin).netloc}
-        return house.client.websocket_connect(SOCKET, headers=headers), path
+    def connect(self, house, **headers):
+        given = {"origin": house.origin, **headers}
+        url = f"ws://{urlsplit(house.origin).netloc}/_dash-ws-callback"
+        return house.client.websocket_connect(url, headers=given)
 
     def test_a_page_is_told_within_a_moment_and_of_the_end_of_its_session(
         self, guarded, make_job, open_house
@@ -247,9 +247,8 @@ class TestNews:
         job.report([1])
         house = open_house(guarded, **BEYOND)
         house.sign_in()
-        connection, path = self.open_tab(house, f"/runs/{job.run_id}")
-        with connection as socket:
-            tab = Tab(socket, house.callbacks, path)
+        with self.connect(house) as socket:
+            tab = Tab(socket, house.callbacks, f"/runs/{job.run_id}")
             tab.until(ids.LIVE_LINK, link="live")
             before = tab.until(ids.LIVE_FRAMES, run_id=job.run_id)
             job.report([2, 3])
@@ -261,9 +260,8 @@ class TestNews:
 
     def test_who_is_not_signed_in_is_told_so_and_nothing_else(self, guarded, open_house):
         house = open_house(guarded, **BEYOND)
-        connection, path = self.open_tab(house)
-        with connection as socket:
-            tab = Tab(socket, house.callbacks, path)
+        with self.connect(house) as socket:
+            tab = Tab(socket, house.callbacks, "/")
             tab.until(ids.LIVE_LINK, link="signed_out")
         assert set(tab.holds) == {ids.LIVE_LINK}
 
@@ -273,15 +271,12 @@ class TestNews:
             {"origin": "http://evil.example"},
             {"origin": "http://evil.example", "host": "evil.example"},
             {"origin": "null"},
-            {},
+            {"origin": ""},
+            {"sec-fetch-site": "cross-site"},
         ],
         ids=str,
     )
     def test_pages_of_other_sites_hear_nothing(self, collector, open_house, headers):
         house = open_house(collector)
-        given = {"host": "127.0.0.1:8050", **headers}
-        with (
-            pytest.raises(WebSocketDisconnect),
-            house.client.websocket_connect(SOCKET, headers=given),
-        ):
+        with pytest.raises(WebSocketDisconnect), self.connect(house, **headers):
             pytest.fail("it was let in")
