@@ -51,7 +51,7 @@ def register(app: Dash, collector: Collector, clock: Clock) -> None:
 
 
 def _register_drawing(app: Dash, collector: Collector, clock: Clock) -> None:
-    @app.callback(  # type: ignore[untyped-decorator]  # Dash's decorator has no types
+    @app.callback(
         output=[
             *(Output(panel, "figure") for panel in PANELS),
             Output(ids.CHART_PICKED, "style"),
@@ -99,7 +99,7 @@ def _style(look: Look) -> dict[str, Any]:
 
 
 def _register_extending(app: Dash, collector: Collector, clock: Clock) -> None:
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output(ids.EXTENSION, "data"),
         Output(ids.REDRAW, "data"),
         Input(ids.LIVE_FRAMES, "data"),
@@ -138,7 +138,7 @@ def _register_extending(app: Dash, collector: Collector, clock: Clock) -> None:
         return update, shown["number"] if extension.outgrown and is_due else no_update
 
     # In the browser: what was read for a figure that has been replaced meanwhile is left out.
-    app.clientside_callback(
+    app.clientside_callback(  # type: ignore[no-untyped-call]  # Dash has no types for it
         ClientsideFunction(namespace="stabilizer", function_name="extendPanels"),
         *(Output(panel, "extendData") for panel in PANELS),
         Output(ids.SHOWN, "data", allow_duplicate=True),
@@ -150,7 +150,7 @@ def _register_extending(app: Dash, collector: Collector, clock: Clock) -> None:
 
 
 def _register_map(app: Dash, collector: Collector) -> None:
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         output=[
             Output(ids.HEATMAP, "figure"),
             Output(ids.HEATMAP, "style"),

@@ -33,7 +33,7 @@ def register(app: Dash, collector: Collector, clock: Clock) -> None:
 
 
 def _register_views(app: Dash, collector: Collector, clock: Clock) -> None:
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output(ids.CONTROL_PROBLEM, "children"),
         Output(ids.CONTROL_STATE, "children"),
         Output(ids.CONTROL_SILENCES, "children"),
@@ -66,7 +66,7 @@ def _register_views(app: Dash, collector: Collector, clock: Clock) -> None:
             {"disarmed": state.disarmed},
         )
 
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output(ids.ARMED_BADGE, "children"),
         Input(ids.LIVE_CONTROL, "data"),
     )
@@ -78,7 +78,7 @@ def _register_views(app: Dash, collector: Collector, clock: Clock) -> None:
 
 
 def _register_switch(app: Dash, collector: Collector) -> None:
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output(SWITCH.dialog, "children"),
         Output(SWITCH.dialog, "opened"),
         Input(ids.OPEN_SWITCH, "n_clicks"),
@@ -92,7 +92,7 @@ def _register_switch(app: Dash, collector: Collector) -> None:
             raise PreventUpdate
         return arming_form(SWITCH, disarmed=facts["disarmed"]), True
 
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         *outcome_props(SWITCH),
         Input(SWITCH.submit, "n_clicks"),
         State(SWITCH.reason, "value"),
@@ -110,7 +110,7 @@ def _register_switch(app: Dash, collector: Collector) -> None:
 
 
 def _register_unsilence(app: Dash, collector: Collector) -> None:
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output(UNSILENCE.dialog, "children"),
         Output(UNSILENCE.dialog, "opened"),
         Output(ids.UNSILENCE_TARGET, "data"),
@@ -122,7 +122,7 @@ def _register_unsilence(app: Dash, collector: Collector) -> None:
             raise PreventUpdate
         return ending_form(), True, ctx.triggered_id["id"]
 
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         *outcome_props(UNSILENCE),
         Input(UNSILENCE.submit, "n_clicks"),
         State(UNSILENCE.reason, "value"),

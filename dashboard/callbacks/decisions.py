@@ -24,7 +24,7 @@ _NUM_PARTS = len(PARTS)
 def register(app: Dash, collector: Collector, clock: Clock) -> None:
     """Register what tells a run's story."""
 
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output(ids.RUN_PROBLEM, "children"),
         Output(ids.RUN_BODY, "style"),
         *(Output(*part) for part in PARTS),
@@ -56,7 +56,7 @@ def register(app: Dash, collector: Collector, clock: Clock) -> None:
         parts, digests = only_changed(view.parts, (facts or {}).get("digests", {}))
         return None, {}, *parts, {**view.facts, "digests": digests}
 
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output(ids.RUN_PLACE, "children"),
         Input(ids.LIVE_FRAMES, "data"),
         Input(ids.LIVE_DECISIONS, "data"),
@@ -74,7 +74,7 @@ def register(app: Dash, collector: Collector, clock: Clock) -> None:
         except DashboardError as error:
             raise PreventUpdate from error
 
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output(ids.TIMELINE_LIMIT, "data"),
         Input(ids.TIMELINE_MORE, "n_clicks"),
         State(ids.TIMELINE_LIMIT, "data"),

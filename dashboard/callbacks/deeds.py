@@ -45,7 +45,7 @@ def register(app: Dash, collector: Collector, clock: Clock) -> None:
 
 
 def _register_word(app: Dash, collector: Collector) -> None:
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output(WORD.dialog, "children"),
         Output(WORD.dialog, "title"),
         Output(WORD.dialog, "opened"),
@@ -66,7 +66,7 @@ def _register_word(app: Dash, collector: Collector) -> None:
         target = {"verb": verb.value, "id": command_id}
         return form, _TITLES[verb], True, target, no_update
 
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         *outcome_props(WORD),
         Input(WORD.submit, "n_clicks"),
         State(WORD.reason, "value"),
@@ -85,7 +85,7 @@ def _register_word(app: Dash, collector: Collector) -> None:
 
 
 def _register_order(app: Dash, collector: Collector) -> None:
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output(ORDER.dialog, "children"),
         Output(ORDER.dialog, "opened"),
         Output(ids.ORDER_ATTEMPT, "data"),
@@ -103,7 +103,7 @@ def _register_order(app: Dash, collector: Collector) -> None:
             return *[no_update] * 3, refused_opening(error)
         return form, True, attempt, no_update
 
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output(ORDER.preview, "children"),
         *(Input(state.component_id, state.component_property) for state in _ORDER_STATES),
         State(ids.RUN_ID, "data"),
@@ -114,7 +114,7 @@ def _register_order(app: Dash, collector: Collector) -> None:
         read = deeds.OrderFields(**dict(zip(_ORDER_FIELDS, fields, strict=True)))
         return await deeds.preview_order(collector.asked_now(), run_id, attempt, read)
 
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         *outcome_props(ORDER),
         Input(ORDER.submit, "n_clicks"),
         State(ORDER.reason, "value"),
@@ -149,7 +149,7 @@ _ORDER_FIELDS = (
 
 
 def _register_mode(app: Dash, collector: Collector) -> None:
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output(MODE.dialog, "children"),
         Output(MODE.dialog, "opened"),
         Output(ids.NOTICES, "sendNotifications", allow_duplicate=True),
@@ -165,7 +165,7 @@ def _register_mode(app: Dash, collector: Collector) -> None:
         except DashboardError as error:
             return no_update, no_update, refused_opening(error)
 
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         *outcome_props(MODE),
         Input(MODE.submit, "n_clicks"),
         State(MODE.reason, "value"),
@@ -183,7 +183,7 @@ def _register_mode(app: Dash, collector: Collector) -> None:
 
 
 def _register_silence(app: Dash, collector: Collector, clock: Clock) -> None:
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output(SILENCE.dialog, "children"),
         Output(SILENCE.dialog, "opened"),
         Output(ids.NOTICES, "sendNotifications", allow_duplicate=True),
@@ -199,7 +199,7 @@ def _register_silence(app: Dash, collector: Collector, clock: Clock) -> None:
         except DashboardError as error:
             return no_update, no_update, refused_opening(error)
 
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         output=list(outcome_props(SILENCE)),
         inputs={"clicks": Input(SILENCE.submit, "n_clicks")},
         state={

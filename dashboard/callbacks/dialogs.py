@@ -48,7 +48,7 @@ def _notice(text: str, color: str) -> dict[str, Any]:
 def on_dismiss(app: Dash, form: FormIds) -> None:
     """Close a dialog with nothing done."""
 
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output(form.dialog, "opened", allow_duplicate=True),
         Input(form.dismiss, "n_clicks"),
         prevent_initial_call=True,

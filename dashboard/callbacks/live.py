@@ -38,14 +38,14 @@ def register(app: Dash, hub: LiveHub, is_signed_in: Callable[[Visitor], bool]) -
     """Register the stream of news, and the badge and banner that tell how it stands."""
 
     # Without inputs and outputs: Dash starts it with the page, and again after a lost connection.
-    @app.callback(websocket=True, persistent=True)  # type: ignore[untyped-decorator]  # Dash's
+    @app.callback(websocket=True, persistent=True)
     async def tell_news() -> None:
         try:
             await follow(_Page(), hub, current_visitor(), is_signed_in)
         except (TimeoutError, WebsocketDisconnected):
             return  # the tab was closed
 
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output(ids.LINK_BADGE, "children"),
         Output(ids.BANNER, "children"),
         Input(ids.LIVE_LINK, "data"),

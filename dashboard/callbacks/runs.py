@@ -17,7 +17,7 @@ from stabilizer.clock import Clock
 def register(app: Dash, collector: Collector, clock: Clock) -> None:
     """Register what fills and renews the list."""
 
-    @app.callback(  # type: ignore[untyped-decorator]  # Dash's decorator has no types
+    @app.callback(
         output=[
             Output(ids.RUNS_BODY, "children"),
             Output(ids.RUNS_PROBLEM, "children"),
@@ -60,7 +60,7 @@ def register(app: Dash, collector: Collector, clock: Clock) -> None:
             return None, problem_of(error, "/"), no_update, "", "none"
         return view.body, None, view.shown, view.count, "block" if view.has_more else "none"
 
-    @app.callback(  # type: ignore[untyped-decorator]
+    @app.callback(
         Output(ids.RUNS_LIMIT, "data"),
         Input(ids.RUNS_MORE, "n_clicks"),
         State(ids.RUNS_LIMIT, "data"),

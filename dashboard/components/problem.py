@@ -19,16 +19,18 @@ from dashboard.errors import (
 _TO_RUNS: Final = ("To the list of runs", "/")
 
 
-def problem(title: str, text: str, way: tuple[str, str] = _TO_RUNS) -> Component:
+def problem(
+    title: str, text: str, way: tuple[str, str] = _TO_RUNS, *, anew: bool = False
+) -> Component:
     """Fill a page with what is wrong.
 
     Args:
         title: What is wrong.
         text: Why, and what can be done.
         way: Where to go from here: text and address.
+        anew: Load the page of that address from the beginning.
     """
-    is_page = not way[1].startswith("/signin")
-    link = dcc.Link(way[0], href=way[1]) if is_page else html.A(way[0], href=way[1])
+    link = html.A(way[0], href=way[1]) if anew else dcc.Link(way[0], href=way[1])
     return dmc.Stack(
         [dmc.Title(title, order=2), dmc.Text(text), html.Div(link, className="way-on")],
         className="problem-page",
@@ -48,6 +50,7 @@ def problem_of(error: DashboardError, path: str) -> Component:
             "Sign in to go on",
             "Your session has ended, or the collector does not take its token any more.",
             ("Sign in", f"/signin?ended=true&next={quote(path, safe='')}"),
+            anew=True,
         )
     if isinstance(error, MissingError):
         return problem(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 import dash_mantine_components as dmc
@@ -18,7 +18,6 @@ from dashboard.components.badges import (
     severity_badge,
 )
 from dashboard.components.words import command_sentence, command_title, phrase
-from dashboard.figures.sparkline import sparkline_text, sparkline_uri
 from stabilizer.protocol.views import RunSummary
 
 _COLUMNS: Final = (
@@ -39,12 +38,13 @@ def runs_table(rows: list[Component]) -> Component:
     return html.Table([head, html.Tbody(rows)], className="runs-table")
 
 
-def run_row(summary: RunSummary, now: datetime) -> Component:
+def run_row(summary: RunSummary, now: datetime, picture: Component) -> Component:
     """Build the row of a run.
 
     Args:
         summary: What a list shows of it.
         now: For "3 min ago".
+        picture: Of its loss.
     """
     run = summary.run
     cells = (
@@ -67,10 +67,10 @@ def run_row(summary: RunSummary, now: datetime) -> Component:
         html.Span(summary.phase or "\N{EN DASH}"),
         _incident(summary),
         _intervention(summary),
-        _loss(summary),
+        picture,
     )
     return html.Tr(
-        [html.Td(cell, **{"data-label": name}) for name, cell in zip(_COLUMNS, cells, strict=True)],
+        [html.Td(cell, **_labelled(name)) for name, cell in zip(_COLUMNS, cells, strict=True)],
         className="needs-a-person" if summary.num_proposed else None,
     )
 
@@ -129,6 +129,6 @@ def _intervention(summary: RunSummary) -> Component:
     )
 
 
-def _loss(summary: RunSummary) -> Component:
-    line = summary.sparkline
-    return html.Img(src=sparkline_uri(line), alt=sparkline_text(line), className="sparkline")
+def _labelled(name: str) -> dict[str, Any]:
+    """Name a cell for narrow screens, where the head of the table is not shown."""
+    return {"data-label": name}

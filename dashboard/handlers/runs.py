@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from dash import Patch, no_update
+from dash import Patch, html, no_update
 from dash.development.base_component import Component
 
 from dashboard.client import CollectorClient
 from dashboard.components.amounts import ago, count
 from dashboard.components.problem import problem
 from dashboard.components.runs_table import run_row, runs_table
+from dashboard.figures.sparkline import sparkline_text, sparkline_uri
 from stabilizer.protocol.queries import RunQuery, RunSort
 from stabilizer.protocol.runs import RunState
 from stabilizer.protocol.views import Overview, RunSummary
@@ -30,13 +31,13 @@ class RunsFilter:
 
     search: str = ""
     states: tuple[str, ...] = ()
-    sort: str = RunSort.LAST_SEEN_AT.value
+    sort: str = RunSort.CREATED_AT.value
     limit: int = PAGE
 
     def query(self) -> RunQuery:
         """Return what to ask for; what a page cannot have chosen is left out."""
         states = tuple(RunState(state) for state in self.states if state in set(RunState))
-        sort = RunSort(self.sort) if self.sort in set(RunSort) else RunSort.LAST_SEEN_AT
+        sort = RunSort(self.sort) if self.sort in set(RunSort) else RunSort.CREATED_AT
         return RunQuery(
             name=self.search.strip()[:200],
             states=states,
@@ -89,7 +90,7 @@ def _body(
     if not overview.rows:
         return _nothing(chosen)
     if len(fingerprints) != len(shown):
-        return runs_table([run_row(summary, now) for summary in overview.rows])
+        return runs_table([_row(summary, now) for summary in overview.rows])
     places = zip(fingerprints.items(), shown.items(), strict=True)
     changed = [
         (index, overview.rows[index]) for index, (new, old) in enumerate(places) if new != old
@@ -97,11 +98,17 @@ def _body(
     return _patch(changed, now) if changed else no_update
 
 
+def _row(summary: RunSummary, now: datetime) -> Component:
+    line = summary.sparkline
+    picture = html.Img(src=sparkline_uri(line), alt=sparkline_text(line), className="sparkline")
+    return run_row(summary, now, picture)
+
+
 def _patch(changed: Sequence[tuple[int, RunSummary]], now: datetime) -> Patch:
     patch = Patch()
     for index, summary in changed:
         # The path from the holder of the table to a row, as `runs_table` builds it.
-        patch["props"]["children"][1]["props"]["children"][index] = run_row(summary, now)
+        patch["props"]["children"][1]["props"]["children"][index] = _row(summary, now)
     return patch
 
 
@@ -123,6 +130,7 @@ def _nothing(chosen: RunsFilter) -> Component:
             "No run fits",
             "Look for another part of its name, key or id, or take every state.",
             ("Show all runs", "/"),
+            anew=True,
         )
     return problem(
         "No run has registered yet",

@@ -112,13 +112,17 @@ def _chart(chart_id: str, title: str, unit: str, controls: Component | None = No
             dcc.Graph(
                 id=chart_id,
                 figure=empty_figure(),
-                config=CONFIG,
+                config=_config(),
                 className="chart",
                 style={"display": "none"} if chart_id == ids.CHART_PICKED else {"height": HEIGHT},
             ),
         ],
         className="chart-card",
     )
+
+
+def _config() -> Any:  # noqa: ANN401  Dash's own type for it is a closed dictionary
+    return CONFIG
 
 
 def _picked() -> Component:
@@ -181,7 +185,7 @@ def _heatmap() -> Component:
             dcc.Graph(
                 id=ids.HEATMAP,
                 figure=empty_figure(),
-                config=CONFIG,
+                config=_config(),
                 className="chart",
                 style={"height": HEIGHT},
             ),

@@ -11,8 +11,8 @@ from stabilizer.protocol.queries import RunSort
 from stabilizer.protocol.runs import RunState
 
 _SORTS = {
+    RunSort.CREATED_AT: "Newest first",
     RunSort.LAST_SEEN_AT: "Last seen",
-    RunSort.CREATED_AT: "Created",
     RunSort.STEP: "Step",
     RunSort.NAME: "Name",
 }
@@ -66,7 +66,7 @@ def _filters() -> Component:
             dmc.Select(
                 id=ids.RUNS_SORT,
                 data=[{"value": sort.value, "label": text} for sort, text in _SORTS.items()],
-                value=RunSort.LAST_SEEN_AT.value,
+                value=RunSort.CREATED_AT.value,
                 allowDeselect=False,
                 className="runs-sort",
                 **{"aria-label": "Order of the list"},

@@ -8,6 +8,7 @@ from dash import dcc, html
 from dash.development.base_component import Component
 
 from dashboard import ids
+from dashboard.components.facts import aria
 from dashboard.theme import HEADER_HEIGHT, THEME
 from dashboard.visitor import Visitor
 
@@ -70,12 +71,12 @@ def _header(visitor: Visitor | None) -> Component:
             html.Div(id=ids.ARMED_BADGE),
             html.Div(id=ids.LINK_BADGE),
             dmc.ColorSchemeToggle(
-                lightIcon=html.Span("\u2600\ufe0e", **{"aria-hidden": "true"}),
-                darkIcon=html.Span("\u263e\ufe0e", **{"aria-hidden": "true"}),
+                lightIcon=html.Span("\u2600\ufe0e", **aria(hidden="true")),
+                darkIcon=html.Span("\u263e\ufe0e", **aria(hidden="true")),
                 variant="subtle",
                 color="gray",
                 size="md",
-                **{"aria-label": "Switch between light and dark"},
+                **aria(label="Switch between light and dark"),
             ),
             _person(visitor),
         ],

@@ -93,9 +93,11 @@ def browser():
 @contextmanager
 def running_stack(folder, arguments=()):
     environment = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "STABILIZER_STRICT": "1"}
-    with Processes(folder / "logs", environment) as processes:
-        with closing(Stack(processes, folder, arguments)) as stack:
-            yield stack
+    with (
+        Processes(folder / "logs", environment) as processes,
+        closing(Stack(processes, folder, arguments)) as stack,
+    ):
+        yield stack
 
 
 @pytest.fixture

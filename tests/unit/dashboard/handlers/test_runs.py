@@ -93,10 +93,10 @@ def patched(before, patch):
 
 
 class TestFilter:
-    def test_without_a_choice_the_newest_sign_of_life_comes_first(self):
+    def test_without_a_choice_the_newest_run_comes_first(self):
         query = RunsFilter().query()
         assert query == RunQuery(
-            name="", states=(), sort=RunSort.LAST_SEEN_AT, descending=True, limit=PAGE
+            name="", states=(), sort=RunSort.CREATED_AT, descending=True, limit=PAGE
         )
 
     def test_every_choice_is_asked_for(self):
@@ -125,7 +125,7 @@ class TestFilter:
         query = RunsFilter(**odd).query()
         assert PAGE <= query.limit <= MOST
         assert query.states == ()
-        assert query.sort is RunSort.LAST_SEEN_AT
+        assert query.sort is RunSort.CREATED_AT
         assert len(query.name) <= 200
 
     @pytest.mark.parametrize("search", ["a%b", "_", "'; drop table runs", "\u00e9 \u4f60", "[x]\\"])
