@@ -454,7 +454,11 @@
     document.addEventListener("pointermove", onPointer, {passive: true});
     document.addEventListener("pointerdown", onPointer, {passive: true});
     document.addEventListener("scroll", () => pointer && leave(), {passive: true, capture: true});
-    document.documentElement.addEventListener("pointerleave", () => pointer && leave());
+    document.documentElement.addEventListener("pointerleave", function (event) {
+        if (pointer && event.pointerType !== "touch") {
+            leave(); // what a finger has read stays when it is lifted
+        }
+    });
     // Plotly would take every touch for a zoom, and the page could not be scrolled over a chart:
     // a finger reads values along the steps instead, or scrolls.
     document.addEventListener(

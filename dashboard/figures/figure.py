@@ -9,7 +9,7 @@ FigureDict: TypeAlias = dict[str, Any]
 
 CONFIG: Final[dict[str, Any]] = {
     "displayModeBar": False,
-    "doubleClick": False,
+    "doubleClick": False,  # codespell:ignore  plotly's own word
     "scrollZoom": False,
     "showTips": False,
     "responsive": True,

@@ -18,16 +18,16 @@ ORANGE: Final = "#C58800"
 GREEN: Final = "#009E73"
 PURPLE: Final = "#CC79A7"
 SKY: Final = "#3A9BD5"
-VERMILLION: Final = "#D55E00"
+VERMILION: Final = "#D55E00"
 GREY: Final = "#868E96"
 
 LINE_COLOURS: Final = (BLUE, ORANGE, GREEN, PURPLE, SKY)
-"""Of the lines of a panel, in this order. Vermillion is kept for what is wrong."""
+"""Of the lines of a panel, in this order. Vermilion is kept for what is wrong."""
 
 SEVERITY_COLOURS: Final = {
     Severity.NOTICE: SKY,
     Severity.PRECURSOR: ORANGE,
-    Severity.DIVERGENCE: VERMILLION,
+    Severity.DIVERGENCE: VERMILION,
 }
 
 NONFINITE: Final = "#FF00FF"
@@ -36,7 +36,7 @@ NONFINITE: Final = "#FF00FF"
 DIVERGING: Final = (
     (0.0, BLUE),
     (0.5, "rgba(128,128,128,0.18)"),
-    (1.0, VERMILLION),
+    (1.0, VERMILION),
 )
 """From below the middle to above it. The middle is a veil over the ground, whatever its colour."""
 

@@ -116,15 +116,20 @@ class Charts:
 
 
 @pytest.fixture(scope="module")
-def whole_page(browser, tmp_path_factory):
-    """The page that the tests share: plotly takes its time to load."""
-    page = browser.new_page(viewport=SIZE)
+def address(tmp_path_factory):
     css, script = ((ASSETS / name).read_text() for name in ("charts.css", "charts.js"))
     html = tmp_path_factory.mktemp("page") / "charts.html"
     html.write_text(
         PAGE.format(css=css, script=script, plotly=PLOTLY.as_uri(), config=json.dumps(CONFIG))
     )
-    page.goto(html.as_uri())
+    return html.as_uri()
+
+
+@pytest.fixture(scope="module")
+def whole_page(browser, address):
+    """The page that the tests share: plotly takes its time to load."""
+    page = browser.new_page(viewport=SIZE)
+    page.goto(address)
     yield page
     page.close()
 
@@ -388,3 +393,36 @@ def test_a_line_hidden_in_the_legend_is_not_read(charts, panel):
     charts.point("one", 30)
     expect(charts.page.locator("#two .chart-crosshair")).to_be_visible()
     expect(charts.page.locator("#two .chart-reading")).to_be_hidden()
+
+
+@pytest.fixture
+def telephone(browser, address):
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True
+    )
+    page = context.new_page()
+    page.goto(address)
+    yield Charts(page)
+    context.close()
+
+
+def test_a_finger_reads_along_the_steps_and_never_zooms(telephone, panel):
+    telephone.show(one=panel(), two=panel("norm"))
+    telephone.page.touchscreen.tap(*telephone.spot("one", 30))
+    step = telephone.page.locator(".chart-step")
+    expect(step).to_have_text("step 30")
+    fingers = telephone.page.context.new_cdp_session(telephone.page)
+
+    def touch(kind, *steps):
+        spots = [telephone.spot("one", at) for at in steps]
+        points = [{"x": x, "y": y} for x, y in spots]
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", 40)
+    for at in range(45, 85, 5):
+        touch("touchMove", at)
+    expect(step).to_have_text("step 80")
+    touch("touchEnd")
+    expect(telephone.page.locator("#two .chart-reading")).to_have_text("norm8")
+    telephone.until_range(0, 103)
+    assert telephone.told("run-range") == []

@@ -5,11 +5,13 @@ import pytest
 
 from dashboard.figures.palette import (
     BLUE,
+    DIVERGING,
     GREY,
     LINE_COLOURS,
     NONFINITE,
+    SEQUENTIAL,
     SEVERITY_COLOURS,
-    VERMILLION,
+    VERMILION,
     line_colour,
     veil,
 )
@@ -100,9 +102,14 @@ def test_lines_are_told_apart_by_every_kind_of_sight(sight):
 def test_no_scale_contains_the_colour_of_nan(ground, sight):
     middle = mixed(ground, "#808080", VEIL)
     scale = [
-        mixed(middle, end, share) for end in (BLUE, VERMILLION) for share in np.linspace(0, 1, 11)
+        mixed(middle, end, share) for end in (BLUE, VERMILION) for share in np.linspace(0, 1, 11)
     ]
     assert min(distance(NONFINITE, colour, sight) for colour in [ground, *scale]) > 18
+
+
+def test_the_scales_are_made_of_the_colours_that_were_compared():
+    assert [colour for _, colour in DIVERGING] == [BLUE, veil("#808080", VEIL), VERMILION]
+    assert SEQUENTIAL[-1][1] == veil(BLUE, 1)
 
 
 def test_every_severity_has_a_colour_of_its_own():
