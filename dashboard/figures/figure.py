@@ -9,7 +9,7 @@ FigureDict: TypeAlias = dict[str, Any]
 
 CONFIG: Final[dict[str, Any]] = {
     "displayModeBar": False,
-    "doubleClick": False,  # codespell:ignore  plotly's own word
+    "doubleClick": False,  # codespell:ignore doubleclick
     "scrollZoom": False,
     "showTips": False,
     "responsive": True,
