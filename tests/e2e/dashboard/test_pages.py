@@ -26,6 +26,7 @@ def runs(stack):
 class TestRuns:
     def test_a_run_is_listed_with_what_matters(self, runs, open_page):
         page = open_page()
+        page.get_by_placeholder("Name, key or id").fill("large")
         row = page.locator("tr", has_text="vision-large")
         expect(row).to_contain_text("running")
         expect(row).to_contain_text("propose")
@@ -52,6 +53,7 @@ class TestRuns:
 
     def test_a_new_step_changes_its_row_alone(self, runs, open_page):
         page = open_page()
+        page.get_by_placeholder("Name, key or id").fill("la")
         row = page.locator("tr", has_text="vision-large")
         expect(row).to_be_visible()
         other = page.locator("tr", has_text="language-small").element_handle()
@@ -147,7 +149,7 @@ class TestNarrow:
         path = f"/runs/{runs['running'].run_id}" if path == "run" else path
         page = open_page(path, width=width)
         expect(page.locator("main").first).to_contain_text(
-            {"/": "vision-large", "/control": "Everything that was done"}.get(path, "vision-large")
+            {"/": "sweep-119", "/control": "Everything that was done"}.get(path, "vision-large")
         )
         page.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth")
 
