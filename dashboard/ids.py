@@ -88,6 +88,8 @@ CANCEL: Final = "cancel-command"
 END_SILENCE: Final = "end-silence"
 
 SWITCH_FACTS: Final = "switch-facts"
+SWITCH_TARGET: Final = "switch-target"
+"""What the open dialog of the switch says that it will do."""
 CONTROL_STATE: Final = "control-state"
 CONTROL_SILENCES: Final = "control-silences"
 CONTROL_AUDIT: Final = "control-audit"

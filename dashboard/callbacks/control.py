@@ -81,32 +81,35 @@ def _register_switch(app: Dash, collector: Collector) -> None:
     @app.callback(
         Output(SWITCH.dialog, "children"),
         Output(SWITCH.dialog, "opened"),
+        Output(ids.SWITCH_TARGET, "data"),
         Input(ids.OPEN_SWITCH, "n_clicks"),
         State(ids.SWITCH_FACTS, "data"),
         prevent_initial_call=True,
     )
     async def open_switch(
         clicks: int | None, facts: dict[str, Any] | None
-    ) -> tuple[Component, bool]:
+    ) -> tuple[Component, bool, dict[str, Any]]:
         if not clicks or not facts:
             raise PreventUpdate
-        return arming_form(SWITCH, disarmed=facts["disarmed"]), True
+        disarmed = facts["disarmed"]
+        return arming_form(SWITCH, disarmed=disarmed), True, {"disarmed": not disarmed}
 
     @app.callback(
         *outcome_props(SWITCH),
         Input(SWITCH.submit, "n_clicks"),
         State(SWITCH.reason, "value"),
-        State(ids.SWITCH_FACTS, "data"),
+        State(ids.SWITCH_TARGET, "data"),
         running=[(Output(SWITCH.submit, "loading"), True, False)],
         prevent_initial_call=True,
     )
     async def turn_switch(
-        clicks: int | None, reason: str | None, facts: dict[str, Any]
+        clicks: int | None, reason: str | None, target: dict[str, Any] | None
     ) -> tuple[Any, ...]:
-        if not clicks:
+        # As the dialog says, whatever has become of the switch since it was opened: of two people
+        # who disarm at once, the second must not arm.
+        if not clicks or not target:
             raise PreventUpdate
-        client = collector.asked_now()
-        return shown(await deeds.turn_switch(client, not facts["disarmed"], reason))
+        return shown(await deeds.turn_switch(collector.asked_now(), target["disarmed"], reason))
 
 
 def _register_unsilence(app: Dash, collector: Collector) -> None:

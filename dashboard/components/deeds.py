@@ -61,6 +61,7 @@ def run_dialogs() -> list[Component]:
 def control_dialogs() -> list[Component]:
     """Build the dialogs of the page with the switch."""
     return [
+        dcc.Store(id=ids.SWITCH_TARGET),
         dcc.Store(id=ids.UNSILENCE_TARGET),
         dialog(SWITCH, "All runs"),
         dialog(UNSILENCE, "End a silence"),
