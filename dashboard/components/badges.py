@@ -10,9 +10,9 @@ from typing import Final, NamedTuple
 from dash import html
 from dash.development.base_component import Component
 
-from dashboard.components.amounts import clock, moment
 from dashboard.components.facts import aria
-from dashboard.components.words import label, phrase
+from dashboard.words.amounts import clock, moment
+from dashboard.words.phrases import label, phrase
 from stabilizer.protocol.commands import CommandState
 from stabilizer.protocol.decisions import IncidentState, Mode, Severity
 from stabilizer.protocol.runs import RunState

@@ -12,9 +12,9 @@ from dash import dcc, html
 from dash.development.base_component import Component
 
 from dashboard import ids
-from dashboard.components.amounts import ago, count, left, moment
 from dashboard.components.badges import Look, Shape, badge
-from dashboard.components.words import actor_name, capital, phrase
+from dashboard.words.amounts import ago, count, left, moment
+from dashboard.words.phrases import actor_name, capital, phrase
 from stabilizer.protocol.queries import AuditEntry, ControlState, Silence
 
 _SHORT: Final = 8

@@ -8,7 +8,6 @@ from typing import Final
 from dash import html
 from dash.development.base_component import Component
 
-from dashboard.components.amounts import clock, count, counted, moment
 from dashboard.components.badges import (
     Look,
     Shape,
@@ -17,7 +16,8 @@ from dashboard.components.badges import (
     severity_badge,
 )
 from dashboard.components.facts import facts_line, facts_table
-from dashboard.components.words import capital, command_title, phrase
+from dashboard.words.amounts import clock, count, counted, moment
+from dashboard.words.phrases import capital, command_title, phrase
 from stabilizer.protocol.commands import Command
 from stabilizer.protocol.decisions import (
     Decision,

@@ -10,8 +10,8 @@ from urllib.parse import quote
 from dash import html
 from dash.development.base_component import Component
 
-from dashboard.components.amounts import clock
 from dashboard.components.badges import Connection, connection_badge
+from dashboard.words.amounts import clock
 
 
 def link_badge(link: Mapping[str, Any] | None) -> Component:

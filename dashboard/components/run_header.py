@@ -9,9 +9,9 @@ from dash import html
 from dash.development.base_component import Component
 
 from dashboard import ids
-from dashboard.components.amounts import ago, count, moment
 from dashboard.components.badges import mode_badge, run_state_badge
 from dashboard.components.facts import facts_line
+from dashboard.words.amounts import ago, count, moment
 from stabilizer.protocol.runs import Run, RunState
 
 _ENDED = (RunState.FINISHED, RunState.FAILED)

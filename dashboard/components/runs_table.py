@@ -10,14 +10,14 @@ import dash_mantine_components as dmc
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from dashboard.components.amounts import ago, count, moment
 from dashboard.components.badges import (
     incident_state_badge,
     mode_badge,
     run_state_badge,
     severity_badge,
 )
-from dashboard.components.words import command_sentence, command_title, phrase
+from dashboard.words.amounts import ago, count, moment
+from dashboard.words.phrases import command_sentence, command_title, phrase
 from stabilizer.protocol.views import RunSummary
 
 _COLUMNS: Final = (

@@ -18,10 +18,11 @@ from typing import Final
 from dashboard.figures.edges import EdgeMarks
 from dashboard.figures.figure import FigureDict, base_layout, note, step_axis
 from dashboard.figures.live import Shown
+from dashboard.figures.notes import escape, plain
 from dashboard.figures.samples import Line, LineSamples, Stretch, collect, drawable
 from dashboard.figures.scene import Scene, meta_of
 from dashboard.figures.span import Span
-from dashboard.figures.words import escape, number, plain
+from dashboard.words.amounts import number
 from stabilizer.protocol.queries import SeriesData
 
 HEIGHT: Final = 190

@@ -11,9 +11,10 @@ from typing import Final
 
 from dashboard.figures.events import EVENT_AXIS
 from dashboard.figures.figure import FigureDict
+from dashboard.figures.notes import plain
 from dashboard.figures.palette import GREY, NONFINITE
 from dashboard.figures.span import Span
-from dashboard.figures.words import number, plain
+from dashboard.words.amounts import number
 
 _LOOKS: Final[Mapping[str, FigureDict]] = {
     "nonfinite": {"symbol": "x-thin-open", "size": 6, "color": NONFINITE, "line": {"width": 1.5}},

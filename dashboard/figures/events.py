@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final, TypedDict
 
 from dashboard.figures.figure import FigureDict
+from dashboard.figures.notes import describe_command, describe_incident, describe_marker
 from dashboard.figures.palette import GREY, SEVERITY_COLOURS, veil
-from dashboard.figures.words import describe_command, describe_incident, describe_marker
 from stabilizer.protocol.commands import (
     SETTLED_STATES,
     Command,

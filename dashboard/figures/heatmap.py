@@ -18,10 +18,10 @@ from dashboard.figures.cells.colouring import (
 )
 from dashboard.figures.cells.columns import Columns, lay_out_columns
 from dashboard.figures.figure import FONT_SIZE, MARGIN, FigureDict, base_layout, note, step_axis
+from dashboard.figures.notes import escape, plain
 from dashboard.figures.palette import GREY, NONFINITE, veil
 from dashboard.figures.rounding import significant, with_gaps
 from dashboard.figures.scene import Scene, meta_of
-from dashboard.figures.words import escape, plain
 from stabilizer.protocol.series import SeriesKey
 from stabilizer.protocol.views import Heatmap, HeatmapRow
 

@@ -24,6 +24,8 @@ _FEWEST_POINTS: Final = 200
 _MOST_POINTS: Final = 4000
 _OVERLAP_STEPS: Final = 64
 """Frames of the same steps may come in several batches; what is known already is left out."""
+_LAST_STEP: Final = 2**53
+"""As far as steps are counted."""
 _MAX_SERIES: Final = 500
 """As many as the collector reads at once."""
 
@@ -35,7 +37,7 @@ class Drawn(TypedDict):
     """Counts what the page was given: an extension of another number is out of date."""
     panels: dict[str, Shown]
     read_to: int
-    """Last step that was asked for."""
+    """Last step that is known; for a look at the past alone, where the run stood."""
     drawn_at: float
     """Of the last whole drawing, in seconds; by the clock of whoever draws."""
 
@@ -61,7 +63,8 @@ class Look:
         if self.zoom is None:
             return {}
         first, last = self.zoom
-        return {"from_step": max(0, math.floor(first)), "to_step": max(0, math.ceil(last))}
+        ends = {"from_step": math.floor(first), "to_step": math.ceil(last)}
+        return {name: min(max(step, 0), _LAST_STEP) for name, step in ends.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,11 +90,12 @@ class Extension:
     """Draw the panels anew when there is time."""
 
 
-def read_zoom(stored: Sequence[float] | None) -> tuple[float, float] | None:
+def read_zoom(stored: Any) -> tuple[float, float] | None:  # noqa: ANN401  JSON of a browser
     """Read what the store of the range holds; what is no range is none."""
-    if not stored or len(stored) != 2:
+    try:
+        first, last = (float(end) for end in stored or ())
+    except (TypeError, ValueError, OverflowError):
         return None
-    first, last = float(stored[0]), float(stored[1])
     return (first, last) if math.isfinite(first) and math.isfinite(last) and first < last else None
 
 
@@ -141,7 +145,7 @@ async def draw_panels(client: CollectorClient, run_id: str, look: Look) -> Panel
     return Panels(
         figures=figures,
         shown={panel: shown_in(figure) for panel, figure in figures.items()},
-        read_to=_last_step(data, run.attempt),
+        read_to=_known_to(run, look.zoom, data),
         series=series,
     )
 
@@ -153,6 +157,12 @@ def _is_log(panel: str, look: Look) -> bool:
 def _all_series(lines: Mapping[str, Sequence[Line]]) -> tuple[str, ...]:
     found = dict.fromkeys(line.series for of_panel in lines.values() for line in of_panel)
     return tuple(found)[:_MAX_SERIES]
+
+
+def _known_to(run: Run, zoom: tuple[float, float] | None, data: Sequence[SeriesData]) -> int:
+    if zoom is not None and zoom[1] < run.step:
+        return run.step  # what comes after the range is not asked for
+    return _last_step(data, run.attempt)
 
 
 def _last_step(data: Sequence[SeriesData], attempt: int) -> int:
@@ -176,7 +186,10 @@ async def extend_panels(client: CollectorClient, run_id: str, drawn: Drawn) -> E
         # Nothing was measured yet when it was drawn: there may be series now.
         return Extension(updates={}, shown=panels, read_to=drawn["read_to"], outgrown=True)
     query = SeriesQuery(
-        series=series, attempt=attempt, from_step=max(0, drawn["read_to"] - _OVERLAP_STEPS)
+        series=series,
+        attempt=attempt,
+        from_step=max(0, drawn["read_to"] - _OVERLAP_STEPS),
+        max_points=_MOST_POINTS,  # a page that has slept for hours must not get every step of them
     )
     data = await client.data(run_id, query)
     updates: dict[str, list[Any]] = {}

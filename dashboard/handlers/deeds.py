@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 from dash.development.base_component import Component
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from dashboard.client import CollectorClient
 from dashboard.components.command import preview_panel
 from dashboard.components.deeds import MODE, ORDER, SILENCE, WORD
 from dashboard.components.forms import (
+    ALL_RULES,
+    MAX_SILENCE_MINUTES,
     REASON_MISSING,
     Verb,
     command_form,
@@ -22,19 +24,28 @@ from dashboard.components.forms import (
     silence_form,
     word_form,
 )
-from dashboard.components.words import capital, command_sentence
 from dashboard.errors import DashboardError, MissingError, RefusedError
-from stabilizer.protocol.commands import CommandKind, ReduceLrParameters
+from dashboard.words.phrases import capital, command_sentence
+from stabilizer.protocol.batches import Step
+from stabilizer.protocol.commands import (
+    Command,
+    CommandKind,
+    CommandState,
+    ReduceLrParameters,
+    RollbackParameters,
+)
 from stabilizer.protocol.decisions import Mode
 from stabilizer.protocol.queries import (
     CommandCreate,
     CommandRequest,
     ControlUpdate,
+    Note,
     RollbackRequest,
     SilenceCreate,
 )
 from stabilizer.protocol.views import CommandPreviewRequest
 
+Model = TypeVar("Model", bound=BaseModel)
 _REQUEST: Final[TypeAdapter[CommandRequest]] = TypeAdapter(CommandRequest)
 
 
@@ -69,23 +80,24 @@ class OrderFields:
         Raises:
             ValueError: Something cannot be used; the message names the field.
         """
-        cut = self._cut() if self.kind == CommandKind.REDUCE_LR or self.with_cut else None
-        if self.kind == CommandKind.REDUCE_LR and cut is not None:
-            return cut
+        if self.kind == CommandKind.REDUCE_LR:
+            return self._cut()
         if self.kind == CommandKind.ROLLBACK:
-            if not self.snapshot:
-                raise ValueError("choose a snapshot to go back to")
-            fields = {
-                "kind": self.kind,
-                "snapshot_id": self.snapshot,
-                "skip_steps": _or_none(self.skip_steps) or 0,
-            }
-            request = _checked(RollbackRequest, fields)
-            return request.model_copy(update={"reduce_lr": cut})
+            return self._rollback()
         try:
             return _REQUEST.validate_python({"kind": self.kind})
         except ValidationError as error:
             raise ValueError("choose a command") from error
+
+    def _rollback(self) -> RollbackRequest:
+        if not self.snapshot:
+            raise ValueError("choose a snapshot to go back to")
+        fields = {
+            "snapshot_id": self.snapshot,
+            "skip_steps": _or_none(self.skip_steps) or 0,
+            "reduce_lr": self._cut() if self.with_cut else None,
+        }
+        return _checked(RollbackRequest, fields)
 
     def _cut(self) -> ReduceLrParameters:
         fields = {
@@ -100,13 +112,18 @@ def _or_none(value: Any) -> Any:  # noqa: ANN401  what a number field holds
     return None if value in ("", None) else value
 
 
-def _checked(model: Any, fields: Mapping[str, Any]) -> Any:  # noqa: ANN401  one of two models
+def _checked(model: type[Model], fields: Mapping[str, Any]) -> Model:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        found = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in found["loc"]).replace("_", " ")
-        raise ValueError(f"{name}: {found['msg'].lower()}") from error
+        raise ValueError(_first(error)) from error
+
+
+def _first(error: ValidationError) -> str:
+    """Say the first thing that is wrong: which field, and what is allowed."""
+    found = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in found["loc"]).replace("_", " ")
+    return f"{name}: {found['msg'].removeprefix('Value error, ').lower()}"
 
 
 # opening
@@ -169,10 +186,8 @@ async def preview_order(
     try:
         request = CommandPreviewRequest(parameters=fields.request(), attempt=attempt)
         return preview_panel(await client.preview(run_id, request))
-    except ValueError as error:
-        return error_notice(capital(str(error)))
-    except DashboardError as error:
-        return error_notice(error.message)
+    except (ValueError, DashboardError) as error:
+        return error_notice(_words(error))
 
 
 # doing
@@ -182,16 +197,13 @@ async def give_word(
     client: CollectorClient, verb: Verb, command_id: str, reason: str | None
 ) -> Outcome:
     """Approve, reject or take back a command."""
-    if not _is_reason(reason):
-        return Outcome(told=REASON_MISSING, done=False)
     deed = {Verb.APPROVE: client.approve, Verb.REJECT: client.reject, Verb.CANCEL: client.cancel}
     try:
-        command = await deed[verb](command_id, str(reason))
-    except DashboardError as error:
-        return Outcome(told=error.message, done=False)
-    what = command_sentence(command.parameters)
+        command = await deed[verb](command_id, _read_reason(reason))
+    except (ValueError, DashboardError) as error:
+        return _not_done(error)
     past = {Verb.APPROVE: "Approved", Verb.REJECT: "Rejected", Verb.CANCEL: "Taken back"}
-    return Outcome(told=f"{past[verb]}: {what}", done=True)
+    return Outcome(told=f"{past[verb]}: {command_sentence(command.parameters)}", done=True)
 
 
 async def give_order(
@@ -201,32 +213,46 @@ async def give_order(
     fields: OrderFields,
     reason: str | None,
 ) -> Outcome:
-    """Give a command by hand."""
-    if not _is_reason(reason):
-        return Outcome(told=REASON_MISSING, done=False)
+    """Give a command by hand; not while the same one is on its way, by a second click perhaps."""
     try:
-        request = fields.request()
-        create = CommandCreate(parameters=request, reason=str(reason), attempt=attempt)
+        create = CommandCreate(
+            parameters=fields.request(), reason=_read_reason(reason), attempt=attempt
+        )
+        if any(_is_same(create, one) for one in await client.commands(run_id)):
+            return Outcome(told=_UNDER_WAY, done=False)
         command = await client.order(run_id, create)
-    except ValueError as error:
-        return Outcome(told=capital(str(error)), done=False)
-    except DashboardError as error:
-        return Outcome(told=error.message, done=False)
+    except (ValueError, DashboardError) as error:
+        return _not_done(error)
     return Outcome(told=f"Sent: {command_sentence(command.parameters)}", done=True)
+
+
+def _is_same(asked: CommandCreate, given: Command) -> bool:
+    """Whether a command that is not settled does what is asked for, to the same attempt."""
+    if given.is_settled or given.state is CommandState.PROPOSED:
+        return False
+    if asked.attempt not in (None, given.attempt):
+        return False
+    what, known = asked.parameters, given.parameters
+    if isinstance(what, RollbackRequest) and isinstance(known, RollbackParameters):
+        return (what.snapshot_id, what.skip_steps, what.reduce_lr) == (
+            known.target.snapshot_id,
+            known.skip_steps,
+            known.reduce_lr,
+        )
+    return what == known
 
 
 async def change_mode(
     client: CollectorClient, run_id: str, mode: str | None, reason: str | None
 ) -> Outcome:
     """Say how far the policy may go on a run."""
-    if not _is_reason(reason):
-        return Outcome(told=REASON_MISSING, done=False)
-    if mode not in set(Mode):
-        return Outcome(told="Choose a mode", done=False)
     try:
-        run = await client.set_mode(run_id, Mode(mode), str(reason))
-    except DashboardError as error:
-        return Outcome(told=error.message, done=False)
+        why = _read_reason(reason)
+        if mode not in set(Mode):
+            return Outcome(told="Choose a mode", done=False)
+        run = await client.set_mode(run_id, Mode(mode), why)
+    except (ValueError, DashboardError) as error:
+        return _not_done(error)
     return Outcome(told=f"The mode is {run.mode.value} now", done=True)
 
 
@@ -239,6 +265,29 @@ class SilenceFields:
     minutes: Any = None
     until_step: Any = None
 
+    def ends(self, now: datetime) -> dict[str, Any]:
+        """Read when it ends.
+
+        Raises:
+            ValueError: That cannot be used; the message names the field.
+        """
+        if self.end == "step":
+            return {"until_step": _checked(_UntilStep, {"until_step": self.until_step}).until_step}
+        time = _checked(_Minutes, {"time": self.minutes}).time
+        return {"until": now + timedelta(minutes=time)}
+
+
+class _Minutes(BaseModel):
+    """Named as the form names it."""
+
+    time: Annotated[float, Field(gt=0, le=MAX_SILENCE_MINUTES)]
+
+
+class _UntilStep(BaseModel):
+    """Likewise."""
+
+    until_step: Step
+
 
 async def silence_rule(
     client: CollectorClient,
@@ -248,48 +297,64 @@ async def silence_rule(
     now: datetime,
 ) -> Outcome:
     """Mute a rule for decisions on a run."""
-    if not _is_reason(reason):
-        return Outcome(told=REASON_MISSING, done=False)
     try:
-        create = _silence(run_id, fields, str(reason), now)
-        await client.silence(create)
-    except (ValueError, TypeError, OverflowError):
-        return Outcome(told="Say how long: a number of minutes, or a step", done=False)
-    except DashboardError as error:
-        return Outcome(told=error.message, done=False)
-    return Outcome(told=f"Silenced: {fields.rule}", done=True)
-
-
-def _silence(run_id: str, fields: SilenceFields, reason: str, now: datetime) -> SilenceCreate:
-    end: dict[str, Any] = (
-        {"until_step": int(fields.until_step)}
-        if fields.end == "step"
-        else {"until": now + timedelta(minutes=float(fields.minutes))}
-    )
-    return SilenceCreate(rule=fields.rule or "", run_id=run_id, reason=reason, **end)
+        why = _read_reason(reason)
+        if not fields.rule:
+            return Outcome(told="Choose a rule", done=False)
+        await client.silence(
+            SilenceCreate(rule=fields.rule, run_id=run_id, reason=why, **fields.ends(now))
+        )
+    except (ValueError, DashboardError) as error:
+        return _not_done(error)
+    what = "every rule" if fields.rule == ALL_RULES else fields.rule
+    return Outcome(told=f"Silenced: {what}", done=True)
 
 
 async def end_silence(client: CollectorClient, silence_id: str, reason: str | None) -> Outcome:
     """End a silence before its time."""
-    if not _is_reason(reason):
-        return Outcome(told=REASON_MISSING, done=False)
     try:
-        await client.end_silence(silence_id, str(reason))
-    except DashboardError as error:
-        return Outcome(told=error.message, done=False)
+        await client.end_silence(silence_id, _read_reason(reason))
+    except (ValueError, DashboardError) as error:
+        return _not_done(error)
     return Outcome(told="The silence has ended", done=True)
 
 
 async def turn_switch(client: CollectorClient, disarmed: bool, reason: str | None) -> Outcome:
     """Disarm the policy of all runs, or arm it again."""
-    if not _is_reason(reason):
-        return Outcome(told=REASON_MISSING, done=False)
     try:
-        await client.set_control(ControlUpdate(disarmed=disarmed, reason=str(reason)))
-    except DashboardError as error:
-        return Outcome(told=error.message, done=False)
+        await client.set_control(ControlUpdate(disarmed=disarmed, reason=_read_reason(reason)))
+    except (ValueError, DashboardError) as error:
+        return _not_done(error)
     return Outcome(told="Everything is disarmed" if disarmed else "Armed again", done=True)
 
 
-def _is_reason(reason: str | None) -> bool:
-    return bool(reason and reason.strip())
+def _read_reason(reason: str | None) -> str:
+    """Read why.
+
+    Raises:
+        ValueError: There is no reason, or one that the audit log does not take.
+    """
+    if not reason or not reason.strip():
+        raise ValueError(REASON_MISSING)
+    return _checked(Note, {"reason": reason}).reason
+
+
+def _not_done(error: ValueError | DashboardError) -> Outcome:
+    return Outcome(told=_words(error), done=False)
+
+
+def _words(error: ValueError | DashboardError) -> str:
+    if isinstance(error, ValidationError):
+        return capital(_first(error))
+    if isinstance(error, DashboardError):
+        return capital(error.message + _ADVICE.get(error.code, ""))
+    return capital(str(error))
+
+
+_UNDER_WAY: Final = (
+    "The same command is on its way already: wait until the job has answered it, or take it back"
+)
+_ADVICE: Final[Mapping[str, str]] = {
+    "past_attempt": ": it has gone on since this was opened. Close this and look again",
+    "unknown_snapshot": ". Close this and look again",
+}

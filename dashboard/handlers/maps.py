@@ -155,28 +155,25 @@ def _tower(row: HeatmapRow) -> str:
 
 
 def _lowest(heatmap: Heatmap, tower: str, steps: Sequence[int]) -> SeriesData:
-    rows = [
-        values
-        for row, values in zip(heatmap.rows, heatmap.values, strict=True)
-        if _tower(row) == tower
-    ]
-    found = [
-        (step, _least([value for value in column if value is not None]))
-        for step, column in zip(steps, zip(*rows, strict=True), strict=True)
-    ]
-    kept = [(step, value) for step, value in found if value is not None]
+    """Take the lowest of a tower at each column; what is not finite counts before everything.
+
+    A cell shows its lowest finite sample: that there were others is told by their count alone.
+    """
+    rows = [index for index, row in enumerate(heatmap.rows) if _tower(row) == tower]
+    kept_steps, kept_values = [], []
+    for column, step in enumerate(steps):
+        values = [value for row in rows if (value := heatmap.values[row][column]) is not None]
+        if any(heatmap.nonfinite[row][column] for row in rows):
+            values = [value for value in values if not math.isfinite(value)] or [math.nan]
+        if values:
+            kept_steps.append(step)
+            kept_values.append(min(values))
     return SeriesData(
         series=tower,
         attempt=1,
-        steps=tuple(step for step, _ in kept),
+        steps=tuple(kept_steps),
         times=(),
-        values=tuple(value for _, value in kept),
-        num_samples=len(kept),
-        num_nonfinite=sum(not math.isfinite(value) for _, value in kept),
+        values=tuple(kept_values),
+        num_samples=len(kept_values),
+        num_nonfinite=sum(not math.isfinite(value) for value in kept_values),
     )
-
-
-def _least(values: Sequence[float]) -> float | None:
-    """The lowest; what is not finite counts before everything."""
-    broken = [value for value in values if not math.isfinite(value)]
-    return broken[0] if broken else min(values, default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -24,7 +25,7 @@ def choose_lines(series: Iterable[str], picked: Sequence[str]) -> Mapping[str, t
     """
     keys = {text: SeriesKey.parse(text) for text in series}
     found = {
-        ids.CHART_LOSS: _taken(keys, Metric.LOSS, lambda labels: set(labels) <= {"source"}),
+        ids.CHART_LOSS: _losses(keys),
         ids.CHART_GRADIENT: _taken(keys, Metric.GRAD_NORM, lambda labels: not labels),
         ids.CHART_RATE: _taken(keys, Metric.LR, lambda labels: set(labels) <= {"group"}),
         ids.CHART_Z_LOSS: _taken(keys, Metric.Z_LOSS, lambda labels: set(labels) <= {"source"}),
@@ -42,12 +43,26 @@ def choose_lines(series: Iterable[str], picked: Sequence[str]) -> Mapping[str, t
     return lines
 
 
+def _losses(keys: Mapping[str, SeriesKey]) -> list[str]:
+    """Find the loss; of a job that gives only what it backpropagates, that."""
+    by_source = (
+        _taken(keys, metric, lambda labels: set(labels) <= {"source"})
+        for metric in (Metric.LOSS, Metric.LOSS_TOTAL)
+    )
+    return next((texts for texts in by_source if texts), [])
+
+
 def _taken(
     keys: Mapping[str, SeriesKey], metric: str, fits: Callable[[Mapping[str, str]], bool]
 ) -> list[str]:
-    """Find the series of a metric, the one without labels first."""
+    """Find the series of a metric, the one without labels first, group 2 before group 10."""
     texts = [text for text, key in keys.items() if key.metric == metric and fits(key.labels)]
-    return sorted(texts, key=lambda text: (len(keys[text].labels), text))[:_MAX_LINES]
+    return sorted(texts, key=lambda text: (len(keys[text].labels), _counted(text)))[:_MAX_LINES]
+
+
+def _counted(text: str) -> list[str | int]:
+    parts = re.split(r"([0-9]+)", text)  # every second part is a number
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
 def _lines(panel: str, texts: Sequence[str], keys: Mapping[str, SeriesKey]) -> tuple[Line, ...]:
@@ -65,4 +80,4 @@ def _label(key: SeriesKey) -> str:
     """Name a line by what tells it from its neighbours."""
     if not key.labels:
         return "all" if key.metric in (Metric.LOSS, Metric.Z_LOSS) else key.metric
-    return ", ".join(key.labels.values())
+    return ", ".join(key.labels.values()).strip() or str(key)

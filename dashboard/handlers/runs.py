@@ -12,10 +12,10 @@ from dash import Patch, html, no_update
 from dash.development.base_component import Component
 
 from dashboard.client import CollectorClient
-from dashboard.components.amounts import ago, count
 from dashboard.components.problem import problem
 from dashboard.components.runs_table import run_row, runs_table
 from dashboard.figures.sparkline import sparkline_text, sparkline_uri
+from dashboard.words.amounts import ago, count
 from stabilizer.protocol.queries import RunQuery, RunSort
 from stabilizer.protocol.runs import RunState
 from stabilizer.protocol.views import Overview, RunSummary

@@ -11,13 +11,6 @@ import dash_mantine_components as dmc
 from dash import html
 from dash.development.base_component import Component
 
-from dashboard.components.amounts import (
-    ago,
-    clock,
-    count,
-    left,
-    moment,
-)
 from dashboard.components.badges import (
     WARNING,
     Look,
@@ -36,7 +29,14 @@ from dashboard.components.command.progress import (
     verify,
 )
 from dashboard.components.facts import aria, facts_line
-from dashboard.components.words import (
+from dashboard.words.amounts import (
+    ago,
+    clock,
+    count,
+    left,
+    moment,
+)
+from dashboard.words.phrases import (
     actor_name,
     capital,
     command_sentence,

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dash import html
 from dash.development.base_component import Component
 
-from dashboard.components.amounts import ARROW, change, count, counted, duration, number
 from dashboard.components.badges import WARNING, healthy_badge, mark
 from dashboard.components.facts import Content, facts_table
-from dashboard.components.words import capital, command_sentence, phrase
+from dashboard.words.amounts import ARROW, change, count, counted, duration, number
+from dashboard.words.phrases import capital, command_sentence, phrase
 from stabilizer.protocol.commands import (
     CommandParameters,
     ReduceLrParameters,

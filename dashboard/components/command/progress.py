@@ -9,8 +9,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from dashboard.components.amounts import count, counted, number
-from dashboard.components.words import actor_name, phrase, reason_phrase
+from dashboard.words.amounts import count, counted, number
+from dashboard.words.phrases import actor_name, phrase, reason_phrase
 from stabilizer.protocol.commands import (
     CheckpointNowParameters,
     Command,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dashboard.components.forms.deeds import (
     ALL_RULES,
+    MAX_SILENCE_MINUTES,
     Verb,
     arming_form,
     mode_form,
@@ -28,6 +29,7 @@ from dashboard.components.forms.parts import (
 
 __all__ = [
     "ALL_RULES",
+    "MAX_SILENCE_MINUTES",
     "REASON_MISSING",
     "CommandFormIds",
     "ComponentId",

@@ -13,13 +13,14 @@ from dash.development.base_component import Component
 from dashboard.components.command.preview import preview_panel
 from dashboard.components.forms.ids import FormIds, ModeFormIds, SilenceFormIds
 from dashboard.components.forms.parts import form_body, whole_number
-from dashboard.components.words import capital, command_sentence, label, phrase
+from dashboard.words.phrases import capital, command_sentence, label, phrase
 from stabilizer.protocol.commands import Command
 from stabilizer.protocol.decisions import Mode
 from stabilizer.protocol.views import CommandPreview
 
 ALL_RULES: Final = "*"
-_WEEK_MINUTES: Final = 7 * 24 * 60
+MAX_SILENCE_MINUTES: Final = 7 * 24 * 60
+"""A week: what is muted for longer is forgotten."""
 _SILENCE_STEPS: Final = 200
 """Steps ahead that are suggested for the end of a silence."""
 
@@ -140,7 +141,7 @@ def silence_form(ids: SilenceFormIds, *, rules: Sequence[str], step: int | None)
         description="From now on, by the clock; a week at most",
         unit="min",
         least=1,
-        most=_WEEK_MINUTES,
+        most=MAX_SILENCE_MINUTES,
     )
     until_step = whole_number(
         ids.until_step,

@@ -9,11 +9,11 @@ import dash_mantine_components as dmc
 from dash import html
 from dash.development.base_component import Component
 
-from dashboard.components.amounts import count
 from dashboard.components.badges import healthy_badge
 from dashboard.components.forms.ids import CommandFormIds
 from dashboard.components.forms.parts import form_body, whole_number
-from dashboard.components.words import capital, phrase
+from dashboard.words.amounts import count
+from dashboard.words.phrases import capital, phrase
 from stabilizer.protocol.commands import CommandKind
 from stabilizer.protocol.views import SnapshotState
 

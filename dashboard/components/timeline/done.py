@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from dashboard.components.amounts import count, moment, number
 from dashboard.components.badges import look
 from dashboard.components.command.progress import Baseline, Verdict, verify
 from dashboard.components.timeline.entry import Entry, EntryKind
 from dashboard.components.timeline.log import AuditIndex
-from dashboard.components.words import (
+from dashboard.words.amounts import count, moment, number
+from dashboard.words.phrases import (
     capital,
     command_sentence,
     command_title,

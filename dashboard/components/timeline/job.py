@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from dashboard.components.amounts import count
 from dashboard.components.badges import look
 from dashboard.components.timeline.entry import Entry, EntryKind
 from dashboard.components.timeline.log import AuditIndex
-from dashboard.components.words import capital, phrase
+from dashboard.words.amounts import count
+from dashboard.words.phrases import capital, phrase
 from stabilizer.protocol.batches import MarkerKind
 from stabilizer.protocol.commands import Command, CommandKind, CommandState
 from stabilizer.protocol.queries import AuditAction, AuditEntry

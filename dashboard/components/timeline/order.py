@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
-from dashboard.components.amounts import utc
 from dashboard.components.timeline.entry import Entry, EntryKind
+from dashboard.words.amounts import utc
 from stabilizer.protocol.runs import Attempt
 
 

@@ -9,11 +9,11 @@ from datetime import datetime
 from itertools import groupby
 from typing import Final
 
-from dashboard.components.amounts import count, number
 from dashboard.components.badges import look
 from dashboard.components.timeline.entry import Entry, EntryKind
 from dashboard.components.timeline.log import AuditIndex
-from dashboard.components.words import capital, command_sentence, command_title, phrase
+from dashboard.words.amounts import count, number
+from dashboard.words.phrases import capital, command_sentence, command_title, phrase
 from stabilizer.protocol.commands import Command
 from stabilizer.protocol.decisions import (
     Alert,

@@ -9,11 +9,11 @@ from typing import Final
 from dash import html
 from dash.development.base_component import Component
 
-from dashboard.components.amounts import ago, clock, count, day, moment
 from dashboard.components.badges import Look, Shape, mark
 from dashboard.components.facts import facts_line, facts_table
 from dashboard.components.timeline.entry import Entry, EntryKind
-from dashboard.components.words import actor_name
+from dashboard.words.amounts import ago, clock, count, day, moment
+from dashboard.words.phrases import actor_name
 
 _SHAPES: Final = {
     EntryKind.SEEN: Shape.TRIANGLE,

@@ -10,7 +10,7 @@ import numpy as np
 
 from dashboard.figures.palette import DIVERGING, SEQUENTIAL
 from dashboard.figures.rounding import FloatArray, significant
-from dashboard.figures.words import number
+from dashboard.words.amounts import number
 from stabilizer.protocol.metrics import Metric
 
 _CLIP: Final = 3.0

@@ -14,7 +14,7 @@ from dashboard.components.badges import (
     run_state_badge,
     severity_badge,
 )
-from dashboard.components.words import label
+from dashboard.words.phrases import label
 from stabilizer.protocol.commands import CommandState
 from stabilizer.protocol.decisions import IncidentState, Mode, Severity
 from stabilizer.protocol.runs import RunState

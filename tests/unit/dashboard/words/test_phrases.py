@@ -2,7 +2,7 @@ from enum import StrEnum
 
 import pytest
 
-from dashboard.components.words import (
+from dashboard.words.phrases import (
     actor_name,
     command_sentence,
     command_title,

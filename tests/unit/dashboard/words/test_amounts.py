@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from dashboard.components.amounts import (
+from dashboard.words.amounts import (
     ago,
     change,
     clock,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
-from dashboard.components.amounts import count, counted, exact
+from dashboard.words.amounts import count, counted, exact
 from stabilizer.protocol.batches import MarkerKind
 from stabilizer.protocol.commands import (
     CommandKind,

@@ -1,16 +1,10 @@
-import math
-
-import pytest
-
-from dashboard.figures.words import (
+from dashboard.figures.notes import (
     MAX_TEXT,
     describe_command,
     describe_incident,
     describe_marker,
     escape,
-    number,
     plain,
-    reason_words,
 )
 from stabilizer.protocol.batches import MarkerKind
 from stabilizer.protocol.commands import CommandState, ReduceLrParameters, RejectReason
@@ -31,34 +25,6 @@ def test_long_text_is_cut():
     assert text.endswith("...")
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (2.34567, "2.346"),
-        (1e6, "1,000,000"),
-        (3e-5, "3e-05"),
-        (1e30, "1e+30"),
-        (0.0, "0"),
-        (math.nan, "NaN"),
-        (math.inf, "Inf"),
-        (-math.inf, "-Inf"),
-    ],
-)
-def test_numbers_are_short(value, text):
-    assert number(value) == text
-
-
-@pytest.mark.parametrize("reason", [*DecisionReason, *RejectReason])
-def test_every_reason_has_words_of_its_own(reason):
-    words = reason_words(reason)
-    assert "_" not in words
-    assert words != reason.value
-
-
-def test_a_reason_from_a_later_version_is_told_as_it_is():
-    assert reason_words("sun_spots") == "sun spots"
-
-
 def test_an_incident_is_told_with_number_state_decision_and_reason(make):
     incident = make.incident(
         number=7, decision=DecisionKind.HOLD, reason=DecisionReason.COOLDOWN, message="4 <alerts>"
@@ -67,7 +33,7 @@ def test_an_incident_is_told_with_number_state_decision_and_reason(make):
         "Incident 7: divergence, open",
         "since step 40",
         "loss diverging",
-        "would act, but is held back: the last intervention is too recent",
+        "holds back: the cooldown is not over",
         "4 <alerts>",
     ]
 
@@ -85,9 +51,9 @@ def test_a_rollback_tells_where_to_by_whom_and_why(make):
         message="3 signals",
     )
     assert describe_command(command).split("\n") == [
-        "Roll back to step 1,000, skip 200 steps of data",
+        "Roll back to step 1,000 (snapshot s), skip 200 steps of data",
         "applied at step 1,240",
-        "by ann: the run diverges",
+        "by ann: the run is diverging",
         "3 signals",
     ]
 
@@ -99,7 +65,9 @@ def test_a_refused_command_tells_why(make):
         why_not=RejectReason.REFUSED_BY_PERSON,
     )
     text = describe_command(command)
-    assert text.startswith("Learning rate x 0.75 for 500 steps\nrejected, given at step 48\n")
+    assert text.startswith(
+        "Multiply the learning rate by 0.75 for 500 steps\nrejected, given at step 48\n"
+    )
     assert "because a person refused it" in text
 
 
