@@ -134,7 +134,8 @@ def _register_extending(app: Dash, collector: Collector, clock: Clock) -> None:
                 "read_to": extension.read_to,
             },
         }
-        is_due = clock.monotonic() - shown["drawn_at"] >= _REDRAW_SECONDS
+        # Less than nothing: it was drawn before this machine started.
+        is_due = not 0 <= clock.monotonic() - shown["drawn_at"] < _REDRAW_SECONDS
         return update, shown["number"] if extension.outgrown and is_due else no_update
 
     # In the browser: what was read for a figure that has been replaced meanwhile is left out.

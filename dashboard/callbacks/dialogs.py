@@ -9,6 +9,7 @@ from dash.exceptions import PreventUpdate
 
 from dashboard import ids
 from dashboard.components.forms import FormIds
+from dashboard.words.phrases import capital
 from dashboard.errors import DashboardError
 from dashboard.handlers.deeds import Outcome
 
@@ -33,7 +34,7 @@ def shown(outcome: Outcome) -> tuple[Any, ...]:
 
 def refused_opening(error: DashboardError) -> list[dict[str, Any]]:
     """Tell why a dialog does not open."""
-    return [_notice(error.message, "red")]
+    return [_notice(capital(error.message), "red")]
 
 
 def _notice(text: str, color: str) -> dict[str, Any]:
