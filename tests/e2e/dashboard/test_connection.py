@@ -8,7 +8,7 @@ from stabilizer.settings import MIN_TOKEN_LENGTH
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 TOKEN = "t" * MIN_TOKEN_LENGTH
-NETWORK = ("Failed to load resource", "WebSocket")
+NETWORK = ("Failed to load resource", "WebSocket", "server did not respond")
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ class TestSigningIn:
         run.frames(10)
         page = open_page(f"/runs/{run.run_id}")
         expect(page.get_by_role("heading", name="Sign in to go on")).to_be_visible()
-        page.locator("main").get_by_role("link", name="Sign in").click()
+        page.locator("#run-problem").get_by_role("link", name="Sign in").click()
         self.sign_in(page, "w" * MIN_TOKEN_LENGTH)
         expect(page.get_by_role("alert")).to_contain_text("does not take this token")
         self.sign_in(page, TOKEN)
