@@ -9,9 +9,9 @@ from dash.exceptions import PreventUpdate
 
 from dashboard import ids
 from dashboard.components.forms import FormIds
-from dashboard.words.phrases import capital
 from dashboard.errors import DashboardError
 from dashboard.handlers.deeds import Outcome
+from dashboard.words.phrases import capital
 
 _CLOSE_MILLISECONDS = 6000
 
