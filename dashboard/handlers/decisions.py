@@ -18,10 +18,13 @@ from dashboard.components.incident import incident_card, past_incidents
 from dashboard.components.run_header import run_header
 from dashboard.components.timeline import build_timeline, timeline
 from dashboard.handlers.story import Story, rule_docs
+from dashboard.words.amounts import count
 from stabilizer.protocol.commands import Command
 
 ACTIONS: Final = CommandActions(approve=ids.APPROVE, reject=ids.REJECT, cancel=ids.CANCEL)
 
+_PAST_SHOWN: Final = 20
+"""Incidents that are over; a run may have had hundreds."""
 
 PARTS: Final = (
     (ids.RUN_HEADER, "children"),
@@ -125,7 +128,12 @@ def _incident(story: Story, docs: Mapping[str, str]) -> Component:
 
 def _past(story: Story) -> Component | None:
     past = [one for one in story.incidents if one.resolved_step is not None]
-    return past_incidents(past) if past else None
+    if not past:
+        return None
+    past.sort(key=lambda one: one.number, reverse=True)
+    earlier = len(past) - _PAST_SHOWN
+    more = [html.P(f"{count(earlier)} earlier stand in the log", className="empty")]
+    return html.Div([past_incidents(past[:_PAST_SHOWN]), *(more if earlier > 0 else [])])
 
 
 def _broken_rules(story: Story) -> Component | None:
