@@ -6,11 +6,12 @@ ARGS ?=
 # On a terminal the demo shows its plot and waits; elsewhere pass --exit yourself.
 SHELL := /bin/bash
 
-.PHONY: help venv demo test check bench clean
+.PHONY: help venv demo test test-containers check bench clean
 
 help:
 	@echo "make demo    train, break, rewind, learn on: the whole loop on this machine (ARGS=\"--exit --report FILE --seed N\")"
 	@echo "make test    all tests that need no container"
+	@echo "make test-containers    the services of docker-compose.yml, in real containers"
 	@echo "make check   format, lint, types, import layers, spelling"
 	@echo "make bench   the benchmarks, printed as ratios against a peer or a limit"
 
@@ -40,8 +41,12 @@ NONE_IS_FINE = $(if $(ARGS),|| test $$? -eq 5)
 
 test: $(VENV)/.dev
 	$(BIN)/python tests/browser.py # brings one if there is none, or says why not
-	$(PYTEST) -m "not e2e" -n 2 --dist loadfile --junitxml=build/tests.xml $(ARGS) $(NONE_IS_FINE)
+	$(PYTEST) -m "not e2e and not compose" -n 2 --dist loadfile --junitxml=build/tests.xml $(ARGS) $(NONE_IS_FINE)
 	$(PYTEST) -m e2e --junitxml=build/e2e.xml $(ARGS) $(NONE_IS_FINE)
+
+# Builds the images and runs the services of docker-compose.yml; needs a container engine.
+test-containers: $(VENV)/.dev
+	$(PYTEST) -m compose --durations=10 --junitxml=build/compose.xml $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

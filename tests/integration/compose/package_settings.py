@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -29,8 +30,6 @@ _ARGUMENTS = {
 
 def pip_settings() -> dict[str, str]:
     """What pip was told on this machine, by its files and by the environment, which wins."""
-    import os
-
     lines = run([sys.executable, "-m", "pip", "config", "list"], environment=dict(os.environ))
     found = [match.groupdict() for line in lines.splitlines() if (match := _LINE.match(line))]
     found.sort(key=lambda setting: setting["source"] == ":env:")
@@ -46,22 +45,30 @@ def build_arguments() -> Iterator[dict[str, str]]:
         arguments = {"PIP_CERT": CERTIFICATES}
         for name, argument in _ARGUMENTS.items():
             places = settings.get(name, "").split()
+            # An index names its files by ../../files, beside itself.
+            levels = 1 if name.endswith("index-url") else 0
             arguments[argument] = " ".join(
-                servers.enter_context(_reachable(place, next(ports))) for place in places
+                servers.enter_context(_reachable(place, next(ports), levels)) for place in places
             )
         yield arguments
 
 
 @contextmanager
-def _reachable(place: str, port: int) -> Iterator[str]:
-    """Say an address or a folder as an address that a build can reach."""
+def _reachable(place: str, port: int, levels: int) -> Iterator[str]:
+    """Say an address or a folder as an address that a build can reach.
+
+    Args:
+        place: As pip was told it.
+        port: To serve a folder on.
+        levels: How many folders above it are served.
+    """
     folder = _folder(place)
     if folder is None:
         yield place
-    else:
-        # One level up: an index names its files by ../../files.
-        with serving(folder.parent, port) as address:
-            yield f"{address}/{folder.name}/"
+        return
+    top = (folder, *folder.parents)[levels]
+    with serving(top, port) as address:
+        yield f"{address}/{folder.relative_to(top).as_posix()}/"
 
 
 def _folder(place: str) -> Path | None:

@@ -4,8 +4,9 @@ FROM ${DEBIAN}
 RUN mkdir -p /etc/postgresql-common \
  && echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf \
  && apt-get update -qq \
- && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
     postgresql-15 >/dev/null 2>&1 \
+ && apt-get clean \
  && rm -rf /var/lib/apt/lists/*
 ENV PATH=/usr/lib/postgresql/15/bin:$PATH \
     PGDATA=/var/lib/postgresql/data
