@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import dash
 import httpx
+from dash.types import RendererHooks
 from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 
@@ -32,6 +33,12 @@ _PAGES: Final[dict[str, dict[str, Any]]] = {
     "control": {"path": "/control", "title": "Control - Stabilizer", "layout": pages.control},
     "not_found_404": {"title": "Not found - Stabilizer", "layout": pages.not_found},
 }
+
+_HOOKS: Final[RendererHooks] = {
+    "request_pre": "window.dash_clientside.stabilizer.requestBegan",
+    "callback_resolved": "window.dash_clientside.stabilizer.requestEnded",
+}
+"""Of Dash's part in the browser: assets/news.js counts by them what is under way."""
 
 
 def create_app(
@@ -85,6 +92,7 @@ def _build_dash(server: FastAPI) -> dash.Dash:
         title="Stabilizer",
         update_title="",
         websocket_heartbeat_interval=_HEARTBEAT_MILLISECONDS,
+        hooks=_HOOKS,
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
     )
     for name, page in _PAGES.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dash import Dash, Input, Output, ctx, set_props
+from dash import ClientsideFunction, Dash, Input, Output, State, ctx, set_props
 from dash.development.base_component import Component
 from dash.exceptions import WebsocketDisconnected
 
@@ -31,7 +31,7 @@ class _Page:
         return found
 
     def show(self, component_id: str, data: Any) -> None:  # noqa: ANN401  JSON
-        set_props(component_id, {"data": data})
+        set_props(ids.TOLD.get(component_id, component_id), {"data": data})
 
 
 def register(app: Dash, hub: LiveHub, is_signed_in: Callable[[Visitor], bool]) -> None:
@@ -44,6 +44,14 @@ def register(app: Dash, hub: LiveHub, is_signed_in: Callable[[Visitor], bool]) -
             await follow(_Page(), hub, current_visitor(), is_signed_in)
         except (TimeoutError, WebsocketDisconnected):
             return  # the tab was closed
+
+    for store, told in ids.TOLD.items():
+        app.clientside_callback(  # type: ignore[no-untyped-call]  # Dash has no types for it
+            ClientsideFunction(namespace="stabilizer", function_name="keepNews"),
+            Input(told, "data"),
+            State(store, "id"),
+            prevent_initial_call=True,
+        )
 
     @app.callback(
         Output(ids.LINK_BADGE, "children"),

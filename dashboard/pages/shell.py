@@ -49,7 +49,7 @@ def _stores() -> list[Component]:
     news = (ids.LIVE_LINK, ids.LIVE_FRAMES, ids.LIVE_DECISIONS, ids.LIVE_CONTROL)
     return [
         dcc.Location(id=ids.URL),
-        *(dcc.Store(id=name) for name in news),
+        *(dcc.Store(id=name) for name in (*news, *ids.TOLD.values())),
         dcc.Interval(id=ids.CLOCK, interval=_CLOCK_MILLISECONDS),
         dcc.Store(id=ids.CHART_WIDTH),
         dcc.Store(id=ids.RUN_RANGE),

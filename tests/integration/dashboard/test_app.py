@@ -231,7 +231,8 @@ class Tab:
             self.say(type="get_props_response", requestId=message["requestId"], payload=answer)
         elif message["type"].startswith("set_props"):
             for each in payload if isinstance(payload, list) else [payload]:
-                self.holds[each["componentId"]] = each["props"]["data"]
+                store = each["componentId"].removesuffix("-told")
+                self.holds[store] = each["props"]["data"]
 
 
 class TestNews:

@@ -35,7 +35,10 @@ def arms(make):
         "undisturbed": outcome(1.0),
         "unprotected": outcome(4.0, alerts=[make.alert()]),
         "protected": outcome(
-            1.01, [make.alert()], [make.incident(first_step=280)], [make.cut(), make.rollback(id="d")]
+            1.01,
+            [make.alert()],
+            [make.incident(first_step=280)],
+            [make.cut(), make.rollback(id="d")],
         ),
     }
 
