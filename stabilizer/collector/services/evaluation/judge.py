@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 from stabilizer.collector.services.evaluation.context import ContextSource, FixedContext
 from stabilizer.collector.services.evaluation.recorder import Origin, Recorder
@@ -167,7 +167,7 @@ class Judge:
     def _rebuild(self, work: RunWork) -> Seat:
         row = saved_state(work)
         try:
-            rules = load_rules(work.repos.rules.text(row.rules_hash), f"rules {row.rules_hash}")
+            rules = _stored_rules(work.repos.rules.text(row.rules_hash), row.rules_hash)
             seat = restore_seat(work, row, rules, self._catalogs)
         except (ConfigurationError, RuleFileError):
             logger.warning("run %s: saved rules cannot go on; they begin anew", work.run.id)
@@ -240,6 +240,12 @@ class Judge:
             seen={},
             is_dirty=True,
         )
+
+
+@lru_cache(maxsize=64)
+def _stored_rules(text: str, rules_hash: str) -> RuleFile:
+    """Read a stored rule file once: with many runs, brains make room for others and come back."""
+    return load_rules(text, f"rules {rules_hash}")
 
 
 def _close_open(work: RunWork) -> None:

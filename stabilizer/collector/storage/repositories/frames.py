@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import BigInteger, Select, and_, column, insert, select, values
+from sqlalchemy import BigInteger, Select, and_, column, func, insert, select, values
 from sqlalchemy.orm import Session
 
 from stabilizer.collector.storage.models import BatchRow, CatalogRow, FrameRow
@@ -146,6 +146,7 @@ class FrameRepository:
         """
         if not since:
             return
+        widths = self._widths(catalog_ids)
         wanted = (
             values(column("run_id", Id()), column("version", BigInteger()), name="wanted")
             .data(list(since.items()))
@@ -157,7 +158,7 @@ class FrameRepository:
             .where(BatchRow.version > wanted.c.version)
         )
         for rows in _chunks(self._rows(query)):
-            yield from _grouped(rows)
+            yield from _grouped(rows, widths)
 
     def history(
         self, run_id: str, version: int, catalog_ids: Collection[str]
@@ -172,13 +173,17 @@ class FrameRepository:
         Yields:
             The version up to which frames have been given, and (attempt, block) of a piece.
         """
+        widths = self._widths(catalog_ids)
         query = (
             _arrivals(catalog_ids)
             .where(BatchRow.run_id == run_id, BatchRow.version > version)
             .order_by(BatchRow.version)
         )
         for rows in _chunks(self._rows(query)):
-            yield rows[-1].version, [(attempt, block) for _, attempt, block in _grouped(rows)]
+            yield (
+                rows[-1].version,
+                [(attempt, block) for _, attempt, block in _grouped(rows, widths)],
+            )
 
     def _rows(self, query: Select[*tuple[Any, ...]]) -> Iterator[Any]:
         # Rows without objects around them: a long run has as many rows as batches.
@@ -187,8 +192,11 @@ class FrameRepository:
             yield from found
 
     def _width(self, catalog_id: str) -> int:
-        query = select(CatalogRow.num_series).where(CatalogRow.id == catalog_id)
-        return self._session.scalar(query) or 0
+        return self._widths([catalog_id]).get(catalog_id, 0)
+
+    def _widths(self, catalog_ids: Collection[str]) -> dict[str, int]:
+        query = select(CatalogRow.id, CatalogRow.num_series).where(CatalogRow.id.in_(catalog_ids))
+        return dict(self._session.execute(query).all())
 
     def evaluated_after(
         self, run_id: str, version: int
@@ -230,10 +238,11 @@ class FrameRepository:
 
 
 def _arrivals(catalog_ids: Collection[str]) -> Select[*tuple[Any, ...]]:
+    # Each batch finds its frames by their key. Were the catalog named plainly, SQLite would take
+    # the index that begins with run and catalog, and look through all frames for each batch.
+    catalog_id = func.coalesce(FrameRow.catalog_id, "")
     return (
-        select(
-            *_FRAMES, FrameRow.run_id, FrameRow.catalog_id, BatchRow.version, CatalogRow.num_series
-        )
+        select(*_FRAMES, FrameRow.run_id, FrameRow.catalog_id, BatchRow.version)
         .select_from(BatchRow)
         .join(
             FrameRow,
@@ -243,8 +252,7 @@ def _arrivals(catalog_ids: Collection[str]) -> Select[*tuple[Any, ...]]:
                 FrameRow.sequence == BatchRow.sequence,
             ),
         )
-        .join(CatalogRow, CatalogRow.id == FrameRow.catalog_id)
-        .where(FrameRow.catalog_id.in_(catalog_ids))
+        .where(catalog_id.in_(catalog_ids))
     )
 
 
@@ -253,13 +261,15 @@ def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
         yield chunk
 
 
-def _grouped(rows: Sequence[Any]) -> Iterator[tuple[str, int, FrameBlock]]:
+def _grouped(
+    rows: Sequence[Any], widths: Mapping[str, int]
+) -> Iterator[tuple[str, int, FrameBlock]]:
     """Put rows of the same run, catalog and attempt together, as (run, attempt, block)."""
     groups: dict[tuple[str, str, int], list[Any]] = {}
     for row in rows:
         groups.setdefault((row.run_id, row.catalog_id, row.attempt), []).append(row)
     for (run_id, catalog_id, attempt), group in groups.items():
-        yield run_id, attempt, decode(group, catalog_id, group[0].num_series)
+        yield run_id, attempt, decode(group, catalog_id, widths[catalog_id])
 
 
 def _within(
