@@ -1,4 +1,4 @@
-"""The wiring as a browser gets it: what each callback names exists, and does what it is named for."""
+"""The wiring as a browser gets it: what each callback names exists, and does what it says."""
 
 import dataclasses
 import itertools
@@ -78,11 +78,10 @@ class House:
 def fill(named, values):
     if named["id"].startswith("{"):
         kind = json.loads(named["id"])["type"]
-        there = [
+        return [
             {"id": {"id": one, "type": kind}, "property": named["property"], "value": value}
             for one, value in values.get(kind, {}).items()
         ]
-        return there
     return {**named, "value": values.get(named["id"])}
 
 

@@ -1,4 +1,4 @@
-"""The pages before anything is known, and with all their parts: nothing stands twice, all is there."""
+"""The pages before anything is known, and with all their parts: all is there, nothing twice."""
 
 import json
 from collections import Counter
