@@ -23,7 +23,11 @@ _NUM_PARTS = len(PARTS)
 
 def register(app: Dash, collector: Collector, clock: Clock) -> None:
     """Register what tells a run's story."""
+    _register_story(app, collector, clock)
+    _register_place(app, collector, clock)
 
+
+def _register_story(app: Dash, collector: Collector, clock: Clock) -> None:
     @app.callback(
         Output(ids.RUN_PROBLEM, "children"),
         Output(ids.RUN_BODY, "style"),
@@ -57,6 +61,17 @@ def register(app: Dash, collector: Collector, clock: Clock) -> None:
         return None, {}, *parts, {**view.facts, "digests": digests}
 
     @app.callback(
+        Output(ids.TIMELINE_LIMIT, "data"),
+        Input(ids.TIMELINE_MORE, "n_clicks"),
+        State(ids.TIMELINE_LIMIT, "data"),
+        prevent_initial_call=True,
+    )
+    async def show_earlier(_clicks: int | None, limit: int) -> int:
+        return limit * 4
+
+
+def _register_place(app: Dash, collector: Collector, clock: Clock) -> None:
+    @app.callback(
         Output(ids.RUN_PLACE, "children"),
         Input(ids.LIVE_FRAMES, "data"),
         Input(ids.LIVE_DECISIONS, "data"),
@@ -73,12 +88,3 @@ def register(app: Dash, collector: Collector, clock: Clock) -> None:
             return run_place(await collector.asked_now().run(run_id), clock.now())
         except DashboardError as error:
             raise PreventUpdate from error
-
-    @app.callback(
-        Output(ids.TIMELINE_LIMIT, "data"),
-        Input(ids.TIMELINE_MORE, "n_clicks"),
-        State(ids.TIMELINE_LIMIT, "data"),
-        prevent_initial_call=True,
-    )
-    async def show_earlier(_clicks: int | None, limit: int) -> int:
-        return limit * 4

@@ -24,9 +24,8 @@ DASH = re.compile(r"_pages_\w+\Z")
 
 def known_ids():
     """Everything that ids.py and the dialogs name."""
-    found = {
-        value for name, value in vars(ids).items() if name.isupper() and value is not ids.PANELS
-    }
+    found = {value for value in vars(ids).values() if isinstance(value, str)}
+    found |= set(ids.TOLD.values())
     for form in vars(deeds).values():
         if isinstance(form, FormIds):
             found |= set(dataclasses.asdict(form).values())
@@ -97,7 +96,7 @@ def names_of(callback):
     named = [one["id"] for one in callback.get("inputs", []) + callback.get("state", [])]
     named += [component for component, _ in outputs_of(callback)]
     running = callback.get("running") or {}
-    named += [side["id"] for side in running.get("running", [])]
+    named += [name.rsplit(".", 1)[0] for name in running.get("running", {})]
     return {json.loads(name)["type"] if name.startswith("{") else name for name in named}
 
 
