@@ -6,22 +6,23 @@ ARGS ?=
 # On a terminal the demo shows its plot and waits; elsewhere pass --exit yourself.
 SHELL := /bin/bash
 
-.PHONY: help venv demo test check bench clean
+.PHONY: help venv demo test test-containers check bench clean
 
 help:
 	@echo "make demo    train, break, rewind, learn on: the whole loop on this machine (ARGS=\"--exit --report FILE --seed N\")"
 	@echo "make test    all tests that need no container"
+	@echo "make test-containers    the services of docker-compose.yml, in real containers"
 	@echo "make check   format, lint, types, import layers, spelling"
 	@echo "make bench   the benchmarks, printed as ratios against a peer or a limit"
 
 # What the demo needs; the stamp is newer than what it was installed from.
 $(VENV)/.run: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[collector,trainer]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[collector,dashboard,trainer]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[collector,trainer,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[collector,dashboard,trainer,dev]'
 	@touch $@
 
 venv: $(VENV)/.dev
@@ -39,8 +40,13 @@ PYTEST := OMP_NUM_THREADS=1 STABILIZER_STRICT=1 TMPDIR=$(TEST_TMP) $(BIN)/python
 NONE_IS_FINE = $(if $(ARGS),|| test $$? -eq 5)
 
 test: $(VENV)/.dev
-	$(PYTEST) -m "not e2e" -n 2 --dist loadfile --junitxml=build/tests.xml $(ARGS) $(NONE_IS_FINE)
+	$(BIN)/python tests/browser.py # brings one if there is none, or says why not
+	$(PYTEST) -m "not e2e and not compose" -n 2 --dist loadfile --junitxml=build/tests.xml $(ARGS) $(NONE_IS_FINE)
 	$(PYTEST) -m e2e --junitxml=build/e2e.xml $(ARGS) $(NONE_IS_FINE)
+
+# Builds the images and runs the services of docker-compose.yml; needs a container engine.
+test-containers: $(VENV)/.dev
+	$(PYTEST) -m compose --durations=10 --junitxml=build/compose.xml $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

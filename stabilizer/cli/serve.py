@@ -10,7 +10,7 @@ import typer
 
 from stabilizer.cli.failures import needs_extra, told_plainly
 from stabilizer.clock import SystemClock
-from stabilizer.errors import ConfigurationError
+from stabilizer.listening import write_ready_file
 from stabilizer.settings import load_collector_settings
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -47,8 +47,12 @@ def serve(
 
     def announce(url: str) -> None:
         typer.echo(f"listening on {url}")
+        typer.echo(
+            f"page for people: http://127.0.0.1:8050, served by `python -m dashboard "
+            f"--collector {url}`"
+        )
         if ready_file is not None:
-            _write_ready_file(ready_file, url)
+            write_ready_file(ready_file, url)
 
     with told_plainly():
         settings = load_collector_settings(
@@ -59,13 +63,3 @@ def serve(
         with needs_extra("collector"):
             from stabilizer.collector.api.server import run_server  # noqa: PLC0415  an extra
         run_server(settings, SystemClock(), announce)
-
-
-def _write_ready_file(path: Path, url: str) -> None:
-    """Write it in one piece: who waits for the file never reads half a URL."""
-    draft = path.with_name(path.name + ".draft")
-    try:
-        draft.write_text(url + "\n", encoding="ascii")
-        draft.replace(path)
-    except OSError as error:
-        raise ConfigurationError(f"ready file {str(path)!r} cannot be written: {error}") from error

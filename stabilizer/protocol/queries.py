@@ -46,7 +46,10 @@ class RunQuery(_Message):
     states: tuple[RunState, ...] = ()
     """Empty takes every state."""
     name: Annotated[str, Field(max_length=200)] = ""
-    """Part of the name, upper and lower case alike; empty takes every name."""
+    """Part of the name or the key, or the beginning of the id, upper and lower case alike.
+
+    Empty takes every run.
+    """
     sort: RunSort = RunSort.CREATED_AT
     descending: bool = True
     limit: Annotated[int, Field(ge=1, le=500)] = 50

@@ -10,11 +10,20 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from stabilizer.protocol import batches, commands, decisions, problems, runs, sampling, series
+from stabilizer.protocol import (
+    batches,
+    commands,
+    decisions,
+    problems,
+    runs,
+    sampling,
+    series,
+    views,
+)
 from stabilizer.protocol.metrics import Metric
 
 FROZEN = Path(__file__).with_suffix(".json")
-MODULES = (batches, commands, decisions, problems, runs, sampling, series)
+MODULES = (batches, commands, decisions, problems, runs, sampling, series, views)
 
 
 def schema():

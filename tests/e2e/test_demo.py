@@ -32,6 +32,8 @@ def test_the_loop_closes(tmp_path):
         command["read_back"] for command in found["commands"] if command["state"] == "applied"
     )
     assert report.with_suffix(".png").stat().st_size > 10_000
+    assert "<svg" in report.with_suffix(".html").read_text()
+    assert "Follow it on the page: http://127.0.0.1:" in told.stdout
     assert "the job reads back" in told.stdout
 
 

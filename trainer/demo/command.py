@@ -19,7 +19,8 @@ def demo(
         bool, typer.Option("--exit", help="End the collector when the story is told.")
     ] = False,
     report: Annotated[
-        Path | None, typer.Option(help="The JSON report; the plot goes beside it as PNG.")
+        Path | None,
+        typer.Option(help="The JSON report; HTML and PNG go beside it."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Start of all randomness, from 0.")] = 0,
     steps: Annotated[int, typer.Option(help="Optimizer steps of each arm.")] = DemoOptions.steps,
@@ -27,7 +28,7 @@ def demo(
 ) -> None:
     """Train, disturb, see, rewind, learn on: the whole loop on this machine, told live.
 
-    Without --exit, on a terminal, the collector stays for you to look around until Ctrl-C.
+    Without --exit, on a terminal, page and collector stay for you to look around until Ctrl-C.
     """
     try:
         options = DemoOptions(

@@ -29,10 +29,11 @@ class StoryTeller:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
 
-    def opening(self, options: DemoOptions, url: str) -> None:
+    def opening(self, options: DemoOptions, url: str, page: str) -> None:
         """Say what will happen."""
         disturbances = options.disturbances
         self._console.rule("Stabilizer: a run diverges, is seen, is rewound, and learns on")
+        self._console.print(f"Follow it on the page: [bold]{page}[/]", soft_wrap=True)
         self._console.print(f"Collector: {url} (API documentation: {url}/docs)", soft_wrap=True)
         self._console.print(
             f"Three training jobs of {options.steps} steps, seed {options.seed}, same rules:"
@@ -60,7 +61,7 @@ class StoryTeller:
         parts = ", ".join(f"{name} {step}/{total}" for name, step in steps.items())
         self._console.print(f"[dim]... {parts}[/]")
 
-    def closing(self, report: Mapping[str, Any], checks: Sequence[Check], plot: str) -> None:
+    def closing(self, report: Mapping[str, Any], checks: Sequence[Check], page: str) -> None:
         """Print the table, the checks and where the files are."""
         self._console.print()
         self._console.print(_table(report))
@@ -70,7 +71,7 @@ class StoryTeller:
         passed = all(check.passed for check in checks)
         self._console.print(
             f"\n{'[bold green]The loop closed' if passed else '[bold red]The loop did not close'}"
-            f"[/] in {report['seconds']} s. Plot: {plot}"
+            f"[/] in {report['seconds']} s. Report: {page}"
         )
 
     def note(self, text: str) -> None:

@@ -1,7 +1,8 @@
-"""The three loss curves with what was seen and done, as a PNG."""
+"""The three loss curves with what was seen and done, as a picture."""
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,19 @@ COLOURS: Final = {"undisturbed": "#0072B2", "unprotected": "#D55E00", "protected
 
 
 def draw(arms: Mapping[str, ArmOutcome], disturbances: Disturbances, path: Path) -> None:
-    """Draw the losses of the arms over steps and write the picture to `path`."""
+    """Draw the losses of the arms over steps and write the picture to `path`, as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _figure(arms, disturbances).savefig(path)
+
+
+def draw_svg(arms: Mapping[str, ArmOutcome], disturbances: Disturbances) -> str:
+    """Draw the same as SVG text."""
+    text = io.StringIO()
+    _figure(arms, disturbances).savefig(text, format="svg")
+    return text.getvalue()
+
+
+def _figure(arms: Mapping[str, ArmOutcome], disturbances: Disturbances) -> Figure:
     figure = Figure(figsize=(11, 6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -36,8 +49,7 @@ def draw(arms: Mapping[str, ArmOutcome], disturbances: Disturbances, path: Path)
     axes.grid(alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower left", frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    return figure
 
 
 def _draw_arm(axes: Axes, outcome: ArmOutcome, colour: str, title: str) -> None:

@@ -18,7 +18,8 @@ from trainer.demo.client import CollectorClient
 from trainer.demo.console import StoryTeller
 from trainer.demo.lineage import follow
 from trainer.demo.options import ARMS, Arm, DemoOptions
-from trainer.demo.plot import draw
+from trainer.demo.page import write_page
+from trainer.demo.plot import draw, draw_svg
 from trainer.demo.processes import Process, Processes, ProcessFailedError
 from trainer.demo.report import ArmOutcome, build_report, verdict
 from trainer.demo.watch import ArmWatch, Event
@@ -44,15 +45,16 @@ def run_demo(options: DemoOptions, *, clock: Clock | None = None) -> int:
     shutil.rmtree(options.out / "spool", ignore_errors=True)
     with Processes(options.out / "logs", environment, clock) as processes:
         url = _start_collector(options, processes)
+        page = _start_dashboard(options, processes, url)
         _make_data(options, processes)
-        teller.opening(options, url)
+        teller.opening(options, url, page)
         jobs = {arm.name: _start_job(arm, options, processes, url) for arm in ARMS}
         with CollectorClient(url) as client:
             _watch(client, jobs, options, teller, clock)
             outcomes = {arm.name: _outcome(client, arm, options) for arm in ARMS}
         code = _conclude(options, outcomes, clock.monotonic() - began, teller)
         if not options.exit_when_done:
-            _leave_open(teller, url)
+            _leave_open(teller, page)
     return code
 
 
@@ -68,6 +70,14 @@ def _start_collector(options: DemoOptions, processes: Processes) -> str:
         ["serve", "--port", "0", "--database", f"sqlite:///{database}", "--ready-file", str(ready)],
     )
     return processes.wait_for_file(collector, ready, timeout=60.0)
+
+
+def _start_dashboard(options: DemoOptions, processes: Processes, url: str) -> str:
+    ready = options.out / "dashboard.url"
+    ready.unlink(missing_ok=True)
+    arguments = ["--collector", url, "--port", "0", "--ready-file", str(ready)]
+    dashboard = processes.start("dashboard", "dashboard", arguments)
+    return processes.wait_for_file(dashboard, ready, timeout=60.0)
 
 
 def _make_data(options: DemoOptions, processes: Processes) -> None:
@@ -199,12 +209,14 @@ def _conclude(
     path.write_text(json.dumps(report, indent=1, allow_nan=False))
     plot = path.with_suffix(".png")
     draw(outcomes, options.disturbances, plot)
-    teller.closing(report, checks, str(plot))
+    page = path.with_suffix(".html")
+    write_page(page, report, checks, outcomes, draw_svg(outcomes, options.disturbances))
+    teller.closing(report, checks, str(page))
     return 0 if all(check.passed for check in checks) else 1
 
 
-def _leave_open(teller: StoryTeller, url: str) -> None:
-    teller.note(f"The collector is still there: {url}/docs. Ctrl-C ends it.")
+def _leave_open(teller: StoryTeller, page: str) -> None:
+    teller.note(f"The page is still there: {page}. Ctrl-C ends it and the collector.")
     try:
         while True:
             time.sleep(3600)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import operator
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from stabilizer.agent.control.memory_limit import memory_limit_bytes
 from stabilizer.errors import CommandRejectedError, ConfigurationError
 from stabilizer.protocol.batches import SnapshotInfo
 from stabilizer.protocol.commands import RejectReason, SnapshotTarget
@@ -21,7 +21,7 @@ from stabilizer.protocol.commands import RejectReason, SnapshotTarget
 logger = logging.getLogger(__name__)
 
 _MEMORY_SHARE: Final = 0.25
-"""Of the machine's memory, unless the job says otherwise."""
+"""Of the memory that the process may use, unless the job says otherwise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +33,8 @@ class Snapshot:
 
 
 def default_max_bytes() -> int:
-    """A quarter of the machine's memory."""
-    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * _MEMORY_SHARE)
+    """A quarter of the machine's memory, or of the container's where that is limited."""
+    return int(memory_limit_bytes() * _MEMORY_SHARE)
 
 
 def _sequence(snapshot: Snapshot) -> int:

@@ -13,14 +13,17 @@ from fastapi.concurrency import run_in_threadpool
 from stabilizer.clock import Clock
 from stabilizer.collector.api.access import AccessGuard
 from stabilizer.collector.api.error_handlers import add_error_handlers
+from stabilizer.collector.api.event_streams import EventStreams
 from stabilizer.collector.api.long_poll import LongPolls
 from stabilizer.collector.api.metrics import Metrics, RequestMetrics
 from stabilizer.collector.api.openapi import describe, operation_id
 from stabilizer.collector.api.routers import (
     commands,
     control,
+    events,
     health,
     incidents,
+    overview,
     runs,
     series,
     telemetry,
@@ -48,7 +51,9 @@ def create_app(
     owns_services = services is None
     services = services or build_services(settings, clock)
     polls = LongPolls()
-    metrics = Metrics(clock, polls)
+    streams = EventStreams(services.changes)
+    polls.at_close(streams.close)
+    metrics = Metrics(clock, polls, streams)
     app = FastAPI(
         title="Stabilizer",
         version=version("stabilizer"),
@@ -61,8 +66,19 @@ def create_app(
     app.state.services = services
     app.state.metrics = metrics
     app.state.long_polls = polls
+    app.state.event_streams = streams
     app.state.sweeper = Sweeper(services, settings.sweep_seconds, metrics)
-    for group in (health, runs, telemetry, series, incidents, commands, control):
+    for group in (
+        health,
+        overview,
+        runs,
+        telemetry,
+        series,
+        incidents,
+        commands,
+        control,
+        events,
+    ):
         app.include_router(group.router)
     add_error_handlers(app)
     app.add_middleware(AccessGuard, settings=settings)
@@ -76,14 +92,17 @@ def _lifespan_of(owns_services: bool) -> Callable[[FastAPI], AbstractAsyncContex
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services: Services = app.state.services
         polls: LongPolls = app.state.long_polls
+        streams: EventStreams = app.state.event_streams
         polls.open()
-        unsubscribe = services.changes.subscribe(polls.notify)
+        streams.open()
+        subscriptions = [services.changes.subscribe(hear) for hear in (polls.hear, streams.notify)]
         try:
             async with app.state.sweeper.running(app.state.settings.shutdown_seconds):
                 yield
         finally:
             polls.close()
-            unsubscribe()
+            for unsubscribe in subscriptions:
+                unsubscribe()
             if owns_services:
                 await run_in_threadpool(services.close)
 

@@ -1,4 +1,4 @@
-"""What endpoints are given: the services, the name of the person, metrics, long polls."""
+"""What endpoints are given: the services, the name of the person, metrics, who waits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 from fastapi import Depends, Header, Path, Request
 
 from stabilizer.collector.api.access import ACTOR_HEADER, parse_actor
+from stabilizer.collector.api.event_streams import EventStreams
 from stabilizer.collector.api.long_poll import LongPolls
 from stabilizer.collector.api.metrics import Metrics
 from stabilizer.collector.api.sweeper import Sweeper
@@ -31,6 +32,12 @@ def get_long_polls(request: Request) -> LongPolls:
     return polls
 
 
+def get_event_streams(request: Request) -> EventStreams:
+    """Give the streams that are open now."""
+    streams: EventStreams = request.app.state.event_streams
+    return streams
+
+
 def get_sweeper(request: Request) -> Sweeper:
     """Give the sweeper of this app."""
     sweeper: Sweeper = request.app.state.sweeper
@@ -53,6 +60,7 @@ def get_actor(
 ServicesDep: TypeAlias = Annotated[Services, Depends(get_services)]
 MetricsDep: TypeAlias = Annotated[Metrics, Depends(get_metrics)]
 LongPollsDep: TypeAlias = Annotated[LongPolls, Depends(get_long_polls)]
+EventStreamsDep: TypeAlias = Annotated[EventStreams, Depends(get_event_streams)]
 SweeperDep: TypeAlias = Annotated[Sweeper, Depends(get_sweeper)]
 Actor: TypeAlias = Annotated[str, Depends(get_actor)]
 

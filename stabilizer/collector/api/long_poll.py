@@ -14,6 +14,8 @@ from typing import TypeVar
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
+from stabilizer.collector.services.changes import Change
+
 Answer = TypeVar("Answer")
 
 
@@ -34,12 +36,14 @@ class Waiting:
         self.is_gone = True
         self.wake()
 
-    async def news(self, timeout_seconds: float) -> None:
-        """Wait for a wake-up since the last one, or until the time runs out."""
+    async def news(self, timeout_seconds: float) -> bool:
+        """Wait for a wake-up since the last one, or until the time runs out; tell which it was."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 await self._news.wait()
+        woken = self._news.is_set()
         self._news.clear()
+        return woken
 
 
 class LongPolls:
@@ -50,6 +54,7 @@ class LongPolls:
         self._waiting: dict[str, set[Waiting]] = {}
         self._number = 0
         self._closing = False
+        self._ends: list[Callable[[], None]] = []
 
     @property
     def is_closing(self) -> bool:
@@ -64,12 +69,23 @@ class LongPolls:
         self._loop = asyncio.get_running_loop()
         self._closing = False
 
+    def at_close(self, end: Callable[[], None]) -> None:
+        """Call `end` as well when the server is going down."""
+        self._ends.append(end)
+
     def close(self) -> None:
         """Wake everybody for the last time. Only in the thread of the event loop."""
         self._closing = True
+        for end in self._ends:
+            end()
         for of_run in self._waiting.values():
             for waiting in of_run:
                 waiting.wake()
+
+    def hear(self, change: Change) -> None:
+        """Wake the requests of a run if its job may have been given something to do."""
+        if change.wakes_job and change.run_id is not None:
+            self.notify(change.run_id)
 
     def notify(self, run_id: str) -> None:
         """Wake the requests of a run. From any thread; never blocks, never fails."""

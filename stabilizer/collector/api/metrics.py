@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stabilizer.clock import Clock
+from stabilizer.collector.api.event_streams import EventStreams
 from stabilizer.collector.api.long_poll import LongPolls
 from stabilizer.collector.services.overview import StateCounts
 from stabilizer.errors import StorageError
@@ -39,9 +40,10 @@ class Metrics:
     Args:
         clock: Source of time.
         polls: The requests that wait in this app.
+        streams: The event streams that are open in it.
     """
 
-    def __init__(self, clock: Clock, polls: LongPolls) -> None:
+    def __init__(self, clock: Clock, polls: LongPolls, streams: EventStreams) -> None:
         self._clock = clock
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
@@ -52,7 +54,8 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "stabilizer_http_request_seconds",
-            "Time from the first byte of a request to the last of its answer; long polls wait.",
+            "Time from the first byte of a request to the last of its answer; long polls and event "
+            "streams wait.",
             ("method", "route"),
             buckets=_BUCKETS,
             registry=registry,
@@ -74,6 +77,10 @@ class Metrics:
             "stabilizer_long_polls", "Requests that wait for commands now.", registry=registry
         )
         waiting.set_function(lambda: len(polls))
+        following = Gauge(
+            "stabilizer_event_streams", "Streams of events that are open now.", registry=registry
+        )
+        following.set_function(lambda: len(streams))
         self.sweeps = Counter(
             "stabilizer_sweeps",
             "Looks for lost runs and expired commands, by outcome.",

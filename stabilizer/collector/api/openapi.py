@@ -16,6 +16,7 @@ from stabilizer.collector.api.bodies import JSON
 from stabilizer.protocol.batches import JsonBatch
 from stabilizer.protocol.problems import PROBLEM_CONTENT_TYPE, Problem
 from stabilizer.protocol.runs import CatalogsAdd, RunRegister
+from stabilizer.protocol.views import ChangeEvent, HelloEvent
 
 PREFIX: Final = "/api/v1"
 """Stands in every router itself, so that a route knows its whole template."""
@@ -27,6 +28,7 @@ TAGS: Final[list[dict[str, Any]]] = [
     {"name": "incidents", "description": "Alerts, incidents, rules and the audit log."},
     {"name": "commands", "description": "Instructions to jobs, by the policy or by hand."},
     {"name": "control", "description": "The switch over all runs, and silences."},
+    {"name": "events", "description": "Changes as they happen, for pages that are open."},
     {"name": "health", "description": "For probes and scrapers; open without a token."},
 ]
 
@@ -53,7 +55,14 @@ _EXPLANATIONS: Final = {
     500: "The collector failed; its log tells why.",
     503: "The database does not answer; `Retry-After` says when to come again.",
 }
-_OWN_BODIES: Final[tuple[type[BaseModel], ...]] = (RunRegister, CatalogsAdd, JsonBatch, Problem)
+_OWN_BODIES: Final[tuple[type[BaseModel], ...]] = (
+    RunRegister,
+    CatalogsAdd,
+    JsonBatch,
+    Problem,
+    HelloEvent,
+    ChangeEvent,
+)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

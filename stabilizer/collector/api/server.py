@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
@@ -16,13 +13,11 @@ from fastapi import FastAPI
 from stabilizer.clock import Clock
 from stabilizer.collector.api.app import create_app
 from stabilizer.collector.api.long_poll import LongPolls
-from stabilizer.errors import ConfigurationError
+from stabilizer.listening import listen, orderly_signals, url_of
 from stabilizer.settings import CollectorSettings
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG = 2048
-"""Connections that may wait to be accepted: a whole cluster may start at once."""
 _KEEP_ALIVE_SECONDS = 75
 """Longer than the agent's longest silence, so that a job keeps its connection."""
 
@@ -69,12 +64,12 @@ def run_server(settings: CollectorSettings, clock: Clock, on_ready: Callable[[st
         ConfigurationError: Settings, rules or address cannot be used.
         StorageError: The database cannot be opened, or another collector holds it.
     """
-    listener = _listen(settings.host, settings.port)
+    listener = listen(settings.host, settings.port)
     try:
-        url = _url_of(listener)
+        url = url_of(listener)
         app = create_app(settings, clock)
         server = _build_server(app, settings, lambda: on_ready(url))
-        with _orderly_signals(server):
+        with orderly_signals(uvicorn.server.HANDLED_SIGNALS, lambda: server.has_served):
             server.run(sockets=[listener])
     finally:
         listener.close()
@@ -96,50 +91,3 @@ def _build_server(
         timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
     )
     return CollectorServer(config, app.state.long_polls, on_ready)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Bind before anything else is begun, so that a taken port costs nothing."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, _, _, address = found[0]
-        # asyncio turns Nagle's algorithm off only where the protocol is named, which
-        # socket.create_server does not; every answer would come 40 ms late.
-        listener = socket.socket(family, kind, socket.IPPROTO_TCP)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(_BACKLOG)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot listen on host {host!r}, port {port}: {error.strerror or error}"
-        ) from error
-    return listener
-
-
-def _url_of(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-@contextmanager
-def _orderly_signals(server: CollectorServer) -> Iterator[None]:
-    """Let a signal after an orderly end do nothing.
-
-    uvicorn raises the signal that ended it once more when it is done; with the handlers of Python
-    an orderly end would look like a crash.
-    """
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if not server.has_served:
-            raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, handle) for number in uvicorn.server.HANDLED_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from stabilizer.clock import Clock
 from stabilizer.collector.services.changes import Changes
+from stabilizer.collector.services.commands.preview import PreviewService
 from stabilizer.collector.services.commands.service import CommandService
 from stabilizer.collector.services.control import ControlService
 from stabilizer.collector.services.evaluation.judge import Judge
@@ -16,6 +17,7 @@ from stabilizer.collector.services.frames.ingest import IngestService
 from stabilizer.collector.services.overview import OverviewService
 from stabilizer.collector.services.queries import QueryService
 from stabilizer.collector.services.runs.service import RunService
+from stabilizer.collector.services.views.heatmap import HeatmapService
 from stabilizer.collector.services.work import Workbench
 from stabilizer.collector.storage.engine import Database, parse_url
 from stabilizer.collector.storage.migrate import head, revision_of, upgrade
@@ -34,8 +36,10 @@ class Services:
     ingest: IngestService
     queries: QueryService
     commands: CommandService
+    previews: PreviewService
     control: ControlService
     overview: OverviewService
+    heatmaps: HeatmapService
 
     def version(self, run_id: str) -> int:
         """Return the count of a run's changes; take it before looking."""
@@ -93,8 +97,10 @@ def build_services(settings: CollectorSettings, clock: Clock) -> Services:
         ingest=IngestService(bench, judge),
         queries=QueryService(bench, judge),
         commands=CommandService(bench, judge, lifetime),
+        previews=PreviewService(bench, judge),
         control=ControlService(bench, judge),
         overview=OverviewService(bench, judge),
+        heatmaps=HeatmapService(bench),
     )
 
 

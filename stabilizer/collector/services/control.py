@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
+from stabilizer.collector.services.changes import Change
 from stabilizer.collector.services.commands.lifecycle import Cause, withdraw
 from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.runs.presence import LIVING
@@ -80,6 +81,7 @@ class ControlService:
                 after={"disarmed": update.disarmed},
             )
             audit(repos, now, None, deed)
+        self._tell()
         if update.disarmed:
             self._withdraw_everywhere(Cause(actor=actor, reason=DecisionReason.DISARMED))
         return self.get()
@@ -96,6 +98,9 @@ class ControlService:
                     withdraw(work, cause, policy_only=True, states=states)
             except NotFoundError:  # deleted in the meantime
                 continue
+
+    def _tell(self) -> None:
+        self._bench.changes.notify(Change(run_id=None, decisions=True))
 
     def silences(self) -> list[Silence]:
         """Return the silences that have not ended, oldest first."""
@@ -129,7 +134,8 @@ class ControlService:
             repos.control.add_silence(row)
             deed = _silence_deed(AuditAction.SILENCE_CREATED, row, actor, silence.reason)
             audit(repos, now, silence.run_id, deed)
-            return to_silence(row)
+        self._tell()
+        return to_silence(row)
 
     def remove_silence(self, silence_id: str, note: Note, actor: str) -> None:
         """End a silence before its time.
@@ -142,6 +148,7 @@ class ControlService:
             deed = _silence_deed(AuditAction.SILENCE_REMOVED, row, actor, note.reason)
             audit(repos, self._bench.clock.now(), row.run_id, deed)
             repos.control.remove_silence(row)
+        self._tell()
 
 
 def _is_in_force(repos: Repositories, row: SilenceRow, now: datetime) -> bool:

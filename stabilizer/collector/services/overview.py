@@ -1,16 +1,24 @@
-"""The state of all runs at a glance, for scrapers."""
+"""The state of all runs at a glance, for scrapers and for lists."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stabilizer.collector.services.evaluation.judge import Judge
+from stabilizer.collector.services.views.sparklines import Sparklines
 from stabilizer.collector.services.work import Workbench
+from stabilizer.collector.storage.models import RunRow
+from stabilizer.collector.storage.repositories import Repositories
 from stabilizer.collector.storage.repositories.counts import CountRepository
+from stabilizer.collector.storage.repositories.runs import to_run
+from stabilizer.collector.storage.repositories.summaries import SummaryRepository
 from stabilizer.protocol.commands import CommandKind, CommandState
 from stabilizer.protocol.decisions import IncidentState
+from stabilizer.protocol.lineage import trace_lineage
+from stabilizer.protocol.queries import RunQuery
 from stabilizer.protocol.runs import RunState
+from stabilizer.protocol.views import Overview, RunSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +33,7 @@ class StateCounts:
 
 
 class OverviewService:
-    """Counts over all runs. Each call is one transaction.
+    """Looks over all runs. Each call is one read, however many runs there are.
 
     Args:
         bench: Opens transactions.
@@ -35,6 +43,39 @@ class OverviewService:
     def __init__(self, bench: Workbench, judge: Judge) -> None:
         self._bench = bench
         self._judge = judge
+        self._sparklines = Sparklines(bench.clock)
+
+    def rows(self, query: RunQuery) -> Overview:
+        """Return a page of runs with what a list shows of each.
+
+        Raises:
+            InvalidInputError: The cursor cannot be used.
+        """
+        with self._bench.reading() as repos:
+            runs, total, next_cursor = repos.runs.page(query)
+            return Overview(rows=self._summaries(repos, runs), total=total, next_cursor=next_cursor)
+
+    def _summaries(self, repos: Repositories, runs: Sequence[RunRow]) -> tuple[RunSummary, ...]:
+        ids = [run.id for run in runs]
+        summaries = SummaryRepository(repos.session)
+        attempts = summaries.attempts(ids)
+        branches = {run_id: trace_lineage(attempts.get(run_id, ())) for run_id in ids}
+        incidents = summaries.open_incidents(ids)
+        applied = summaries.last_applied(ids)
+        proposed = summaries.num_proposed(ids)
+        phases = summaries.phases(ids, branches)
+        sparklines = self._sparklines.of_runs(repos, runs, branches)
+        return tuple(
+            RunSummary(
+                run=to_run(run, (), incidents[run.id].id if run.id in incidents else None),
+                phase=phases.get(run.id),
+                incident=incidents.get(run.id),
+                last_intervention=applied.get(run.id),
+                num_proposed=proposed.get(run.id, 0),
+                sparkline=sparklines.get(run.id),
+            )
+            for run in runs
+        )
 
     def counts(self) -> StateCounts:
         """Count at this moment.

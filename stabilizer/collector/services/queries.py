@@ -23,13 +23,14 @@ from stabilizer.protocol.queries import (
     SeriesQuery,
 )
 from stabilizer.protocol.series import SeriesKey
+from stabilizer.protocol.views import MarkerInfo, SnapshotState
 
 Samples = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float32]]
 """Steps, times and values of one series, shape [K] each."""
 
 
 class QueryService:
-    """Reads; none of them keeps a writer waiting."""
+    """Reads. Only those that ask the rules take their turn with the writers of the run."""
 
     def __init__(self, bench: Workbench, judge: Judge) -> None:
         self._bench = bench
@@ -67,6 +68,28 @@ class QueryService:
             for series in dict.fromkeys(query.series)
             for attempt, parts in sorted(samples[series].items())
         ]
+
+    def snapshots(self, run_id: str) -> list[SnapshotState]:
+        """Return the snapshots that the job holds, newest first, with the rules' word on each.
+
+        Raises:
+            NotFoundError: There is no such run.
+        """
+        with self._bench.run(run_id, self._judge) as work:
+            held = work.repos.attempts.snapshots(run_id)
+            healthy = set(self._judge.healthy_snapshots(work))
+        held.sort(key=lambda snapshot: (snapshot.attempt, snapshot.step), reverse=True)
+        return [SnapshotState(snapshot=one, healthy=one.id in healthy) for one in held]
+
+    def markers(self, run_id: str) -> list[MarkerInfo]:
+        """Return what the job has told of itself, oldest first.
+
+        Raises:
+            NotFoundError: There is no such run.
+        """
+        with self._bench.reading() as repos:
+            repos.runs.require(run_id)
+            return repos.attempts.markers(run_id)
 
     def alerts(self, run_id: str, state: AlertState | None = None, limit: int = 200) -> list[Alert]:
         """Return the newest alerts of a run, newest first.

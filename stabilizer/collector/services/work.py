@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from stabilizer.clock import Clock
-from stabilizer.collector.services.changes import Changes
+from stabilizer.collector.services.changes import Change, Changes
 from stabilizer.collector.storage.engine import Database
 from stabilizer.collector.storage.models import AuditRow, CommandRow, RunRow
 from stabilizer.collector.storage.repositories import Repositories
@@ -63,6 +63,10 @@ class RunWork:
     now: datetime
     is_news: bool = False
     """Something that a waiting job or page wants to know has changed."""
+    is_visible: bool = False
+    """Something that pages show has changed, and that no job waits for."""
+    has_frames: bool = False
+    """Samples were stored."""
     changed_commands: list[CommandRow] = field(default_factory=list)
     """Commands whose change the rules have not been told yet."""
     is_judged: bool = False
@@ -153,8 +157,16 @@ class Workbench:
             raise
 
     def _tell(self, work: RunWork) -> None:
-        if work.is_news:
-            self.changes.notify(work.run.id)
+        if work.is_news or work.is_visible or work.has_frames:
+            self.changes.notify(
+                Change(
+                    run_id=work.run.id,
+                    frames=work.has_frames,
+                    decisions=work.is_news or work.is_visible,
+                    wakes_job=work.is_news,
+                    step=work.run.step,
+                )
+            )
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:

@@ -111,7 +111,9 @@ class Database:
         # SQLite has one writer at a time. Its own way of waiting is to sleep and try again, which
         # starves some; here threads queue.
         self._writer = threading.Lock() if _is_file(url) else nullcontext()
-        self._reader = self.engine.execution_options(**{_READ_ONLY: True})
+        # SQLite sees one moment by itself; PostgreSQL would see another one at each statement.
+        own = {} if _is_file(url) else {"isolation_level": "REPEATABLE READ"}
+        self._reader = self.engine.execution_options(**{_READ_ONLY: True}, **own)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:

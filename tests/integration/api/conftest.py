@@ -1,14 +1,21 @@
 """The real app on a real database, a clock that stands still, and a job that talks to it."""
 
+import os
 import shutil
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import numpy as np
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
 from stabilizer.collector.api.app import create_app
+from stabilizer.collector.api.server import CollectorServer
 from stabilizer.collector.services.container import build_services
+from stabilizer.listening import listen
 from stabilizer.protocol.batches import BatchHeader
 from stabilizer.protocol.frames import CONTENT_TYPE, FrameBlock, encode_batch
 from stabilizer.protocol.series import Catalog
@@ -16,6 +23,7 @@ from stabilizer.protocol.version import PROTOCOL_VERSION
 from stabilizer.settings import CollectorSettings
 
 LOOPBACK = "http://127.0.0.1:8000"
+REGISTRATION = {"protocol_version": PROTOCOL_VERSION, "name": "real", "key": "1"}
 NO_SWEEPS_SECONDS = 60.0  # one at the start, and then none within a test
 
 
@@ -135,6 +143,12 @@ class Job:
 
 
 @pytest.fixture
+def make_job():
+    """Make jobs, each for a client."""
+    return Job
+
+
+@pytest.fixture
 def job(client):
     """A job that has registered."""
     job = Job(client)
@@ -156,3 +170,55 @@ def refused():
         return problem
 
     return check
+
+
+class RealServer:
+    """An app behind a loopback port, in a thread of its own."""
+
+    def __init__(self, app):
+        self.app = app
+        self.ready = threading.Event()
+        self.listener = listen("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        config = uvicorn.Config(
+            app, lifespan="on", ws="none", log_config=None, timeout_graceful_shutdown=5
+        )
+        self.server = CollectorServer(config, app.state.long_polls, self.ready.set)
+        self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
+
+    def __enter__(self):
+        self.thread.start()
+        assert self.ready.wait(20)
+        self.client = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
+        return self
+
+    def stop(self):
+        self.server.should_exit = True
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+    def __exit__(self, *_):
+        self.client.close()
+        self.stop()
+        self.listener.close()
+
+    def run(self):
+        return self.client.post("/api/v1/runs", json=REGISTRATION).json()["run_id"]
+
+    def wait_for_polls(self, number):
+        self._wait_for(self.app.state.long_polls, number)
+
+    def wait_for_streams(self, number):
+        self._wait_for(self.app.state.event_streams, number)
+
+    def _wait_for(self, waiting, number):
+        deadline = time.monotonic() + 20
+        while len(waiting) != number:
+            assert time.monotonic() < deadline
+            os.sched_yield()
+
+
+@pytest.fixture
+def server(app):
+    with RealServer(app) as server:
+        yield server

@@ -233,3 +233,36 @@ class TestNext:
     def test_for_an_unknown_run_it_is_404(self, job, refused):
         job.run_id = "nobody"
         refused(self.next(job, wait=60), 404, "unknown_run")
+
+
+class TestPreview:
+    def test_it_tells_what_would_happen_and_writes_nothing(self, client, job):
+        held = {"id": "s10", "attempt": 1, "step": 10, "finite": True, "samples": 640}
+        job.send(range(1, 400), snapshots=[held])
+        before = client.get(f"{job.path}/audit").json()
+        asked = {"parameters": {"kind": "rollback", "skip_steps": 2}, "attempt": 1}
+        found = client.post(f"{job.path}/commands/preview", json=asked).json()
+        assert found["parameters"]["target"] == {"snapshot_id": "s10", "attempt": 1, "step": 10}
+        assert (found["steps_lost"], found["skip_from_sample"]) == (389, 640)
+        assert (found["seconds_lost"], found["warnings"]) == (None, ["global_batch_unknown"])
+        assert client.get(f"{job.path}/audit").json() == before
+        assert client.get(f"{job.path}/commands").json() == []
+
+    def test_a_stored_command_is_shown_until_it_is_settled(self, client, job, refused):
+        command = job.command({"kind": "pause"}).json()
+        path = f"/api/v1/commands/{command['id']}"
+        assert client.get(f"{path}/preview").json()["parameters"] == {"kind": "pause"}
+        client.post(f"{path}/cancel", json={"reason": "no"})
+        refused(client.get(f"{path}/preview"), 409, "command_settled")
+
+    def test_refusals_are_those_of_the_command(self, client, job, refused):
+        path = f"{job.path}/commands/preview"
+        rollback = {"parameters": {"kind": "rollback"}}
+        refused(client.post(path, json=rollback), 409, "no_healthy_snapshot")
+        refused(client.post(path, json={**rollback, "attempt": 7}), 409, "past_attempt")
+        asked = {"parameters": {"kind": "reduce_lr", "factor": 2}, "reason": "why"}
+        fields = ("parameters.reduce_lr.factor", "reason")
+        refused(client.post(path, json=asked), 422, "invalid_input", *fields)
+        unknown = client.post("/api/v1/runs/unknown/commands/preview", json=rollback)
+        refused(unknown, 404, "unknown_run")
+        refused(client.get("/api/v1/commands/unknown/preview"), 404, "unknown_command")

@@ -11,60 +11,11 @@ import time
 
 import httpx
 import pytest
-import uvicorn
 
-from stabilizer.collector.api.server import CollectorServer, _listen
 from stabilizer.protocol.version import PROTOCOL_VERSION
 
 REGISTRATION = {"protocol_version": PROTOCOL_VERSION, "name": "real", "key": "1"}
 TOKEN = "t" * 43
-
-
-class RealServer:
-    """An app behind a loopback port, in a thread of its own."""
-
-    def __init__(self, app):
-        self.app = app
-        self.ready = threading.Event()
-        self.listener = _listen("127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        config = uvicorn.Config(
-            app, lifespan="on", ws="none", log_config=None, timeout_graceful_shutdown=5
-        )
-        self.server = CollectorServer(config, app.state.long_polls, self.ready.set)
-        self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
-
-    def __enter__(self):
-        self.thread.start()
-        assert self.ready.wait(20)
-        self.client = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
-        return self
-
-    def stop(self):
-        self.server.should_exit = True
-        self.thread.join(20)
-        assert not self.thread.is_alive()
-
-    def __exit__(self, *_):
-        self.client.close()
-        self.stop()
-        self.listener.close()
-
-    def run(self):
-        return self.client.post("/api/v1/runs", json=REGISTRATION).json()["run_id"]
-
-    def wait_for_polls(self, number):
-        polls = self.app.state.long_polls
-        deadline = time.monotonic() + 20
-        while len(polls) != number:
-            assert time.monotonic() < deadline
-            os.sched_yield()
-
-
-@pytest.fixture
-def server(app):
-    with RealServer(app) as server:
-        yield server
 
 
 def poll(url, run_id, answers, wait=60):

@@ -61,6 +61,22 @@ class TestRead:
         assert (second.attempt, second.num_samples) == (2, 49)
         assert [data.attempt for data in read(services, run_id, attempt=2)] == [2]
 
+    def test_every_bucket_with_a_non_finite_sample_shows_one_in_each_attempt(
+        self, services, run_id, make
+    ):
+        losses = np.full(3000, 2.0, np.float32)
+        broken = np.arange(7, 3000, 150)
+        losses[broken] = np.where(broken % 2, np.nan, -np.inf)
+        services.ingest.accept(run_id, make.batch(0, range(1, 3001), losses))
+        start = make.rollback_start(3000)
+        batch = make.batch(0, range(3001, 6001), losses, attempt=2, attempt_start=start)
+        services.ingest.accept(run_id, batch)
+        found = read(services, run_id, max_points=400)  # 100 buckets of 30 steps
+        for data, offset in zip(found, (0, 3000), strict=True):
+            shown = np.array(data.steps)[~np.isfinite(data.values)]
+            assert shown.tolist() == (broken + 1 + offset).tolist()
+            assert (data.num_nonfinite, len(data.steps) <= 400) == (len(broken), True)
+
     def test_a_series_in_two_catalogs_is_one(self, services, run_id, make):
         other = Catalog.of(["loss", "accuracy"])
         blocks = [make.block([1, 3]), make.block([2, 4], catalog=other)]
@@ -129,7 +145,9 @@ class TestChanges:
         heard = []
         unsubscribe = services.changes.subscribe(heard.append)
         services.ingest.accept(run_id, make.batch(0, range(1, 4), 50.0))
-        assert set(heard) == {run_id}
+        assert {(change.run_id, change.frames, change.wakes_job) for change in heard} == {
+            (run_id, True, True)
+        }
         unsubscribe()
         unsubscribe()
         heard.clear()

@@ -63,10 +63,11 @@ class TestTransaction:
 
     def test_readers_see_one_moment_while_a_writer_writes(self, database, clock):
         with database.reading() as reader:
-            reader.scalars(text("SELECT hash FROM rule_sets")).all()
+            before = reader.scalars(text("SELECT hash FROM rule_sets")).all()
             with database.transaction() as session:
                 session.add(rule_set("a", clock))
-        assert hashes(database) == ["a"]
+            after = reader.scalars(text("SELECT hash FROM rule_sets")).all()
+        assert (before, after, hashes(database)) == ([], [], ["a"])
 
     def test_many_writers_take_turns(self, database, clock):
         def write(number):

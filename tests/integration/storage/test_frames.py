@@ -44,13 +44,64 @@ def test_absent_is_not_nan(services, run_id, make, read):
     assert stored.present.tolist() == present.tolist()
 
 
-def test_ranges_leave_blocks_out(services, run_id, make, read):
+def test_ranges_leave_batches_out(services, run_id, make, read):
     for sequence in range(4):
         first = 10 * sequence + 1
         services.ingest.accept(run_id, make.batch(sequence, range(first, first + 10)))
-    found = [block.steps[0] for _, block in read(steps=(11, 30))]
-    assert found == [11, 21]
+    ((_, found),) = read(steps=(15, 25))
+    assert found.steps.tolist() == list(range(11, 31))
     assert read(attempt=2) == []
+
+
+def test_batches_of_one_attempt_come_as_one_block_with_their_presence(services, run_id, make, read):
+    services.ingest.accept(run_id, make.batch(0, [1]))
+    sparse = make.block([2, 3], present=np.array([[True, False], [False, True]]))
+    services.ingest.accept(run_id, make.batch(1, blocks=[sparse]))
+    start = make.rollback_start(1)
+    services.ingest.accept(run_id, make.batch(0, [2], attempt=2, attempt_start=start))
+    (first, merged), (second, alone) = read()
+    assert (first, second) == (1, 2)
+    assert merged.steps.tolist() == [1, 2, 3]
+    assert merged.present.tolist() == [[True, True], [True, False], [False, True]]
+    assert merged.values.shape == (3, 2)
+    assert alone.present is None
+
+
+def test_blocks_are_not_put_together_without_end(services, run_id, make, read, monkeypatch):
+    monkeypatch.setattr("stabilizer.collector.storage.repositories.blocks.MERGE_BYTES", 100)
+    for sequence in range(40):  # 8 bytes of values each
+        services.ingest.accept(run_id, make.batch(sequence, [sequence + 1]))
+    blocks = [block for _, block in read()]
+    assert [len(block) for block in blocks] == [13, 13, 13, 1]
+    assert [step for block in blocks for step in block.steps] == list(range(1, 41))
+
+
+def test_measured_steps_are_those_of_the_series_asked_for(services, run_id, make):
+    sparse = make.block([1, 2, 3], present=np.array([[True, False], [False, True], [False, False]]))
+    services.ingest.accept(run_id, make.batch(0, blocks=[sparse, make.block([9])]))
+    with services.database.reading() as session:
+        frames = Repositories(session).frames
+
+        def measured(*slots):
+            found = frames.measured_steps(run_id, make.catalog.id, slots)
+            return [step for _, steps in found for step in steps.tolist()]
+
+        assert measured(0) == [1, 9]
+        assert measured(0, 1) == [1, 2, 9]
+
+
+def test_the_newest_come_first_over_attempts(services, run_id, make):
+    for sequence in range(3):
+        services.ingest.accept(run_id, make.batch(sequence, [10 * sequence + 1]))
+    start = make.rollback_start(5)
+    services.ingest.accept(run_id, make.batch(0, [6], attempt=2, attempt_start=start))
+    with services.database.reading() as session:
+        found = Repositories(session).frames.newest(run_id, make.catalog.id, 3)
+    assert [(attempt, int(block.steps[0])) for attempt, block in found] == [
+        (2, 6),
+        (1, 21),
+        (1, 11),
+    ]
 
 
 def test_a_codec_of_the_future_is_not_guessed(services, run_id, make, read):

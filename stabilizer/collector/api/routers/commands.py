@@ -21,6 +21,7 @@ from stabilizer.errors import InvalidInputError
 from stabilizer.protocol.batches import BatchAnswer
 from stabilizer.protocol.commands import Command, CommandResult, CommandState
 from stabilizer.protocol.queries import CommandCreate, Note
+from stabilizer.protocol.views import CommandPreview, CommandPreviewRequest
 
 MAX_WAIT_SECONDS: Final = 60.0
 CLIENT_CLOSED_REQUEST: Final = 499
@@ -63,6 +64,21 @@ def create_command(
 ) -> Command:
     """Write a command down; the job takes it up with its next report or long poll."""
     return services.commands.create(run_id, command, actor)
+
+
+@router.post(
+    "/runs/{run_id}/commands/preview",
+    summary="Look what a command would do",
+    responses=problems(400, 404, 409, 413, 415),
+)
+def preview_command(
+    run_id: RunId, request: CommandPreviewRequest, services: ServicesDep
+) -> CommandPreview:
+    """Show what a command by hand would do, and what speaks against it; nothing is written.
+
+    It is refused with the same codes as the command itself.
+    """
+    return services.previews.preview(run_id, request)
 
 
 @router.get("/runs/{run_id}/commands", summary="List commands of a run", responses=problems(404))
@@ -129,6 +145,16 @@ def post_result(
 def get_command(command_id: CommandId, services: ServicesDep) -> Command:
     """Show a command with its result."""
     return services.commands.get(command_id)
+
+
+@router.get(
+    "/commands/{command_id}/preview",
+    summary="Look what a stored command would do",
+    responses=problems(404, 409),
+)
+def preview_stored_command(command_id: CommandId, services: ServicesDep) -> CommandPreview:
+    """Show what a command that is not settled would do if the job took it up now."""
+    return services.previews.of_command(command_id)
 
 
 @router.post(

@@ -20,6 +20,7 @@ from stabilizer.collector.api.openapi import PREFIX, json_body, problems
 from stabilizer.collector.services.runs.registration import check_version
 from stabilizer.protocol.queries import Note, RunPage, RunQuery
 from stabilizer.protocol.runs import Run, RunRegister, RunRegistered, RunUpdate
+from stabilizer.protocol.views import MarkerInfo, SnapshotState
 
 router = APIRouter(prefix=PREFIX + "/runs", tags=["runs"], route_class=BoundedRoute)
 
@@ -50,6 +51,18 @@ def list_runs(query: Annotated[RunQuery, Query()], services: ServicesDep) -> Run
 def get_run(run_id: RunId, services: ServicesDep) -> Run:
     """Show a run with all its attempts."""
     return services.runs.get(run_id)
+
+
+@router.get("/{run_id}/snapshots", summary="List snapshots", responses=problems(404))
+def list_snapshots(run_id: RunId, services: ServicesDep) -> list[SnapshotState]:
+    """List the snapshots that the job holds, newest first, and whether they are healthy."""
+    return services.queries.snapshots(run_id)
+
+
+@router.get("/{run_id}/markers", summary="List markers", responses=problems(404))
+def list_markers(run_id: RunId, services: ServicesDep) -> list[MarkerInfo]:
+    """List the events that the job has told, oldest first: phases, resumes, changes of rate."""
+    return services.queries.markers(run_id)
 
 
 @router.patch("/{run_id}", summary="Change a run", responses=problems(400, 404, 409, 413, 415))

@@ -1,4 +1,4 @@
-"""What was measured."""
+"""What was measured: series, metrics over all modules."""
 
 from __future__ import annotations
 
@@ -11,28 +11,49 @@ from stabilizer.collector.api.bodies import JSON, BoundedRoute
 from stabilizer.collector.api.dependencies import RunId, ServicesDep
 from stabilizer.collector.api.openapi import PREFIX, problems
 from stabilizer.protocol.queries import SeriesData, SeriesInfo, SeriesQuery
+from stabilizer.protocol.views import Heatmap, HeatmapQuery, MetricInfo
 
-router = APIRouter(
-    prefix=PREFIX + "/runs/{run_id}/series", tags=["series"], route_class=BoundedRoute
-)
+router = APIRouter(prefix=PREFIX + "/runs/{run_id}", tags=["series"], route_class=BoundedRoute)
 
 _INFOS = TypeAdapter(list[SeriesInfo])
 _DATA = TypeAdapter(list[SeriesData])
 
-# Both answers can be long: they are written here, in a worker thread, and not in the event loop.
+# These answers can be long: they are written here, in a worker thread, and not in the event loop.
 
 
-@router.get("", summary="List series", response_model=list[SeriesInfo], responses=problems(404))
+@router.get(
+    "/series", summary="List series", response_model=list[SeriesInfo], responses=problems(404)
+)
 def list_series(run_id: RunId, services: ServicesDep) -> Response:
     """List all series of a run, over all its catalogs."""
     return Response(_INFOS.dump_json(services.queries.series(run_id)), media_type=JSON)
 
 
 @router.get(
-    "/data", summary="Read samples", response_model=list[SeriesData], responses=problems(404)
+    "/series/data",
+    summary="Read samples",
+    response_model=list[SeriesData],
+    responses=problems(404),
 )
 def read_series(
     run_id: RunId, query: Annotated[SeriesQuery, Query()], services: ServicesDep
 ) -> Response:
     """Read samples of series, each attempt on its own, thinned without losing a spike."""
     return Response(_DATA.dump_json(services.queries.read(run_id, query)), media_type=JSON)
+
+
+@router.get("/metrics", summary="List metrics", responses=problems(404))
+def list_metrics(run_id: RunId, services: ServicesDep) -> list[MetricInfo]:
+    """List the metrics of a run with the kinds, towers and heads that they can be narrowed by."""
+    return services.heatmaps.metrics(run_id)
+
+
+@router.get("/heatmap", summary="Read a heatmap", response_model=Heatmap, responses=problems(404))
+def read_heatmap(
+    run_id: RunId, query: Annotated[HeatmapQuery, Query()], services: ServicesDep
+) -> Response:
+    """Read a metric of all modules as one map, bottom of the model first, over shared steps.
+
+    Without an attempt it shows the live lineage: what rollbacks have left is not in it.
+    """
+    return Response(services.heatmaps.heatmap(run_id, query).model_dump_json(), media_type=JSON)

@@ -13,9 +13,9 @@ from stabilizer.collector.services.commands.lifecycle import (
     move_command,
     write_command,
 )
-from stabilizer.collector.services.commands.targets import find_target
+from stabilizer.collector.services.commands.targets import check_open, resolve
 from stabilizer.collector.services.evaluation.judge import Judge
-from stabilizer.collector.services.runs.presence import ENDED, heard
+from stabilizer.collector.services.runs.presence import heard
 from stabilizer.collector.services.work import JOB, Deed, Reason, RunWork, Workbench
 from stabilizer.collector.storage.models import CommandRow
 from stabilizer.collector.storage.repositories.commands import to_command
@@ -23,11 +23,9 @@ from stabilizer.errors import ConflictError, NotFoundError
 from stabilizer.protocol.batches import BatchAnswer
 from stabilizer.protocol.commands import (
     Command,
-    CommandParameters,
     CommandResult,
     CommandState,
     RejectReason,
-    RollbackParameters,
 )
 from stabilizer.protocol.decisions import DecisionReason
 from stabilizer.protocol.queries import (
@@ -35,7 +33,6 @@ from stabilizer.protocol.queries import (
     AuditReason,
     CommandCreate,
     Note,
-    RollbackRequest,
 )
 
 
@@ -62,16 +59,10 @@ class CommandService:
                 `snapshot_not_finite`, `no_healthy_snapshot`.
         """
         with self._bench.run(run_id, self._judge) as work:
-            if command.attempt is not None and command.attempt != work.run.attempt:
-                raise ConflictError(
-                    f"the run is in attempt {work.run.attempt}, not in {command.attempt}",
-                    code="past_attempt",
-                )
-            if work.run.state in ENDED:
-                raise ConflictError(f"the run has {work.run.state}", code="run_ended")
+            check_open(work, command.attempt)
             seconds = command.ttl_seconds
             draft = Draft(
-                parameters=self._parameters(work, command),
+                parameters=resolve(work, self._judge, command.parameters),
                 state=CommandState.PENDING,
                 reason=DecisionReason.MANUAL,
                 message=command.reason,
@@ -83,16 +74,6 @@ class CommandService:
             row = write_command(work, draft)
             self._judge.settle(work)
             return to_command(row)
-
-    def _parameters(self, work: RunWork, command: CommandCreate) -> CommandParameters:
-        asked = command.parameters
-        if not isinstance(asked, RollbackRequest):
-            return asked
-        return RollbackParameters(
-            target=find_target(work, self._judge, asked),
-            skip_steps=asked.skip_steps,
-            reduce_lr=asked.reduce_lr,
-        )
 
     def list(self, run_id: str, states: Collection[CommandState] = ()) -> list[Command]:
         """Return a run's commands, oldest first; no states: all.

@@ -1,13 +1,57 @@
-"""Which snapshot a rollback by hand goes to."""
+"""What a command by hand means now: whether it can be given, and where a rollback goes to."""
 
 from __future__ import annotations
 
 from stabilizer.collector.services.evaluation.judge import Judge
+from stabilizer.collector.services.runs.presence import ENDED
 from stabilizer.collector.services.work import RunWork
 from stabilizer.errors import ConflictError
 from stabilizer.protocol.batches import SnapshotInfo
-from stabilizer.protocol.commands import SnapshotTarget
-from stabilizer.protocol.queries import RollbackRequest
+from stabilizer.protocol.commands import CommandParameters, RollbackParameters, SnapshotTarget
+from stabilizer.protocol.queries import CommandRequest, RollbackRequest
+
+
+def check_open(work: RunWork, attempt: int | None) -> None:
+    """Check that a run takes commands.
+
+    Args:
+        work: The run.
+        attempt: The attempt that the command is meant for; None for the newest.
+
+    Raises:
+        ConflictError: Codes `past_attempt`, `run_ended`.
+    """
+    if attempt is not None and attempt != work.run.attempt:
+        raise ConflictError(
+            f"the run is in attempt {work.run.attempt}, not in {attempt}",
+            code="past_attempt",
+        )
+    if work.run.state in ENDED:
+        raise ConflictError(f"the run has {work.run.state}", code="run_ended")
+
+
+def resolve(work: RunWork, judge: Judge, asked: CommandRequest) -> CommandParameters:
+    """Turn what a person asked for into what a job is told.
+
+    Raises:
+        ConflictError: As `find_target`.
+    """
+    if not isinstance(asked, RollbackRequest):
+        return asked
+    return RollbackParameters(
+        target=find_target(work, judge, asked),
+        skip_steps=asked.skip_steps,
+        reduce_lr=asked.reduce_lr,
+    )
+
+
+def held_snapshot(work: RunWork, snapshot_id: str) -> SnapshotInfo:
+    """Return a snapshot that the job holds and can be restored from.
+
+    Raises:
+        ConflictError: Codes `unknown_snapshot`, `snapshot_not_finite`.
+    """
+    return _named(work.repos.attempts.snapshots(work.run.id), snapshot_id)
 
 
 def find_target(work: RunWork, judge: Judge, asked: RollbackRequest) -> SnapshotTarget:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 from stabilizer.collector.services.evaluation.context import ContextSource, FixedContext
 from stabilizer.collector.services.evaluation.recorder import Origin, Recorder
@@ -88,6 +88,13 @@ class Judge:
         record = partial(self._record, work, seat)
         show_batch(seat, blocks, markers, ContextSource(work), record)
 
+    def pass_by(self, work: RunWork) -> None:
+        """Note a batch of an attempt gone by, which the rules do not see.
+
+        The run's version goes up with it as well: versions are the order in which batches came.
+        """
+        self._touch(work, save=False)
+
     def end_run(self, work: RunWork) -> None:
         """Close what is open: no more steps will come."""
         seat = self._touch(work, save=True)
@@ -122,8 +129,15 @@ class Judge:
         if not work.is_judged:
             return
         seat = self._seat(work)
+        self._note_health(work, seat)
         if seat.is_dirty or seat.steps_since_save >= SAVE_EVERY_STEPS:
             save_seat(work, seat)
+
+    def _note_health(self, work: RunWork, seat: Seat) -> None:
+        healthy = tuple(seat.brain.healthy_snapshots)
+        if healthy != seat.healthy:
+            seat.healthy = healthy
+            work.is_visible = True
 
     def forget(self, run_id: str) -> None:
         """Drop a brain that ran ahead of a transaction that failed, or whose run is gone."""
@@ -153,13 +167,14 @@ class Judge:
     def _rebuild(self, work: RunWork) -> Seat:
         row = saved_state(work)
         try:
-            rules = load_rules(work.repos.rules.text(row.rules_hash), f"rules {row.rules_hash}")
+            rules = _stored_rules(work.repos.rules.text(row.rules_hash), row.rules_hash)
             seat = restore_seat(work, row, rules, self._catalogs)
         except (ConfigurationError, RuleFileError):
             logger.warning("run %s: saved rules cannot go on; they begin anew", work.run.id)
             return self._begin_anew(work, row)
         self._seats.put(work.run.id, seat)
         self._replay(work, seat, row)
+        seat.healthy = tuple(seat.brain.healthy_snapshots)
         return seat
 
     def _replay(self, work: RunWork, seat: Seat, row: BrainStateRow) -> None:
@@ -225,6 +240,12 @@ class Judge:
             seen={},
             is_dirty=True,
         )
+
+
+@lru_cache(maxsize=64)
+def _stored_rules(text: str, rules_hash: str) -> RuleFile:
+    """Read a stored rule file once: with many runs, brains make room for others and come back."""
+    return load_rules(text, f"rules {rules_hash}")
 
 
 def _close_open(work: RunWork) -> None:

@@ -49,6 +49,8 @@ class Seat:
     steps_since_save: int = 0
     is_dirty: bool = False
     """Must be saved in this transaction."""
+    healthy: tuple[str, ...] = ()
+    """Snapshots held to be healthy when the last transaction on the run ended."""
 
 
 class Contexts(Protocol):

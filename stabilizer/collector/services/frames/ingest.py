@@ -71,6 +71,7 @@ class IngestService:
             if new:
                 work.repos.catalogs.add(run_id, new, work.now)
                 self._judge.add_catalogs(work, new)
+                work.is_visible = True
             self._store(work, header, batch.blocks)
             return build_answer(work, self._judge, header.attempt)
 
@@ -114,6 +115,11 @@ class IngestService:
                 work.repos.attempts.replace_snapshots(work.run.id, header.snapshots)
                 self._judge.set_snapshots(work, header.snapshots)
             self._judge.feed(work, blocks, header.markers if in_order else ())
+        else:
+            self._judge.pass_by(work)
+        work.has_frames = any(len(block) for block in blocks)
+        if header.markers or header.snapshots is not None:
+            work.is_visible = True
         work.repos.frames.add_batch(
             StoredBatch(
                 run_id=work.run.id,

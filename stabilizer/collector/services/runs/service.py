@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from stabilizer.collector.services.changes import Change
 from stabilizer.collector.services.commands.answers import build_answer
 from stabilizer.collector.services.commands.lifecycle import Cause, withdraw
 from stabilizer.collector.services.evaluation.judge import Judge
@@ -106,6 +107,7 @@ class RunService:
             if new:
                 work.repos.catalogs.add(run_id, new, work.now)
                 self._judge.add_catalogs(work, new)
+                work.is_visible = True
         return tuple(catalog.id for catalog in message.catalogs)
 
     def heartbeat(self, run_id: str, heartbeat: Heartbeat) -> BatchAnswer:
@@ -125,6 +127,7 @@ class RunService:
         with self._bench.run(run_id, self._judge) as work:
             if heartbeat.attempt >= work.run.attempt:
                 heard(work)
+                work.is_visible = heartbeat.step > work.run.step
                 work.run.step = max(work.run.step, heartbeat.step)
                 report_state(work, self._judge, heartbeat.state, heartbeat.message)
             return build_answer(work, self._judge, heartbeat.attempt)
@@ -199,4 +202,6 @@ class RunService:
                 audit(repos, self._bench.clock.now(), run_id, deed)
                 repos.runs.delete(run_id)
             self._judge.forget(run_id)
-        self._bench.changes.notify(run_id)
+        # The job of a deleted run must not wait for what will never come.
+        change = Change(run_id=run_id, decisions=True, wakes_job=True, step=row.step)
+        self._bench.changes.notify(change)

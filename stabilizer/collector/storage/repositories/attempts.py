@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from stabilizer.collector.storage.models import AttemptRow, MarkerRow, SnapshotRow
 from stabilizer.protocol.batches import Marker, SnapshotInfo
 from stabilizer.protocol.runs import Attempt
+from stabilizer.protocol.views import MarkerInfo
 
 
 class AttemptRepository:
@@ -51,6 +52,16 @@ class AttemptRepository:
             )
             for marker in markers
         )
+
+    def markers(self, run_id: str) -> list[MarkerInfo]:
+        """Return all events of a run, oldest first."""
+        query = select(MarkerRow).where(MarkerRow.run_id == run_id).order_by(MarkerRow.id)
+        return [
+            MarkerInfo.model_validate(
+                {name: getattr(row, name) for name in MarkerInfo.model_fields}
+            )
+            for row in self._session.scalars(query)
+        ]
 
     def snapshots(self, run_id: str) -> list[SnapshotInfo]:
         """Return the inventory as the job gave it."""

@@ -69,6 +69,31 @@ class CatalogRepository:
         )
         return list(self._session.execute(query))
 
+    def places_of_metric(self, run_id: str, metric: str) -> dict[str, list[tuple[str, int]]]:
+        """Find the series of a metric: text form to the (catalog id, slot) where it stands."""
+        query = (
+            select(SeriesRow.text, SeriesRow.catalog_id, SeriesRow.slot)
+            .join(RunCatalogRow, RunCatalogRow.catalog_id == SeriesRow.catalog_id)
+            .where(RunCatalogRow.run_id == run_id, SeriesRow.metric == metric)
+            .order_by(RunCatalogRow.position, SeriesRow.slot)
+        )
+        found: dict[str, list[tuple[str, int]]] = {}
+        for text, catalog_id, slot in self._session.execute(query):
+            found.setdefault(text, []).append((catalog_id, slot))
+        return found
+
+    def places_in_runs(self, run_ids: Sequence[str], text: str) -> dict[str, dict[str, int]]:
+        """Find a series in many runs: run id to the slot where it stands in each catalog."""
+        query = (
+            select(RunCatalogRow.run_id, SeriesRow.catalog_id, SeriesRow.slot)
+            .join(SeriesRow, SeriesRow.catalog_id == RunCatalogRow.catalog_id)
+            .where(RunCatalogRow.run_id.in_(run_ids), SeriesRow.text == text)
+        )
+        found: dict[str, dict[str, int]] = {}
+        for run_id, catalog_id, slot in self._session.execute(query):
+            found.setdefault(run_id, {})[catalog_id] = slot
+        return found
+
     def slots(self, run_id: str, texts: Sequence[str]) -> dict[str, list[tuple[str, int]]]:
         """Find series of a run: text form to the (catalog id, slot) where it stands."""
         query = (

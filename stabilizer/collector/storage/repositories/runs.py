@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Select, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from stabilizer.collector.storage.models import RunRow
@@ -83,14 +83,20 @@ class RunRepository:
         if query.states:
             taken = taken.where(RunRow.state.in_([state.value for state in query.states]))
         if query.name:
-            taken = taken.where(
-                func.lower(RunRow.name).contains(query.name.lower(), autoescape=True)
-            )
+            taken = taken.where(_is_called(query.name.lower()))
         total = self._session.scalar(select(func.count()).select_from(taken.subquery())) or 0
         rows = list(self._session.scalars(_ordered(taken, query).limit(query.limit + 1)))
         if len(rows) <= query.limit:
             return rows, total, None
         return rows[: query.limit], total, _write_cursor(query, rows[query.limit - 1])
+
+
+def _is_called(text: str) -> ColumnElement[bool]:
+    return or_(
+        func.lower(RunRow.name).contains(text, autoescape=True),
+        func.lower(RunRow.key).contains(text, autoescape=True),
+        RunRow.id.startswith(text, autoescape=True),
+    )
 
 
 def _found(row: RunRow | None, run_id: str) -> RunRow:

@@ -4,11 +4,9 @@ import socket
 
 import pytest
 
-from stabilizer.cli import serve
 from stabilizer.cli.failures import needs_extra
 from stabilizer.clock import SystemClock
 from stabilizer.collector.services.container import build_services
-from stabilizer.errors import ConfigurationError
 from stabilizer.settings import CollectorSettings
 
 
@@ -68,22 +66,6 @@ def test_an_unknown_option_shows_the_usage(run):
     result = run("serve", "--prot", 1)
     assert result.exit_code == 2
     assert "--prot" in result.stderr
-
-
-class TestReadyFile:
-    def test_it_is_written_in_one_piece(self, tmp_path):
-        serve._write_ready_file(tmp_path / "ready", "http://127.0.0.1:1")
-        assert (tmp_path / "ready").read_text() == "http://127.0.0.1:1\n"
-        assert [file.name for file in tmp_path.iterdir()] == ["ready"]
-
-    def test_one_of_an_earlier_process_is_replaced(self, tmp_path):
-        (tmp_path / "ready").write_text("http://127.0.0.1:1111111\n")
-        serve._write_ready_file(tmp_path / "ready", "http://127.0.0.1:2")
-        assert (tmp_path / "ready").read_text() == "http://127.0.0.1:2\n"
-
-    def test_a_folder_that_is_not_there_is_told(self, tmp_path):
-        with pytest.raises(ConfigurationError, match="ready file"):
-            serve._write_ready_file(tmp_path / "none" / "ready", "http://127.0.0.1:1")
 
 
 class TestNeedsExtra:

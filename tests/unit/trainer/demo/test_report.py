@@ -1,5 +1,6 @@
 import json
 import math
+import re
 
 import pytest
 
@@ -7,7 +8,8 @@ from stabilizer.protocol.commands import CommandState
 from stabilizer.protocol.decisions import DecisionKind, DecisionReason
 from trainer.demo.lineage import Curve
 from trainer.demo.options import Disturbances
-from trainer.demo.plot import draw
+from trainer.demo.page import write_page
+from trainer.demo.plot import draw, draw_svg
 from trainer.demo.report import (
     ArmOutcome,
     build_report,
@@ -33,7 +35,10 @@ def arms(make):
         "undisturbed": outcome(1.0),
         "unprotected": outcome(4.0, alerts=[make.alert()]),
         "protected": outcome(
-            1.01, [make.alert()], [make.incident(first_step=280)], [make.cut(), make.rollback()]
+            1.01,
+            [make.alert()],
+            [make.incident(first_step=280)],
+            [make.cut(), make.rollback(id="d")],
         ),
     }
 
@@ -126,3 +131,43 @@ def test_plot_is_a_picture_whatever_the_losses(arms, tmp_path):
     arms["unprotected"] = outcome(math.nan)
     draw(arms, DISTURBANCES, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+class TestPage:
+    @pytest.fixture
+    def page(self, arms, tmp_path):
+        def write():
+            checks = verdict(arms, DISTURBANCES)
+            report = build_report(arms, checks, seed=7, seconds=12.3, final_steps=100)
+            path = tmp_path / "report.html"
+            write_page(path, report, checks, arms, draw_svg(arms, DISTURBANCES))
+            return path.read_text()
+
+        return write
+
+    def test_it_holds_picture_table_verdict_and_story(self, page):
+        text = page()
+        assert "<svg" in text
+        assert "The loop closed" in text
+        assert "disturbed, protected" in text
+        assert "rollback to step 250" in text
+        assert "rule loss_spike (notice)" in text
+        assert "Nothing was seen, nothing was done." in text  # of the undisturbed arm
+
+    def test_it_needs_nothing_else(self, page):
+        text = page()
+        fetched = re.findall(r"(?:src|href)\s*=\s*[\"'](?!#)([^\"']+)|@import|url\((?!#)", text)
+        assert fetched == []
+
+    def test_what_jobs_say_stays_text(self, arms, make, page):
+        rule = "<script>alert(1)</script>"
+        arms["protected"] = outcome(1.01, [make.alert(rule=rule)], (), [make.rollback()])
+        text = page()
+        assert rule not in text
+        assert "&lt;script&gt;" in text
+
+    def test_a_loss_that_is_not_finite_is_told(self, arms, page):
+        arms["protected"] = outcome(math.nan)
+        text = page()
+        assert "not finite" in text
+        assert "The loop did not close" in text

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from stabilizer.clock import SystemClock
+from stabilizer.collector.api.event_streams import EventStreams
 from stabilizer.collector.api.long_poll import LongPolls
 from stabilizer.collector.api.metrics import Metrics
 from stabilizer.collector.api.sweeper import Sweeper
+from stabilizer.collector.services.changes import Changes
 from stabilizer.errors import StorageError
 
 SOON = 0.001
@@ -38,7 +40,7 @@ class Services:
 
 @pytest.fixture
 def metrics():
-    return Metrics(SystemClock(), LongPolls())
+    return Metrics(SystemClock(), LongPolls(), EventStreams(Changes()))
 
 
 def count(metrics, outcome):

@@ -1,0 +1,59 @@
+"""`python -m dashboard`: serve the pages."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dashboard.app.server import run_server
+from dashboard.settings import load_dashboard_settings
+from stabilizer.clock import SystemClock
+from stabilizer.errors import StabilizerError
+from stabilizer.listening import write_ready_file
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def serve(
+    *,
+    collector: Annotated[str | None, typer.Option(help="Address of the collector.")] = None,
+    host: Annotated[str | None, typer.Option(help="Name or address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes any free one.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with a token of the collector; on loopback only.")
+    ] = None,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Written with the URL when requests are answered.")
+    ] = None,
+) -> None:
+    """Serve the pages on which people follow, approve and act, until SIGTERM or Ctrl-C.
+
+    What is not given here comes from the environment (DASHBOARD_COLLECTOR_URL, DASHBOARD_HOST,
+    ...), and then from the defaults. Beyond loopback people sign in with a token of the collector.
+    """
+
+    def announce(url: str) -> None:
+        if ready_file is not None:
+            write_ready_file(ready_file, url)
+        typer.echo(f"dashboard on {url}")
+
+    given = {"collector_url": collector, "host": host, "port": port, "token_file": token_file}
+    try:
+        settings = load_dashboard_settings(
+            **{name: value for name, value in given.items() if value is not None}
+        )
+        logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every request
+        run_server(settings, SystemClock(), announce)
+    except StabilizerError as error:
+        for line in str(error).splitlines():  # a line for each mistake
+            typer.echo(f"error: {line}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    typer.run(serve)

@@ -1,0 +1,125 @@
+"""Signing in and out: a name for the audit log, and a token of the collector."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Final
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+from pydantic import SecretStr
+from starlette.requests import ClientDisconnect
+
+from dashboard.app.access import COOKIE, SIGN_IN, local_path, session_of
+from dashboard.app.sessions import Sessions
+from dashboard.client import Collector
+from dashboard.errors import DashboardError, SignInRequiredError
+from dashboard.settings import PERSON_NAME, DashboardSettings
+from dashboard.visitor import Visitor
+
+_PAGE: Final = Template(
+    (Path(__file__).parent / "templates" / "signin.html").read_text(encoding="utf-8")
+)
+_MAX_FORM_BYTES: Final = 10_000
+
+
+def build_router(
+    settings: DashboardSettings, sessions: Sessions, collector: Collector
+) -> APIRouter:
+    """Build the paths of signing in and out."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get(SIGN_IN)
+    async def show(next: str = "/", ended: str = "") -> HTMLResponse:  # noqa: A002  as in the URL
+        notice = "Your session has ended. Sign in to go on where you were." if ended else ""
+        return _page(settings, local_path(next), notice=notice)
+
+    @router.post(SIGN_IN, response_model=None)
+    async def sign_in(request: Request) -> HTMLResponse | RedirectResponse:
+        form = await _form(request)
+        name, token = form.get("name", "").strip(), form.get("token", "").strip()
+        target = local_path(form.get("next", "/"))
+        problem = await _problem(settings, collector, name, token)
+        if problem:
+            return _page(settings, target, name=name, problem=problem)
+        sessions.end(session_of(request.headers))
+        session = sessions.begin(name, SecretStr(token) if token else None)
+        answer = RedirectResponse(target, 303)
+        answer.set_cookie(
+            COOKIE,
+            session,
+            max_age=int(sessions.seconds),
+            httponly=True,
+            samesite="lax",
+            secure=settings.secure_cookies,
+        )
+        return answer
+
+    @router.post("/signout")
+    async def sign_out(request: Request) -> RedirectResponse:
+        sessions.end(session_of(request.headers))
+        answer = RedirectResponse(SIGN_IN if settings.must_sign_in else "/", 303)
+        answer.delete_cookie(COOKIE)
+        return answer
+
+    return router
+
+
+async def _form(request: Request) -> dict[str, str]:
+    body = b""
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > _MAX_FORM_BYTES:
+                return {}
+    except ClientDisconnect:  # nobody is there to read the answer
+        return {}
+    fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True)
+    return {name: values[-1] for name, values in fields.items()}
+
+
+async def _problem(settings: DashboardSettings, collector: Collector, name: str, token: str) -> str:
+    """Say why a person cannot be let in; empty if nothing is wrong. The collector is asked."""
+    if not PERSON_NAME.match(name):
+        return "Give a name: letters, digits, space and . _ @ + -, a letter or digit first."
+    if not token.isascii() or not token.isprintable():
+        return "A token has printable ASCII characters only."
+    try:
+        if settings.must_sign_in and await _takes_everybody(collector, name):
+            return (
+                "Nobody can be let in: the collector asks for no token, so that everybody who "
+                "reaches this page could steer its runs. Start it with a token."
+            )
+        visitor = Visitor(name=name, token=SecretStr(token) if token else None)
+        await collector.asked_by(visitor).control()
+    except SignInRequiredError:
+        return "The collector does not take this token."
+    except DashboardError as error:
+        return f"Nobody can be let in now: {error.message}."
+    return ""
+
+
+async def _takes_everybody(collector: Collector, name: str) -> bool:
+    try:
+        await collector.asked_by(Visitor(name=name)).control()
+    except SignInRequiredError:
+        return False
+    return True
+
+
+def _page(
+    settings: DashboardSettings, target: str, *, name: str = "", notice: str = "", problem: str = ""
+) -> HTMLResponse:
+    text = problem or notice
+    page = _PAGE.substitute(
+        collector=escape(settings.collector_url),
+        next=escape(target),
+        name=escape(name),
+        notice=f'<p class="{"problem" if problem else "notice"}" role="alert">{escape(text)}</p>'
+        if text
+        else "",
+    )
+    return HTMLResponse(page, 403 if problem else 200, {"Cache-Control": "no-store"})

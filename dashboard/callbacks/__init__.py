@@ -1,0 +1,1 @@
+"""Wiring: a decorated function hands over to a plain one, since only plain ones can be tested."""

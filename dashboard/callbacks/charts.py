@@ -1,0 +1,222 @@
+"""A run's panels and its map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dash import ClientsideFunction, Dash, Input, Output, State, no_update
+from dash.exceptions import PreventUpdate
+
+from dashboard import ids
+from dashboard.client import Collector
+from dashboard.components.problem import small_problem
+from dashboard.errors import DashboardError, MissingError, SignInRequiredError
+from dashboard.figures.chart import HEIGHT
+from dashboard.figures.empty import empty_figure
+from dashboard.handlers.charts import (
+    Look,
+    draw_panels,
+    extend_panels,
+    looks_at_the_newest,
+    read_zoom,
+)
+from dashboard.handlers.maps import MapLook, draw_maps
+from stabilizer.clock import Clock
+
+PANELS = ids.PANELS
+_REDRAW_SECONDS = 2.0
+"""A chart that its lines have outgrown is drawn anew no more often than this."""
+_MAP_STEPS = 10
+"""Layers are measured every so many steps: asking more often shows nothing else."""
+_QUIET = (MissingError, SignInRequiredError)
+"""Told by the page as a whole."""
+
+
+def _look(
+    width: int | None,
+    zoom: list[float] | None,
+    picked: list[str] | None = None,
+    log: bool | None = None,
+) -> Look:
+    if width is None:  # the page has not been laid out yet
+        raise PreventUpdate
+    return Look(width=width, zoom=read_zoom(zoom), picked=tuple(picked or ()), log_loss=bool(log))
+
+
+def register(app: Dash, collector: Collector, clock: Clock) -> None:
+    """Register what draws and extends the charts."""
+    _register_drawing(app, collector, clock)
+    _register_extending(app, collector, clock)
+    _register_map(app, collector)
+
+
+def _register_drawing(app: Dash, collector: Collector, clock: Clock) -> None:
+    @app.callback(
+        output=[
+            *(Output(panel, "figure") for panel in PANELS),
+            Output(ids.CHART_PICKED, "style"),
+            Output(ids.SHOWN, "data"),
+            Output(ids.PICKED, "data"),
+            Output(ids.CHARTS_PROBLEM, "children"),
+        ],
+        inputs={
+            "_news": [Input(ids.LIVE_DECISIONS, "data"), Input(ids.REDRAW, "data")],
+            "view": {
+                "width": Input(ids.CHART_WIDTH, "data"),
+                "zoom": Input(ids.RUN_RANGE, "data"),
+                "picked": Input(ids.PICKED, "value"),
+                "log": Input(ids.LOG_LOSS, "checked"),
+            },
+        },
+        state={"run_id": State(ids.RUN_ID, "data"), "shown": State(ids.SHOWN, "data")},
+    )
+    async def draw(
+        _news: Any,  # noqa: ANN401  JSON, looked at for its change only
+        view: dict[str, Any],
+        run_id: str,
+        shown: dict[str, Any] | None,
+    ) -> tuple[Any, ...]:
+        look = _look(**view)
+        try:
+            panels = await draw_panels(collector.asked_now(), run_id, look)
+        except _QUIET as error:
+            raise PreventUpdate from error
+        except DashboardError as error:
+            return *[no_update] * (len(PANELS) + 3), None if shown else small_problem(error)
+        drawn = {
+            "number": (shown or {}).get("number", 0) + 1,
+            "panels": panels.shown,
+            "read_to": panels.read_to,
+            "drawn_at": clock.monotonic(),
+        }
+        figures = [panels.figures[panel] for panel in PANELS]
+        return *figures, _style(look), drawn, list(panels.series), None
+
+
+def _style(look: Look) -> dict[str, Any]:
+    """Give the panel of picked series room once there is something in it."""
+    return {"height": HEIGHT} if look.picked else {"display": "none"}
+
+
+def _register_extending(app: Dash, collector: Collector, clock: Clock) -> None:
+    @app.callback(
+        Output(ids.EXTENSION, "data"),
+        Output(ids.REDRAW, "data"),
+        Input(ids.LIVE_FRAMES, "data"),
+        Input(ids.CLOCK, "n_intervals"),
+        State(ids.RUN_ID, "data"),
+        State(ids.SHOWN, "data"),
+        State(ids.RUN_RANGE, "data"),
+        prevent_initial_call=True,
+    )
+    async def extend(
+        _frames: Any,  # noqa: ANN401
+        _clock: int | None,
+        run_id: str,
+        shown: Any,  # noqa: ANN401
+        zoom: list[float] | None,
+    ) -> tuple[Any, Any]:
+        if not shown or not looks_at_the_newest(read_zoom(zoom), shown["read_to"]):
+            raise PreventUpdate
+        try:
+            extension = await extend_panels(collector.asked_now(), run_id, shown)
+        except DashboardError as error:
+            raise PreventUpdate from error
+        if extension is None:
+            raise PreventUpdate
+        update = {
+            "number": shown["number"],
+            "updates": extension.updates,
+            "shown": {
+                **shown,
+                "number": shown["number"] + 1,
+                "panels": extension.shown,
+                "read_to": extension.read_to,
+            },
+        }
+        # Less than nothing: it was drawn before this machine started.
+        is_due = not 0 <= clock.monotonic() - shown["drawn_at"] < _REDRAW_SECONDS
+        return update, shown["number"] if extension.outgrown and is_due else no_update
+
+    # In the browser: what was read for a figure that has been replaced meanwhile is left out.
+    app.clientside_callback(  # type: ignore[no-untyped-call]  # Dash has no types for it
+        ClientsideFunction(namespace="stabilizer", function_name="extendPanels"),
+        *(Output(panel, "extendData") for panel in PANELS),
+        Output(ids.SHOWN, "data", allow_duplicate=True),
+        Input(ids.EXTENSION, "data"),
+        State(ids.SHOWN, "data"),
+        State(ids.PANEL_NAMES, "data"),
+        prevent_initial_call=True,
+    )
+
+
+def _register_map(app: Dash, collector: Collector) -> None:
+    @app.callback(
+        output=[
+            Output(ids.HEATMAP, "figure"),
+            Output(ids.HEATMAP, "style"),
+            Output(ids.CHART_ENTROPY, "figure"),
+            Output(ids.HEATMAP_METRIC, "data"),
+            Output(ids.HEATMAP_METRIC, "value"),
+            Output(ids.HEATMAP_KIND, "data"),
+            Output(ids.HEATMAP_SHOWN, "data"),
+            Output(ids.HEATMAP_PROBLEM, "children"),
+        ],
+        inputs={
+            "frames": Input(ids.LIVE_FRAMES, "data"),
+            "view": {
+                "width": Input(ids.CHART_WIDTH, "data"),
+                "zoom": Input(ids.RUN_RANGE, "data"),
+            },
+            "chosen": {
+                "metric": Input(ids.HEATMAP_METRIC, "value"),
+                "kind": Input(ids.HEATMAP_KIND, "value"),
+                "colouring": Input(ids.HEATMAP_COLOURING, "value"),
+                "decisions": Input(ids.LIVE_DECISIONS, "data"),
+            },
+        },
+        state={"run_id": State(ids.RUN_ID, "data"), "shown": State(ids.HEATMAP_SHOWN, "data")},
+    )
+    async def draw_map(
+        frames: dict[str, Any] | None,
+        view: dict[str, Any],
+        chosen: dict[str, Any],
+        run_id: str,
+        shown: dict[str, Any] | None,
+    ) -> tuple[Any, ...]:
+        look = _look(**view)
+        asked = {**view, **chosen}
+        if shown and shown["asked"] == asked and not _has_moved(frames, shown, look.zoom):
+            raise PreventUpdate
+        try:
+            wanted = MapLook(
+                metric=chosen["metric"],
+                kind=chosen["kind"],
+                colouring=chosen["colouring"] or "default",
+            )
+            maps = await draw_maps(collector.asked_now(), run_id, look, wanted)
+        except _QUIET as error:
+            raise PreventUpdate from error
+        except DashboardError as error:
+            return *[no_update] * 7, None if shown else small_problem(error)
+        figure = maps.heatmap or empty_figure("nothing is measured on modules")
+        return (
+            figure,
+            {"height": figure["layout"]["height"]},
+            maps.entropy,
+            list(maps.metrics),
+            maps.metric,
+            list(maps.kinds),
+            {"asked": {**asked, "metric": maps.metric}, "step": maps.step},
+            None,
+        )
+
+
+def _has_moved(
+    frames: dict[str, Any] | None, shown: dict[str, Any], zoom: tuple[float, float] | None
+) -> bool:
+    """Whether the layers have been measured since the map was drawn."""
+    step = (frames or {}).get("step") or 0
+    if zoom is not None and zoom[1] < shown["step"]:
+        return False
+    return not step or abs(step - shown["step"]) >= _MAP_STEPS

@@ -1,0 +1,141 @@
+"""The switch over all runs, silences and the audit log."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from dash import ALL, Dash, Input, Output, State, ctx, no_update
+from dash.development.base_component import Component
+from dash.exceptions import PreventUpdate
+
+from dashboard import ids
+from dashboard.callbacks.dialogs import on_dismiss, outcome_props, shown
+from dashboard.client import Collector
+from dashboard.components.control import armed_badge, audit_list, silence_list, switch_card
+from dashboard.components.deeds import SWITCH, UNSILENCE, ending_form
+from dashboard.components.forms import arming_form
+from dashboard.components.problem import problem_of
+from dashboard.errors import DashboardError
+from dashboard.handlers import deeds
+from stabilizer.clock import Clock
+
+_ENTRIES = 200
+
+
+def register(app: Dash, collector: Collector, clock: Clock) -> None:
+    """Register what shows and turns the switch, here and in the head of every page."""
+    _register_views(app, collector, clock)
+    _register_switch(app, collector)
+    _register_unsilence(app, collector)
+    for form in (SWITCH, UNSILENCE):
+        on_dismiss(app, form)
+
+
+def _register_views(app: Dash, collector: Collector, clock: Clock) -> None:
+    @app.callback(
+        Output(ids.CONTROL_PROBLEM, "children"),
+        Output(ids.CONTROL_STATE, "children"),
+        Output(ids.CONTROL_SILENCES, "children"),
+        Output(ids.CONTROL_AUDIT, "children"),
+        Output(ids.SWITCH_FACTS, "data"),
+        Input(ids.LIVE_CONTROL, "data"),
+        Input(ids.LIVE_DECISIONS, "data"),
+        Input(ids.CLOCK, "n_intervals"),
+        State(ids.SWITCH_FACTS, "data"),
+    )
+    async def show_control(
+        _news: Any,  # noqa: ANN401  JSON, looked at for its change only
+        _decisions: Any,  # noqa: ANN401
+        _clock: int | None,
+        facts: dict[str, Any] | None,
+    ) -> tuple[Any, ...]:
+        client = collector.asked_now()
+        try:
+            state, entries = await asyncio.gather(client.control(), client.audit())
+        except DashboardError as error:
+            if facts:
+                raise PreventUpdate from error
+            return problem_of(error, "/control"), *[no_update] * 4
+        now = clock.now()
+        return (
+            None,
+            switch_card(state, now),
+            silence_list(state.silences, now),
+            audit_list(entries, now, _ENTRIES),
+            {"disarmed": state.disarmed},
+        )
+
+    @app.callback(
+        Output(ids.ARMED_BADGE, "children"),
+        Input(ids.LIVE_CONTROL, "data"),
+    )
+    async def show_armed(_news: Any) -> Component | None:  # noqa: ANN401
+        try:
+            return armed_badge(await collector.asked_now().control())
+        except DashboardError as error:
+            raise PreventUpdate from error
+
+
+def _register_switch(app: Dash, collector: Collector) -> None:
+    @app.callback(
+        Output(SWITCH.dialog, "children"),
+        Output(SWITCH.dialog, "opened"),
+        Output(ids.SWITCH_TARGET, "data"),
+        Input(ids.OPEN_SWITCH, "n_clicks"),
+        State(ids.SWITCH_FACTS, "data"),
+        prevent_initial_call=True,
+    )
+    async def open_switch(
+        clicks: int | None, facts: dict[str, Any] | None
+    ) -> tuple[Component, bool, dict[str, Any]]:
+        if not clicks or not facts:
+            raise PreventUpdate
+        disarmed = facts["disarmed"]
+        return arming_form(SWITCH, disarmed=disarmed), True, {"disarmed": not disarmed}
+
+    @app.callback(
+        *outcome_props(SWITCH),
+        Input(SWITCH.submit, "n_clicks"),
+        State(SWITCH.reason, "value"),
+        State(ids.SWITCH_TARGET, "data"),
+        running=[(Output(SWITCH.submit, "loading"), True, False)],
+        prevent_initial_call=True,
+    )
+    async def turn_switch(
+        clicks: int | None, reason: str | None, target: dict[str, Any] | None
+    ) -> tuple[Any, ...]:
+        # As the dialog says, whatever has become of the switch since it was opened: of two people
+        # who disarm at once, the second must not arm.
+        if not clicks or not target:
+            raise PreventUpdate
+        return shown(await deeds.turn_switch(collector.asked_now(), target["disarmed"], reason))
+
+
+def _register_unsilence(app: Dash, collector: Collector) -> None:
+    @app.callback(
+        Output(UNSILENCE.dialog, "children"),
+        Output(UNSILENCE.dialog, "opened"),
+        Output(ids.UNSILENCE_TARGET, "data"),
+        Input({"type": ids.END_SILENCE, "id": ALL}, "n_clicks"),
+        prevent_initial_call=True,
+    )
+    async def open_unsilence(_clicks: list[int | None]) -> tuple[Component, bool, str]:
+        if not ctx.triggered_id or not ctx.triggered[0]["value"]:
+            raise PreventUpdate
+        return ending_form(), True, ctx.triggered_id["id"]
+
+    @app.callback(
+        *outcome_props(UNSILENCE),
+        Input(UNSILENCE.submit, "n_clicks"),
+        State(UNSILENCE.reason, "value"),
+        State(ids.UNSILENCE_TARGET, "data"),
+        running=[(Output(UNSILENCE.submit, "loading"), True, False)],
+        prevent_initial_call=True,
+    )
+    async def end_silence(
+        clicks: int | None, reason: str | None, silence_id: str
+    ) -> tuple[Any, ...]:
+        if not clicks:
+            raise PreventUpdate
+        return shown(await deeds.end_silence(collector.asked_now(), silence_id, reason))

@@ -1,0 +1,70 @@
+"""The list of runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dash import Dash, Input, Output, State, no_update
+
+from dashboard import ids
+from dashboard.client import Collector
+from dashboard.components.problem import problem_of
+from dashboard.errors import DashboardError
+from dashboard.handlers.runs import MOST, PAGE, RunsFilter, list_runs
+from stabilizer.clock import Clock
+
+
+def register(app: Dash, collector: Collector, clock: Clock) -> None:
+    """Register what fills and renews the list."""
+
+    @app.callback(
+        output=[
+            Output(ids.RUNS_BODY, "children"),
+            Output(ids.RUNS_PROBLEM, "children"),
+            Output(ids.RUNS_SHOWN, "data"),
+            Output(ids.RUNS_COUNT, "children"),
+            Output(ids.RUNS_MORE, "display"),
+        ],
+        inputs={
+            "_news": [
+                Input(ids.LIVE_FRAMES, "data"),
+                Input(ids.LIVE_DECISIONS, "data"),
+                Input(ids.CLOCK, "n_intervals"),
+            ],
+            "filters": {
+                "search": Input(ids.RUNS_SEARCH, "value"),
+                "states": Input(ids.RUNS_STATES, "value"),
+                "sort": Input(ids.RUNS_SORT, "value"),
+                "limit": Input(ids.RUNS_LIMIT, "data"),
+            },
+        },
+        state={"shown": State(ids.RUNS_SHOWN, "data")},
+    )
+    async def show_runs(
+        _news: Any,  # noqa: ANN401  JSON, looked at for its change only
+        filters: dict[str, Any],
+        shown: dict[str, str] | None,
+    ) -> tuple[Any, ...]:
+        chosen = RunsFilter(
+            search=filters["search"] or "",
+            states=tuple(filters["states"] or ()),
+            sort=filters["sort"] or "",
+            limit=filters["limit"] or PAGE,
+        )
+        try:
+            view = await list_runs(collector.asked_now(), chosen, shown, clock.now())
+        except DashboardError as error:
+            # What the page knew stays; only a page that knew nothing is told here.
+            if shown:
+                return no_update, None, no_update, no_update, no_update
+            return None, problem_of(error, "/"), no_update, "", "none"
+        return view.body, None, view.shown, view.count, "block" if view.has_more else "none"
+
+    @app.callback(
+        Output(ids.RUNS_LIMIT, "data"),
+        Input(ids.RUNS_MORE, "n_clicks"),
+        State(ids.RUNS_LIMIT, "data"),
+        prevent_initial_call=True,
+    )
+    async def show_more(_clicks: int | None, limit: int | None) -> int:
+        return min((limit or PAGE) * 2, MOST)

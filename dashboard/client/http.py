@@ -1,0 +1,114 @@
+"""One request to the collector, and what its refusals mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias, TypeVar
+
+import httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from dashboard.errors import (
+    CollectorUnavailableError,
+    DashboardError,
+    MissingError,
+    RefusedError,
+    SignInRequiredError,
+)
+from dashboard.visitor import Visitor
+from stabilizer.protocol.problems import Problem
+
+PREFIX: Final = "/api/v1"
+ACTOR_HEADER: Final = "X-Stabilizer-Actor"
+
+Parameters: TypeAlias = Mapping[str, str | int | float | bool | Sequence[str] | None]
+Answer = TypeVar("Answer")
+
+
+def headers_of(visitor: Visitor) -> dict[str, str]:
+    """Say who asks: the token, and the name for the audit log."""
+    headers = {ACTOR_HEADER: visitor.name}
+    if visitor.token is not None:
+        headers["Authorization"] = f"Bearer {visitor.token.get_secret_value()}"
+    return headers
+
+
+async def send(
+    http: httpx.AsyncClient,
+    method: str,
+    path: str,
+    visitor: Visitor | None,
+    *,
+    params: Parameters | None = None,
+    body: BaseModel | None = None,
+) -> bytes:
+    """Make a request and return the body of its good answer.
+
+    Raises:
+        SignInRequiredError: There is no visitor, or the collector does not take the token.
+        CollectorUnavailableError: No answer, or none of a collector.
+        MissingError: What was asked for does not exist.
+        RefusedError: The collector says no.
+    """
+    if visitor is None:
+        raise SignInRequiredError("nobody is signed in")
+    headers = headers_of(visitor)
+    if body is not None:
+        headers["Content-Type"] = "application/json"
+    try:
+        answer = await http.request(
+            method,
+            PREFIX + path,
+            params=_without_none(params or {}),
+            content=None if body is None else body.model_dump_json(exclude_none=True),
+            headers=headers,
+        )
+    except httpx.HTTPError as error:
+        raise CollectorUnavailableError(
+            f"the collector at {http.base_url} does not answer ({type(error).__name__})",
+            url=str(http.base_url),
+        ) from error
+    if answer.is_success:
+        return answer.content
+    raise refusal(answer)
+
+
+def refusal(answer: httpx.Response) -> DashboardError:
+    """Turn an answer that is not good into the error that says what it means."""
+    url = str(answer.request.url.copy_with(path="/", query=None))
+    try:
+        problem = Problem.model_validate_json(answer.content)
+    except ValidationError:
+        return CollectorUnavailableError(
+            f"{url} answered with status {answer.status_code} and no reason: "
+            "something else may stand at the collector's address",
+            url=url,
+        )
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        return SignInRequiredError(problem.detail)
+    if answer.status_code == httpx.codes.NOT_FOUND:
+        return MissingError(problem.detail, code=problem.code)
+    if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+        return CollectorUnavailableError(f"the collector cannot work: {problem.detail}", url=url)
+    details = [problem.detail, *(f"{one.field}: {one.allowed}" for one in problem.errors)]
+    return RefusedError("; ".join(details), code=problem.code, status=answer.status_code)
+
+
+def read(adapter: TypeAdapter[Answer], content: bytes, url: str) -> Answer:
+    """Read an answer.
+
+    Raises:
+        CollectorUnavailableError: It is not what a collector of this version answers.
+    """
+    try:
+        return adapter.validate_json(content)
+    except ValidationError as error:
+        raise CollectorUnavailableError(
+            f"the collector at {url} answers in words that this version does not know "
+            f"({error.error_count()} differences); both must have the same version",
+            url=url,
+        ) from error
+
+
+def _without_none(params: Parameters) -> dict[str, str | int | float | bool | Sequence[str]]:
+    return {name: value for name, value in params.items() if value is not None}

@@ -1,0 +1,130 @@
+"""The switch over all runs, the silences in force, and the log of everything that was done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+from urllib.parse import quote
+
+import dash_mantine_components as dmc
+from dash import dcc, html
+from dash.development.base_component import Component
+
+from dashboard import ids
+from dashboard.components.badges import Look, Shape, badge
+from dashboard.words.amounts import ago, count, left, moment
+from dashboard.words.phrases import actor_name, capital, phrase
+from stabilizer.protocol.queries import AuditEntry, ControlState, Silence
+
+_SHORT: Final = 8
+
+
+def armed_badge(state: ControlState) -> Component | None:
+    """Say in the head of every page that nothing will be done; None while the policy may act."""
+    if not state.disarmed:
+        return None
+    title = f"{actor_name(state.actor)}: {state.reason}"
+    return dcc.Link(
+        badge(Look("red", Shape.SQUARE), "disarmed", title=title), href="/control", className="way"
+    )
+
+
+def switch_card(state: ControlState, now: datetime) -> Component:
+    """Say whether the policy may act at all, since when and why, and offer the other."""
+    if state.disarmed:
+        title = "Disarmed: the policy acts on no run"
+        text = "It goes on watching and deciding. Commands by hand still work."
+        button = dmc.Button("Arm", id=ids.OPEN_SWITCH, color="teal")
+    else:
+        title = "Armed: the policy acts as far as each run's mode lets it"
+        text = "Disarming withdraws what it has issued and no job has yet."
+        button = dmc.Button("Disarm everything", id=ids.OPEN_SWITCH, color="red")
+    children: list[Component] = [html.H3(title), dmc.Text(text, size="sm")]
+    if state.changed_at is not None:
+        since = f"{actor_name(state.actor)}, {ago(state.changed_at, now)}: {state.reason}"
+        children.append(dmc.Text(since, size="sm", c="dimmed", className="under"))
+    return dmc.Stack([*children, html.Div(button)], gap="xs")
+
+
+def silence_list(silences: Sequence[Silence], now: datetime) -> Component:
+    """List the mutes in force, each with its end and a way to end it now."""
+    if not silences:
+        return dmc.Text("None. A run's page offers to silence a rule.", size="sm", c="dimmed")
+    return html.Ul([_silence(one, now) for one in silences], className="plain-list")
+
+
+def _silence(silence: Silence, now: datetime) -> Component:
+    rule = "every rule" if silence.rule == "*" else silence.rule
+    where: Component | str = "on every run"
+    if silence.run_id is not None:
+        where = _run_link(silence.run_id)
+    if silence.until is not None:
+        end = f"for another {left(silence.until, now) or 'moment'}"
+    else:
+        end = f"until step {count(silence.until_step or 0)}"
+    return html.Li(
+        [
+            html.Div([html.Strong(rule), " ", where, f", {end}"]),
+            dmc.Text(
+                f"{actor_name(silence.actor)}, {ago(silence.created_at, now)}: {silence.reason}",
+                size="xs",
+                c="dimmed",
+                className="under",
+            ),
+            dmc.Button(
+                "End it",
+                id={"type": ids.END_SILENCE, "id": silence.id},
+                size="compact-xs",
+                variant="default",
+            ),
+        ]
+    )
+
+
+def audit_list(entries: Sequence[AuditEntry], now: datetime, limit: int) -> Component:
+    """List what was done, newest first."""
+    if not entries:
+        return dmc.Text("Nothing yet.", size="sm", c="dimmed")
+    shown = list(reversed(entries))[:limit]
+    return html.Ol([_entry(entry, now) for entry in shown], className="plain-list audit-list")
+
+
+def _entry(entry: AuditEntry, now: datetime) -> Component:
+    what = capital(phrase(entry.action))
+    line: list[Component | str] = [html.Strong(what)]
+    change = _change(entry)
+    if change:
+        line.append(f" {change}")
+    if entry.run_id is not None:
+        line += [" ", _run_link(entry.run_id)]
+    why = phrase(entry.reason)
+    said = f"{why}: {entry.message}" if entry.message else why
+    return html.Li(
+        [
+            html.Div(line),
+            dmc.Text(
+                [
+                    html.Span(ago(entry.at, now), title=moment(entry.at)),
+                    f", {actor_name(entry.actor)}: {said}",
+                ],
+                size="xs",
+                c="dimmed",
+                className="under",
+            ),
+        ]
+    )
+
+
+def _change(entry: AuditEntry) -> str:
+    """Say from what to what, where one word says it."""
+    before, after = entry.before or {}, entry.after or {}
+    for name in ("state", "mode"):
+        if name in after:
+            was = f"{before[name]} to " if name in before else ""
+            return f"({was}{after[name]})"
+    return ""
+
+
+def _run_link(run_id: str) -> Component:
+    return dcc.Link(f"run {run_id[:_SHORT]}", href=f"/runs/{quote(run_id, safe='')}")

@@ -1,0 +1,207 @@
+"""The open incident as a card, past ones as a list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from dash import html
+from dash.development.base_component import Component
+
+from dashboard.components.badges import (
+    Look,
+    Shape,
+    badge,
+    incident_state_badge,
+    severity_badge,
+)
+from dashboard.components.facts import facts_line, facts_table
+from dashboard.words.amounts import clock, count, counted, moment
+from dashboard.words.phrases import capital, command_title, phrase
+from stabilizer.protocol.commands import Command
+from stabilizer.protocol.decisions import (
+    Decision,
+    DecisionKind,
+    DecisionReason,
+    Incident,
+    IncidentState,
+)
+
+_AFTER_WAITING: Final[Mapping[DecisionReason, str]] = {
+    DecisionReason.MAY_RECOVER: "it is closed if it recovers, and acted on if it does not",
+    DecisionReason.SECOND_SIGNAL_MISSING: "a second signal makes it act; quiet closes it",
+    DecisionReason.COMMAND_IN_FLIGHT: "it goes on when that command is settled",
+}
+_AFTER_HOLDING: Final[Mapping[DecisionReason, str]] = {
+    DecisionReason.MODE_OBSERVE: (
+        "nothing by itself in this mode: give a command by hand, or change the mode"
+    ),
+    DecisionReason.DISARMED: (
+        "nothing by itself until actions are armed again; commands by hand still work"
+    ),
+    DecisionReason.SILENCED: "nothing by itself until the silence ends",
+    DecisionReason.BUDGET_SPENT: "it acts when the budget allows it again, if it is still due",
+    DecisionReason.COOLDOWN: "it acts when the cooldown is over, if it is still due",
+    DecisionReason.NO_HEALTHY_SNAPSHOT: "it goes on with a rung that needs no snapshot",
+    DecisionReason.COMMAND_FAILED: "it tries again, or goes a rung up, if it is still due",
+}
+_CALLED: Final = "nothing by itself any more: a person must decide"
+_ACTING: Final = "the job takes the command at a step boundary and reads back what it did"
+_PROPOSED: Final = (
+    "a person approves or rejects the proposal; unanswered, it is proposed again while it is due"
+)
+_WATCHING: Final = "if the loss is as good as before, it is closed; a relapse takes the next rung"
+
+
+def incident_card(
+    incident: Incident,
+    *,
+    docs: Mapping[str, str],
+    step: int | None = None,
+    command: Command | None = None,
+) -> Component:
+    """Show the incident that is open.
+
+    Args:
+        incident: The incident.
+        docs: What each rule means, by name; rules that have no words are shown without.
+        step: Where the run stands, so that steps left can be told.
+        command: The command of the latest decision, if there is one.
+    """
+    return html.Article(
+        [
+            _header(incident),
+            html.Ol([_rule(rule, docs) for rule in incident.rules], className="rules"),
+            facts_table(list(_lines(incident, step, command))),
+        ],
+        className=f"card incident-card incident-{incident.severity}",
+    )
+
+
+def _header(incident: Incident) -> Component:
+    facts: list[str | Component] = [
+        f"since step {count(incident.first_step)}",
+        html.Span(
+            f"opened at step {count(incident.opened_step)}, {clock(incident.opened_at)} UTC",
+            title=moment(incident.opened_at),
+        ),
+        f"attempt {incident.attempt}",
+    ]
+    badges = [severity_badge(incident.severity), incident_state_badge(incident.state)]
+    title = html.Div([html.H4(f"Incident {incident.number}"), *badges], className="card-title")
+    return html.Header([title, facts_line(facts)])
+
+
+def _rule(rule: str, docs: Mapping[str, str]) -> Component:
+    doc = docs.get(rule, "")
+    return html.Li(
+        [html.Code(rule), *([html.Div(doc, className="rule-doc")] if doc else [])],
+    )
+
+
+def _lines(
+    incident: Incident, step: int | None, command: Command | None
+) -> Iterator[tuple[str, str]]:
+    latest = latest_decision(incident)
+    said = f"{capital(phrase(latest.kind))}: {phrase(latest.reason)}"
+    yield "decided", f"{said} (at step {count(latest.step)})"
+    if command is not None:
+        yield "command", capital(command_title(command.parameters))
+    elif latest.message and latest.message != phrase(latest.reason):
+        yield "more", capital(latest.message)
+    deadline = latest.deadline_step
+    if deadline is not None:
+        steps_left = 0 if step is None else deadline - step
+        more = f" ({counted(steps_left, 'step')} left)" if steps_left > 0 else ""
+        yield "until", f"step {count(deadline)}{more}"
+    following = what_next(incident)
+    if following:
+        yield "next", capital(following)
+
+
+def latest_decision(incident: Incident) -> Decision:
+    """Return the latest decision; an incident whose list is empty still names it."""
+    if incident.decisions:
+        return incident.decisions[-1]
+    return Decision(
+        step=incident.opened_step,
+        attempt=incident.attempt,
+        kind=incident.decision,
+        reason=incident.reason,
+        message=incident.message,
+        rung=incident.rung,
+    )
+
+
+def what_next(incident: Incident) -> str:
+    """Say what happens next if nobody does anything; empty if the incident is over."""
+    kind, reason = incident.decision, incident.reason
+    match incident.state:
+        case IncidentState.RESOLVED:
+            return ""
+        case IncidentState.WATCHING:
+            return _WATCHING
+        case IncidentState.ACTING:
+            return _PROPOSED if kind is DecisionKind.PROPOSE else _ACTING
+    if kind is DecisionKind.ESCALATE:
+        return _CALLED
+    words = _AFTER_HOLDING if kind is DecisionKind.HOLD else _AFTER_WAITING
+    return words.get(reason, "it is judged anew at every step")
+
+
+def past_incidents(incidents: Sequence[Incident], *, pick_type: str | None = None) -> Component:
+    """List incidents that are over, the newest first, with whether the intervention helped.
+
+    Args:
+        incidents: In any order.
+        pick_type: Type of the ids `{"type": ..., "id": incident.id}` of their buttons; None shows
+            no buttons.
+    """
+    ordered = sorted(incidents, key=lambda incident: incident.number, reverse=True)
+    return html.Ul([_past(one, pick_type) for one in ordered], className="past-incidents")
+
+
+def _past(incident: Incident, pick_type: str | None) -> Component:
+    name = f"Incident {incident.number}"
+    title: Component = html.Strong(name)
+    if pick_type is not None:
+        title = html.Button(
+            name, id={"type": pick_type, "id": incident.id}, className="link-button", type="button"
+        )
+    return html.Li(
+        [
+            html.Div(
+                [title, severity_badge(incident.severity), _outcome(incident)],
+                className="card-title",
+            ),
+            facts_line([_span(incident), f"attempt {incident.attempt}", _rules(incident)]),
+        ]
+    )
+
+
+def _span(incident: Incident) -> str:
+    first, last = incident.first_step, incident.resolved_step
+    if last is None or last < first:  # a rollback has led to before the first sign
+        return f"from step {count(first)}"
+    return f"steps {count(first)} to {count(last)}"
+
+
+def _rules(incident: Incident) -> Component:
+    shown = incident.rules[:2]
+    more = len(incident.rules) - len(shown)
+    text = ", ".join(shown) + (f" and {count(more)} more" if more else "")
+    return html.Span(text or "no rule", title=", ".join(incident.rules))
+
+
+def _outcome(incident: Incident) -> Component:
+    if incident.helped is True:
+        return badge(Look("teal", Shape.CHECK), "intervention helped")
+    if incident.helped is False:
+        title = "it went quiet, but the loss is no better than at the incident"
+        return badge(Look("orange", Shape.CROSS), "intervention did not help", title=title)
+    words = {
+        DecisionReason.RECOVERED_BY_ITSELF: "recovered by itself",
+        DecisionReason.RUN_ENDED: "run ended",
+        DecisionReason.CLOSED_BY_PERSON: "closed by a person",
+    }
+    return badge(Look("gray", Shape.SQUARE), words.get(incident.reason, "closed"))

@@ -1,0 +1,1 @@
+"""Cells of a heatmap: where they lie, and what their colours say."""

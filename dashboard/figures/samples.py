@@ -1,0 +1,91 @@
+"""Samples of one line of a panel: what is live, and what a rollback has left."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dashboard.figures.rounding import significant, with_gaps
+from stabilizer.protocol.lineage import Branch
+from stabilizer.protocol.queries import SeriesData
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One line of a panel."""
+
+    series: str
+    """Text form, as `SeriesKey` writes it."""
+    label: str
+    """What people read; need not be escaped."""
+    colour: str
+    secondary: bool = False
+    """On the axis to the right, which begins at zero."""
+
+
+@dataclass(slots=True)
+class Stretch:
+    """Samples in the order of their steps."""
+
+    steps: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    attempts: list[int] = field(default_factory=list)
+    """Of which attempt each of them is."""
+    num_shared: int = 0
+    """How many at the beginning are the live line's own: where a branch was left."""
+
+    def add(self, data: SeriesData, first: int, last: int) -> None:
+        """Append the samples [first:last] of one attempt."""
+        self.steps += data.steps[first:last]
+        self.values += data.values[first:last]
+        self.attempts += [data.attempt] * (last - first)
+
+
+@dataclass(frozen=True, slots=True)
+class LineSamples:
+    """A line's samples, told apart by lineage."""
+
+    live: Stretch
+    abandoned: tuple[Stretch, ...]
+    """One for each attempt that has any; begins at the sample where it was left, if it has that."""
+
+    def values(self) -> list[float]:
+        """Every value, the live ones first."""
+        left = [value for stretch in self.abandoned for value in stretch.values]
+        return self.live.values + left
+
+
+def collect(series: str, data: Iterable[SeriesData], branches: Sequence[Branch]) -> LineSamples:
+    """Put the attempts of one series together.
+
+    Args:
+        series: Text form.
+        data: Of any series and attempts. What is of an attempt that `branches` does not have is
+            left out: whoever draws has yet to hear of it.
+        branches: Lineage of the run, oldest attempt first.
+    """
+    by_attempt = {part.attempt: part for part in data if part.series == series}
+    live = Stretch()
+    abandoned = []
+    for branch in branches:
+        part = by_attempt.get(branch.attempt)
+        if part is None:
+            continue
+        cut = len(part.steps)
+        if branch.live_to is not None:
+            cut = bisect_right(part.steps, branch.live_to)
+        live.add(part, 0, cut)
+        if cut < len(part.steps):
+            left = Stretch(num_shared=min(cut, 1))
+            left.add(part, cut - left.num_shared, len(part.steps))
+            abandoned.append(left)
+    return LineSamples(live, tuple(abandoned))
+
+
+def drawable(values: Sequence[float], *, log: bool) -> list[float | None]:
+    """Values as plotly gets them, to six digits; None (a gap) for what the axis cannot show."""
+    array = np.asarray(values, dtype=np.float64)
+    return with_gaps(significant(np.where(array > 0, array, np.nan) if log else array, 6))

@@ -1,0 +1,1 @@
+"""What pages do when something happens: plain functions that callbacks hand over to."""

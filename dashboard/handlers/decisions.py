@@ -1,0 +1,144 @@
+"""What happened to a run, and what waits for a person, as the parts of its page."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import dash_mantine_components as dmc
+from dash import html, no_update
+from dash.development.base_component import Component
+
+from dashboard import ids
+from dashboard.components.command import CommandActions, command_card
+from dashboard.components.incident import incident_card, past_incidents
+from dashboard.components.run_header import run_header
+from dashboard.components.timeline import build_timeline, timeline
+from dashboard.handlers.story import Story, rule_docs
+from dashboard.words.amounts import count
+from stabilizer.protocol.commands import Command
+
+ACTIONS: Final = CommandActions(approve=ids.APPROVE, reject=ids.REJECT, cancel=ids.CANCEL)
+
+_PAST_SHOWN: Final = 20
+"""Incidents that are over; a run may have had hundreds."""
+
+PARTS: Final = (
+    (ids.RUN_HEADER, "children"),
+    (ids.RUN_PROPOSALS, "children"),
+    (ids.RUN_INCIDENT, "children"),
+    (ids.RUN_COMMANDS, "children"),
+    (ids.TIMELINE, "children"),
+    (ids.TIMELINE_MORE, "display"),
+    (ids.RUN_PAST, "children"),
+    (ids.RUN_RULES, "children"),
+)
+"""Component and property of each part, in the order of `RunView.parts`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunView:
+    """What a run's page tells of what happened."""
+
+    parts: Sequence[Any]
+    """As many as `PARTS`."""
+    facts: Mapping[str, Any]
+
+
+def only_changed(
+    parts: Sequence[Any], known: Mapping[str, str]
+) -> tuple[list[Any], dict[str, str]]:
+    """Leave out the parts that a page has already: what is replaced loses focus and clicks.
+
+    Returns:
+        The parts, no update in place of those that are known, and the fingerprints of all.
+    """
+    digests = {
+        ".".join(name): hashlib.blake2b(repr(part).encode(), digest_size=8).hexdigest()
+        for name, part in zip(PARTS, parts, strict=True)
+    }
+    changed = [
+        no_update if known.get(name) == digest else part
+        for (name, digest), part in zip(digests.items(), parts, strict=True)
+    ]
+    return changed, digests
+
+
+def view_run(story: Story, now: datetime, limit: int) -> RunView:
+    """Tell the story of a run.
+
+    Args:
+        story: What the collector knows.
+        now: For "3 min ago".
+        limit: Entries of the log to show.
+    """
+    docs = rule_docs(story.rules.text)
+    entries = build_timeline(
+        audit=story.audit,
+        incidents=story.incidents,
+        alerts=story.alerts,
+        commands=story.commands,
+        markers=story.markers,
+        attempts=story.run.attempts,
+        global_batch=story.run.global_batch,
+    )
+    return RunView(
+        parts=(
+            run_header(story.run),
+            [_card(story, one, now) for one in story.proposed],
+            _incident(story, docs),
+            [_card(story, one, now) for one in story.shown],
+            timeline(entries, now=now, limit=limit),
+            "block" if len(entries) > limit else "none",
+            _past(story),
+            _broken_rules(story),
+        ),
+        facts={
+            "mode": story.run.mode.value,
+            "state": story.run.state.value,
+            "attempt": story.run.attempt,
+            "step": story.run.step,
+            "rules": [rule.name for rule in story.rules.health],
+        },
+    )
+
+
+def _card(story: Story, command: Command, now: datetime) -> Component:
+    return command_card(
+        command,
+        now=now,
+        preview=story.previews.get(command.id),
+        history=story.audit,
+        known=story.baselines.get(command.id),
+        actions=ACTIONS,
+    )
+
+
+def _incident(story: Story, docs: Mapping[str, str]) -> Component:
+    incident = story.open_incident
+    if incident is None:
+        return html.Div(
+            dmc.Text("No open incident.", size="sm", c="dimmed"), className="card quiet"
+        )
+    return incident_card(incident, docs=docs, step=story.run.step)
+
+
+def _past(story: Story) -> Component | None:
+    past = [one for one in story.incidents if one.resolved_step is not None]
+    if not past:
+        return None
+    past.sort(key=lambda one: one.number, reverse=True)
+    earlier = len(past) - _PAST_SHOWN
+    more = [html.P(f"{count(earlier)} earlier stand in the log", className="empty")]
+    return html.Div([past_incidents(past[:_PAST_SHOWN]), *(more if earlier > 0 else [])])
+
+
+def _broken_rules(story: Story) -> Component | None:
+    broken = [rule for rule in story.rules.health if not rule.ok]
+    if not broken:
+        return None
+    lines = [html.Li(f"{rule.name}: {rule.last_error}") for rule in broken]
+    return dmc.Alert(html.Ul(lines), title="Rules that do not work", color="red", variant="light")

@@ -1,0 +1,105 @@
+"""Tells a page what has changed, for as long as it is open."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+from urllib.parse import unquote
+
+from dashboard import ids
+from dashboard.client import LiveHub, News
+from dashboard.visitor import Visitor
+
+_LOOK_SECONDS: Final = 1.0
+"""A page that has moved on to another run is noticed after this."""
+_PACE_SECONDS: Final = 0.25
+"""News closer together than this are told as one: a page has no use for more."""
+_RUN_PATH: Final = re.compile(r"/runs/(?P<run_id>[^/?#]+)/?\Z")
+
+SIGNED_OUT: Final = {"link": "signed_out", "since": None}
+
+
+class Screen(Protocol):
+    """A page in a browser, as far as this needs it."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody looks any more."""
+        ...
+
+    async def path(self) -> str | None:
+        """Return the path that the page shows.
+
+        Raises:
+            TimeoutError: It does not answer: the tab was closed.
+        """
+        ...
+
+    def show(self, component_id: str, data: Any) -> None:  # noqa: ANN401  JSON
+        """Give a store other data."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a page knows."""
+
+    run_id: str | None
+    news: News
+
+
+async def follow(
+    screen: Screen,
+    hub: LiveHub,
+    visitor: Visitor | None,
+    is_signed_in: Callable[[Visitor], bool],
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Show a page what is new until nobody looks any more, or the session ends."""
+    if visitor is None:
+        screen.show(ids.LIVE_LINK, SIGNED_OUT)
+        return
+    async with hub.listening(visitor) as listener:
+        told: Told | None = None
+        while not screen.is_gone:
+            if not is_signed_in(visitor):
+                screen.show(ids.LIVE_LINK, SIGNED_OUT)
+                return
+            run_id = run_of(await screen.path())
+            news = listener.news(run_id)
+            for component_id, data in changes(told, Told(run_id, news)).items():
+                screen.show(component_id, data)
+            told = Told(run_id, news)
+            await listener.wait(run_id, news, _LOOK_SECONDS)
+            await pause(_PACE_SECONDS)
+
+
+def run_of(path: str | None) -> str | None:
+    """Return the id of the run that a path shows; None for pages that show no single run."""
+    found = _RUN_PATH.match(path or "")
+    return unquote(found["run_id"]) if found else None
+
+
+def changes(told: Told | None, now: Told) -> Mapping[str, Any]:
+    """Return the stores that must hold something else, with what.
+
+    Counts go with the run that they are of, so that the count of another run is never taken for
+    the same.
+    """
+    before = None if told is None else _stores(told)
+    return {
+        name: data for name, data in _stores(now).items() if before is None or before[name] != data
+    }
+
+
+def _stores(told: Told) -> dict[str, Any]:
+    news, run_id = told.news, told.run_id
+    return {
+        ids.LIVE_LINK: {"link": news.link.value, "since": news.since.isoformat()},
+        ids.LIVE_FRAMES: {"run_id": run_id, "count": news.frames, "step": news.step},
+        ids.LIVE_DECISIONS: {"run_id": run_id, "count": news.decisions},
+        ids.LIVE_CONTROL: {"count": news.control},
+    }

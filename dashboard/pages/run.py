@@ -1,0 +1,194 @@
+"""One run: what it measures, what happened to it, and what can be done."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from urllib.parse import unquote
+
+import dash_mantine_components as dmc
+from dash import dcc, html
+from dash.development.base_component import Component
+
+from dashboard import ids
+from dashboard.components.deeds import run_dialogs
+from dashboard.figures.chart import HEIGHT
+from dashboard.figures.empty import empty_figure
+from dashboard.figures.figure import CONFIG
+
+_CHARTS: Final = (
+    (ids.CHART_LOSS, "Loss", "nats, by source"),
+    (ids.CHART_GRADIENT, "Gradient norm", "L2, before clipping"),
+    (ids.CHART_RATE, "Learning rate", "left: per group; right: lr_scale"),
+    (ids.CHART_Z_LOSS, "z-loss", "mean of logsumexp(logits)\N{SUPERSCRIPT TWO}"),
+    (ids.CHART_ENTROPY, "Attention entropy", "lowest head of each tower, 0 to 1"),
+)
+_TIMELINE_ENTRIES: Final = 40
+
+
+def run(run_id: str | None = None, **_: object) -> Component:
+    """Build the page of a run; everything but its frame comes with the first answers."""
+    known = unquote(run_id or "")
+    return html.Div(
+        [
+            dcc.Store(id=ids.RUN_ID, data=known),
+            dcc.Store(id=ids.RUN_FACTS),
+            dcc.Store(id=ids.SHOWN),
+            dcc.Store(id=ids.EXTENSION),
+            dcc.Store(id=ids.REDRAW),
+            dcc.Store(id=ids.PANEL_NAMES, data=list(ids.PANELS)),
+            dcc.Store(id=ids.HEATMAP_SHOWN),
+            dcc.Store(id=ids.TIMELINE_LIMIT, data=_TIMELINE_ENTRIES),
+            html.Div(id=ids.RUN_PROBLEM),
+            html.Div(
+                [
+                    html.Header(
+                        [
+                            html.Div(dmc.Skeleton(height=48), id=ids.RUN_HEADER),
+                            html.Div(id=ids.RUN_PLACE, className="run-place"),
+                        ],
+                        className="run-header",
+                    ),
+                    html.Div(
+                        [
+                            html.Section(_decisions(), className="run-decisions"),
+                            html.Section(_charts(), className="run-charts"),
+                            html.Section(_history(), className="run-history"),
+                        ],
+                        className="run-grid",
+                    ),
+                    *run_dialogs(),
+                ],
+                id=ids.RUN_BODY,
+            ),
+        ]
+    )
+
+
+def _decisions() -> list[Component]:
+    return [
+        html.Div(id=ids.RUN_PROPOSALS),
+        html.Div(dmc.Skeleton(height=90), id=ids.RUN_INCIDENT),
+        html.Div(id=ids.RUN_COMMANDS),
+    ]
+
+
+def _history() -> list[Component]:
+    return [
+        html.H3("What happened"),
+        html.Div(dmc.Skeleton(height=160), id=ids.TIMELINE),
+        dmc.Button(
+            "Show earlier entries",
+            id=ids.TIMELINE_MORE,
+            variant="default",
+            size="xs",
+            display="none",
+        ),
+        html.Div(id=ids.RUN_PAST),
+        html.Div(id=ids.RUN_RULES),
+    ]
+
+
+def _charts() -> list[Component]:
+    return [
+        html.Div(id=ids.CHARTS_PROBLEM),
+        html.Div([_chart(*chart) for chart in _CHARTS], className="charts-grid"),
+        _picked(),
+        _heatmap(),
+    ]
+
+
+def _chart(chart_id: str, title: str, unit: str, controls: Component | None = None) -> Component:
+    head: list[Any] = [
+        html.H3(title),
+        dmc.Text(unit, size="xs", c="dimmed", span=True, className="chart-unit"),
+    ]
+    if chart_id == ids.CHART_LOSS:
+        head.append(dmc.Switch(id=ids.LOG_LOSS, label="log", size="xs", className="chart-control"))
+    if controls is not None:
+        head.append(controls)
+    return html.Div(
+        [
+            html.Div(head, className="chart-head"),
+            dcc.Graph(
+                id=chart_id,
+                figure=empty_figure(),
+                config=_config(),
+                className="chart",
+                style={"display": "none"} if chart_id == ids.CHART_PICKED else {"height": HEIGHT},
+            ),
+        ],
+        className="chart-card",
+    )
+
+
+def _config() -> Any:  # noqa: ANN401  Dash's own type for it is a closed dictionary
+    return CONFIG
+
+
+def _picked() -> Component:
+    pick = dmc.MultiSelect(
+        id=ids.PICKED,
+        data=[],
+        value=[],
+        searchable=True,
+        clearable=True,
+        maxValues=8,
+        limit=100,
+        placeholder="Any series, up to 8",
+        nothingFoundMessage="No series of this name",
+        className="picker",
+        **{"aria-label": "Series to draw"},
+    )
+    return _chart(ids.CHART_PICKED, "Any other series", "on one axis", pick)
+
+
+def _heatmap() -> Component:
+    controls = dmc.Group(
+        [
+            dmc.Select(
+                id=ids.HEATMAP_METRIC,
+                data=[],
+                allowDeselect=False,
+                size="xs",
+                className="heatmap-metric",
+                **{"aria-label": "Metric of the map"},
+            ),
+            dmc.Select(
+                id=ids.HEATMAP_KIND,
+                data=[],
+                placeholder="Every kind",
+                clearable=True,
+                size="xs",
+                className="heatmap-kind",
+                **{"aria-label": "Kind of module"},
+            ),
+            dmc.SegmentedControl(
+                id=ids.HEATMAP_COLOURING,
+                data=[
+                    {"value": "default", "label": "best fit"},
+                    {"value": "relative", "label": "relative"},
+                    {"value": "absolute", "label": "absolute"},
+                ],
+                value="default",
+                size="xs",
+            ),
+        ],
+        gap="xs",
+    )
+    return html.Div(
+        [
+            html.Div(
+                [html.H3("Layers over steps"), controls],
+                className="chart-head",
+            ),
+            html.Div(id=ids.HEATMAP_PROBLEM),
+            dcc.Graph(
+                id=ids.HEATMAP,
+                figure=empty_figure(),
+                config=_config(),
+                className="chart",
+                style={"height": HEIGHT},
+            ),
+        ],
+        className="chart-card",
+    )

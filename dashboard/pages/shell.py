@@ -1,0 +1,109 @@
+"""What stands around every page: name, ways, the link to the collector, who is there."""
+
+from __future__ import annotations
+
+import dash
+import dash_mantine_components as dmc
+from dash import dcc, html
+from dash.development.base_component import Component
+
+from dashboard import ids
+from dashboard.components.facts import aria
+from dashboard.theme import HEADER_HEIGHT, THEME
+from dashboard.visitor import Visitor
+
+_CLOCK_MILLISECONDS = 30_000
+
+
+def shell(visitor: Visitor | None) -> Component:
+    """Build the frame around the pages.
+
+    Args:
+        visitor: Who is there; None: somebody whose session has ended.
+    """
+    return dmc.MantineProvider(
+        id=ids.THEME,
+        theme=THEME,
+        defaultColorScheme="auto",
+        children=[
+            *_stores(),
+            dmc.NotificationContainer(id=ids.NOTICES, position="bottom-right"),
+            dmc.AppShell(
+                [
+                    dmc.AppShellHeader(_header(visitor), className="shell-header"),
+                    dmc.AppShellMain(
+                        [
+                            html.Div(id=ids.BANNER, role="status"),
+                            html.Main(dash.page_container, className="page"),
+                        ]
+                    ),
+                ],
+                header={"height": HEADER_HEIGHT},
+                padding=0,
+            ),
+        ],
+    )
+
+
+def _stores() -> list[Component]:
+    news = (ids.LIVE_LINK, ids.LIVE_FRAMES, ids.LIVE_DECISIONS, ids.LIVE_CONTROL)
+    return [
+        dcc.Location(id=ids.URL),
+        *(dcc.Store(id=name) for name in (*news, *ids.TOLD.values())),
+        dcc.Interval(id=ids.CLOCK, interval=_CLOCK_MILLISECONDS),
+        dcc.Store(id=ids.CHART_WIDTH),
+        dcc.Store(id=ids.RUN_RANGE),
+    ]
+
+
+def _header(visitor: Visitor | None) -> Component:
+    ways = dmc.Group(
+        [
+            dcc.Link("Stabilizer", href="/", className="brand"),
+            dcc.Link("Runs", href="/", className="way"),
+            dcc.Link("Control", href="/control", className="way"),
+        ],
+        gap="md",
+        wrap="nowrap",
+    )
+    state = dmc.Group(
+        [
+            html.Div(id=ids.ARMED_BADGE),
+            html.Div(id=ids.LINK_BADGE),
+            dmc.ColorSchemeToggle(
+                lightIcon=html.Span("\u2600\ufe0e", **aria(hidden="true")),
+                darkIcon=html.Span("\u263e\ufe0e", **aria(hidden="true")),
+                variant="subtle",
+                color="gray",
+                size="md",
+                **aria(label="Switch between light and dark"),
+            ),
+            _person(visitor),
+        ],
+        gap="xs",
+        wrap="nowrap",
+    )
+    return dmc.Group([ways, state], justify="space-between", wrap="nowrap", h="100%", px="md")
+
+
+def _person(visitor: Visitor | None) -> Component:
+    if visitor is None:
+        return html.A("Sign in", href="/signin", className="way")
+    if visitor.session is None:
+        return html.Span(visitor.name, className="person", title="Your name in the audit log")
+    return dmc.Menu(
+        [
+            dmc.MenuTarget(
+                dmc.Button(
+                    visitor.name, variant="subtle", color="gray", size="compact-sm", maw="9rem"
+                )
+            ),
+            dmc.MenuDropdown(
+                html.Form(
+                    html.Button("Sign out", type="submit", className="menu-button"),
+                    method="post",
+                    action="/signout",
+                )
+            ),
+        ]
+    )

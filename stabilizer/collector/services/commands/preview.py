@@ -1,0 +1,203 @@
+"""What a command would do: shown to a person before it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from stabilizer.collector.services.commands.readings import Rates, Readings
+from stabilizer.collector.services.commands.targets import check_open, held_snapshot, resolve
+from stabilizer.collector.services.evaluation.judge import Judge
+from stabilizer.collector.services.work import RunWork, Workbench
+from stabilizer.collector.storage.models import CommandRow
+from stabilizer.collector.storage.repositories.commands import UNSETTLED, to_command
+from stabilizer.errors import ConflictError
+from stabilizer.protocol.batches import SnapshotInfo
+from stabilizer.protocol.commands import (
+    CommandKind,
+    CommandParameters,
+    CommandState,
+    ReduceLrParameters,
+    RollbackParameters,
+)
+from stabilizer.protocol.lineage import Branch, trace_lineage
+from stabilizer.protocol.runs import RunState
+from stabilizer.protocol.views import CommandPreview, CommandPreviewRequest, PreviewWarning
+
+_IN_FLIGHT: Final = frozenset({CommandState.PENDING, CommandState.DELIVERED})
+
+
+@dataclass(slots=True)
+class _Scene:
+    """A run as a command would find it."""
+
+    run_id: str
+    state: RunState
+    attempt: int
+    step: int
+    global_batch: int | None
+    parameters: CommandParameters
+    snapshot: SnapshotInfo | None = None
+    """The target of a rollback."""
+    is_healthy: bool = False
+    others: list[tuple[str, CommandState]] = field(default_factory=list)
+    """The run's other unsettled commands, oldest first."""
+
+    @property
+    def skip_steps(self) -> int:
+        """Steps' worth of data left out."""
+        parameters = self.parameters
+        return parameters.skip_steps if isinstance(parameters, RollbackParameters) else 0
+
+    @property
+    def cut(self) -> ReduceLrParameters | None:
+        """The cut of the learning rate that is part of the command."""
+        if isinstance(self.parameters, RollbackParameters):
+            return self.parameters.reduce_lr
+        return self.parameters if isinstance(self.parameters, ReduceLrParameters) else None
+
+
+class PreviewService:
+    """Looks ahead. Writes nothing, not even into the audit log.
+
+    Args:
+        bench: Opens transactions.
+        judge: Knows which snapshots are healthy.
+    """
+
+    def __init__(self, bench: Workbench, judge: Judge) -> None:
+        self._bench = bench
+        self._judge = judge
+
+    def preview(self, run_id: str, request: CommandPreviewRequest) -> CommandPreview:
+        """Show what a command by hand would do; refused as the command itself would be.
+
+        Raises:
+            NotFoundError: There is no such run.
+            ConflictError: Codes `past_attempt`, `run_ended`, `unknown_snapshot`,
+                `snapshot_not_finite`, `no_healthy_snapshot`.
+        """
+        with self._bench.run(run_id, self._judge) as work:
+            check_open(work, request.attempt)
+            scene = self._scene(work, resolve(work, self._judge, request.parameters))
+        return self._show(scene)
+
+    def of_command(self, command_id: str) -> CommandPreview:
+        """Show what a stored command would do if it went to the job now.
+
+        Raises:
+            NotFoundError: There is no such command.
+            ConflictError: As for `preview`; it is settled, code `command_settled`.
+        """
+        with self._bench.reading() as repos:
+            run_id = repos.commands.require(command_id).run_id
+        with self._bench.run(run_id, self._judge) as work:
+            row = work.repos.commands.require(command_id)
+            _check_unsettled(row, work)
+            check_open(work, row.attempt)
+            scene = self._scene(work, to_command(row).parameters, command_id)
+        return self._show(scene)
+
+    def _scene(self, work: RunWork, parameters: CommandParameters, command_id: str = "") -> _Scene:
+        scene = _Scene(
+            run_id=work.run.id,
+            state=RunState(work.run.state),
+            attempt=work.run.attempt,
+            step=work.run.step,
+            global_batch=work.run.global_batch,
+            parameters=parameters,
+        )
+        if isinstance(parameters, RollbackParameters):
+            scene.snapshot = held_snapshot(work, parameters.target.snapshot_id)
+            scene.is_healthy = scene.snapshot.id in self._judge.healthy_snapshots(work)
+        rows = work.repos.commands.of_run(work.run.id, UNSETTLED)
+        scene.others = [(row.id, CommandState(row.state)) for row in rows if row.id != command_id]
+        return scene
+
+    def _show(self, scene: _Scene) -> CommandPreview:
+        """Look up what was measured, without the run's lock: it may take a moment."""
+        with self._bench.reading() as repos:
+            attempts = repos.attempts.of_run(scene.run_id)
+            branches = {branch.attempt: branch for branch in trace_lineage(attempts)}
+            readings = Readings(repos, scene.run_id, branches)
+            now = readings.rates_now()
+            target = scene.snapshot
+            at_target = None if target is None else readings.rates_at(target.step)
+            seconds = readings.step_seconds()
+        after = _rates_after(scene, now, at_target)
+        steps_lost = 0 if target is None else max(0, scene.step - target.step)
+        return CommandPreview(
+            parameters=scene.parameters,
+            attempt=scene.attempt,
+            step=scene.step,
+            steps_lost=steps_lost,
+            seconds_lost=None if seconds is None else steps_lost * seconds,
+            skip_steps=scene.skip_steps,
+            skipped_samples=_skipped_samples(scene),
+            skip_from_sample=None if target is None else target.samples,
+            target_healthy=None if target is None else scene.is_healthy,
+            lr_scale_before=now.scale,
+            lr_scale_after=after.scale,
+            lr=dict(now.lr),
+            lr_after=dict(after.lr),
+            unsettled=tuple(command_id for command_id, _ in scene.others),
+            warnings=tuple(_warnings(scene, branches)),
+        )
+
+
+def _check_unsettled(row: CommandRow, work: RunWork) -> None:
+    state = CommandState(row.state)
+    is_over = state is CommandState.PROPOSED and row.expires_at <= work.now
+    if state not in UNSETTLED or is_over:
+        shown = CommandState.EXPIRED if is_over else state
+        raise ConflictError(
+            f"command {row.id} is {shown.value}: nothing will come of it any more",
+            code="command_settled",
+        )
+
+
+def _rates_after(scene: _Scene, now: Rates, at_target: Rates | None) -> Rates:
+    factor = 1.0 if scene.cut is None else scene.cut.factor
+    scale = None if now.scale is None else now.scale * factor
+    if at_target is None or not at_target.lr:
+        return Rates({group: rate * factor for group, rate in now.lr.items()}, scale)
+    # The scheduler goes back with the job; the cuts that are in force are put on again.
+    if scale is not None and at_target.scale:
+        factor = scale / at_target.scale
+    return Rates({group: rate * factor for group, rate in at_target.lr.items()}, scale)
+
+
+def _skipped_samples(scene: _Scene) -> int | None:
+    if scene.snapshot is None:
+        return None
+    if scene.skip_steps == 0:
+        return 0
+    return None if scene.global_batch is None else scene.skip_steps * scene.global_batch
+
+
+def _warnings(scene: _Scene, branches: dict[int, Branch]) -> Iterator[PreviewWarning]:
+    """Give what a person should know, the weightiest first."""
+    kind, target = scene.parameters.kind, scene.snapshot
+    if target is not None and not scene.is_healthy:
+        yield PreviewWarning.TARGET_NOT_HEALTHY
+    if target is not None and not _is_live(target, branches):
+        yield PreviewWarning.TARGET_ABANDONED
+    if scene.state is RunState.LOST:
+        yield PreviewWarning.RUN_NOT_REPORTING
+    goes_on = kind in (CommandKind.RESUME, CommandKind.STOP)
+    if scene.state is RunState.PAUSED and not goes_on:
+        yield PreviewWarning.RUN_PAUSED
+    if scene.state is RunState.RUNNING and kind is CommandKind.RESUME:
+        yield PreviewWarning.RUN_NOT_PAUSED
+    if any(state in _IN_FLIGHT for _, state in scene.others):
+        yield PreviewWarning.OTHER_COMMAND_IN_FLIGHT
+    if any(state is CommandState.PROPOSED for _, state in scene.others):
+        yield PreviewWarning.COMMAND_PROPOSED
+    if scene.skip_steps and scene.global_batch is None:
+        yield PreviewWarning.GLOBAL_BATCH_UNKNOWN
+
+
+def _is_live(target: SnapshotInfo, branches: dict[int, Branch]) -> bool:
+    branch = branches.get(target.attempt)
+    return branch is not None and branch.is_live(target.step)

@@ -1,0 +1,96 @@
+"""What lists show of many runs: one query for all of them, never one for each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from stabilizer.collector.storage.models import AttemptRow, CommandRow, IncidentRow, MarkerRow
+from stabilizer.collector.storage.repositories.commands import to_command
+from stabilizer.protocol.batches import MarkerKind
+from stabilizer.protocol.commands import Command, CommandState
+from stabilizer.protocol.decisions import IncidentState
+from stabilizer.protocol.lineage import Branch
+from stabilizer.protocol.runs import Attempt
+from stabilizer.protocol.views import IncidentHead
+
+Message = TypeVar("Message", Attempt, IncidentHead)
+
+
+class SummaryRepository:
+    """Summaries of one session; runs without what is asked for are left out."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def attempts(self, run_ids: Sequence[str]) -> Mapping[str, list[Attempt]]:
+        """Return the attempts of runs, first to last."""
+        query = (
+            select(AttemptRow)
+            .where(AttemptRow.run_id.in_(run_ids))
+            .order_by(AttemptRow.run_id, AttemptRow.number)
+        )
+        found: dict[str, list[Attempt]] = defaultdict(list)
+        for row in self._session.scalars(query):
+            found[row.run_id].append(_read(Attempt, row))
+        return found
+
+    def open_incidents(self, run_ids: Sequence[str]) -> dict[str, IncidentHead]:
+        """Return the newest incident of each run that is not resolved."""
+        query = (
+            select(IncidentRow)
+            .where(
+                IncidentRow.run_id.in_(run_ids),
+                IncidentRow.state != IncidentState.RESOLVED.value,
+            )
+            .order_by(IncidentRow.number)
+        )
+        return {row.run_id: _read(IncidentHead, row) for row in self._session.scalars(query)}
+
+    def last_applied(self, run_ids: Sequence[str]) -> dict[str, Command]:
+        """Return the command of each run that its job carried out last."""
+        place = func.row_number().over(
+            partition_by=CommandRow.run_id,
+            order_by=(CommandRow.settled_at.desc(), CommandRow.number.desc()),
+        )
+        ranked = (
+            select(CommandRow.id, place.label("place"))
+            .where(CommandRow.run_id.in_(run_ids), CommandRow.state == CommandState.APPLIED.value)
+            .subquery()
+        )
+        query = (
+            select(CommandRow).join(ranked, ranked.c.id == CommandRow.id).where(ranked.c.place == 1)
+        )
+        return {row.run_id: to_command(row) for row in self._session.scalars(query)}
+
+    def num_proposed(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """Count the commands of each run that wait for a person's word."""
+        query = (
+            select(CommandRow.run_id, func.count())
+            .where(CommandRow.run_id.in_(run_ids), CommandRow.state == CommandState.PROPOSED.value)
+            .group_by(CommandRow.run_id)
+        )
+        return dict(self._session.execute(query).all())
+
+    def phases(
+        self, run_ids: Sequence[str], branches: Mapping[str, Sequence[Branch]]
+    ) -> dict[str, str]:
+        """Return the text of each run's newest phase change in the live lineage."""
+        query = (
+            select(MarkerRow.run_id, MarkerRow.attempt, MarkerRow.step, MarkerRow.text)
+            .where(MarkerRow.run_id.in_(run_ids), MarkerRow.kind == MarkerKind.PHASE_CHANGE.value)
+            .order_by(MarkerRow.step, MarkerRow.id)
+        )
+        return {  # of a run's phases the newest comes last
+            run_id: text
+            for run_id, attempt, step, text in self._session.execute(query)
+            if any(one.attempt == attempt and one.is_live(step) for one in branches[run_id])
+        }
+
+
+def _read(model: type[Message], row: AttemptRow | IncidentRow) -> Message:
+    return model.model_validate({name: getattr(row, name) for name in model.model_fields})

@@ -1,0 +1,171 @@
+"""A collector, a dashboard and a browser, each a process of its own."""
+
+import importlib.util
+import os
+import re
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from trainer.demo.processes import Processes
+
+SECONDS = 90.0
+
+
+def load(path):
+    """Import a module of the tests by its path: tests are no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+BROWSER = load(Path(__file__).parents[2] / "browser.py")
+FEED = load(Path(__file__).with_name("feed.py"))
+expect.set_options(timeout=20_000)
+
+
+class Stack:
+    """A running collector and a running dashboard."""
+
+    def __init__(self, processes, folder, arguments=()):
+        self.processes, self.folder = processes, folder
+        self.token = None
+        self.feeds = []
+        self.arguments = list(arguments)
+        self.collector, self.url = self.start_collector("0")
+        self.dashboard, self.page_url = self.start_dashboard()
+
+    def start_collector(self, port):
+        database = f"sqlite:///{self.folder}/stabilizer.db"
+        return self._start(
+            "collector",
+            "stabilizer",
+            ["serve", "--port", port, "--database", database, *self.arguments],
+        )
+
+    def start_dashboard(self, port="0", *arguments):
+        return self._start(
+            "dashboard", "dashboard", ["--port", port, "--collector", self.url, *arguments]
+        )
+
+    def _start(self, name, module, arguments):
+        ready = self.folder / f"{name}.url"
+        ready.unlink(missing_ok=True)
+        process = self.processes.start(name, module, [*arguments, "--ready-file", str(ready)])
+        return process, self.processes.wait_for_file(process, ready, SECONDS)
+
+    def stop_collector(self):
+        self.collector.popen.terminate()
+        assert self.collector.popen.wait(20) == 0
+
+    def start_collector_again(self):
+        self.collector, self.url = self.start_collector(self.url.rsplit(":", 1)[1])
+
+    def feed(self, name, **options):
+        """Register a run that the test reports by itself."""
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        feed = FEED.Feed(self.url, name, headers=headers, **options)
+        self.feeds.append(feed)
+        return feed
+
+    def close(self):
+        for feed in self.feeds:
+            feed.http.close()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    path = BROWSER.find()
+    if path is None:
+        reason = "no browser: " + BROWSER.bring()
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, args=list(BROWSER.ARGUMENTS))
+        yield running
+        running.close()
+
+
+@contextmanager
+def running_stack(folder, arguments=()):
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "STABILIZER_STRICT": "1"}
+    with (
+        Processes(folder / "logs", environment) as processes,
+        closing(Stack(processes, folder, arguments)) as stack,
+    ):
+        yield stack
+
+
+@pytest.fixture
+def make_stack():
+    """A stack of one's own: `with make_stack(folder, arguments of the collector) as stack`."""
+    return running_stack
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    """The stack that the tests of a file share."""
+    with running_stack(tmp_path_factory.mktemp("stack")) as started:
+        yield started
+
+
+@pytest.fixture
+def open_page(browser, stack, request):
+    """Open a page; what the browser complains about fails the test at its end."""
+    contexts, complaints = [], []
+
+    def open_(path="/", width=1440, height=900, url=None, scheme="light") -> Page:
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: _note(message, complaints))
+        page.goto((url or stack.page_url) + path)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    allowed = request.node.get_closest_marker("complaints")
+    known = allowed.args if allowed else ()
+    left = [one for one in complaints if not any(re.search(pattern, one) for pattern in known)]
+    assert left == []
+
+
+def _note(message, complaints):
+    if message.type == "error":
+        complaints.append(message.text)
+
+
+def chart_steps(page, chart="chart-loss", trace=0):
+    """Steps that a chart draws."""
+    return page.evaluate(
+        "([id, trace]) => { const plot = document.querySelector(`#${id} .js-plotly-plot`);"
+        " return plot && plot.data && plot.data[trace] ? [...plot.data[trace].x] : []; }",
+        [chart, trace],
+    )
+
+
+def wait_for_step(page, step, chart="chart-loss"):
+    """Wait until a chart draws a step."""
+    page.wait_for_function(
+        "([id, step]) => { const plot = document.querySelector(`#${id} .js-plotly-plot`);"
+        " return plot && plot.data && plot.data[0] && plot.data[0].x.includes(step); }",
+        arg=[chart, step],
+        timeout=30_000,
+    )
+
+
+@pytest.fixture
+def charts():
+    class Charts:
+        steps = staticmethod(chart_steps)
+        wait_for_step = staticmethod(wait_for_step)
+
+    return Charts

@@ -1,0 +1,108 @@
+"""The collector goes away and comes back; people sign in, and their sessions end."""
+
+import pytest
+from playwright.sync_api import expect
+
+from stabilizer.settings import MIN_TOKEN_LENGTH
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+TOKEN = "t" * MIN_TOKEN_LENGTH
+NETWORK = ("Failed to load resource", "WebSocket", "server did not respond")
+
+
+@pytest.fixture
+def stack(tmp_path, make_stack):
+    with make_stack(tmp_path) as stack:
+        yield stack
+
+
+@pytest.mark.complaints(*NETWORK)
+def test_the_collector_goes_and_comes_back_and_the_page_heals(stack, open_page, charts):
+    run = stack.feed("patient")
+    run.frames(50)
+    page = open_page(f"/runs/{run.run_id}")
+    charts.wait_for_step(page, 50)
+    expect(page.locator("#link-badge")).to_contain_text("live")
+    stack.stop_collector()
+    expect(page.locator("#link-badge")).to_contain_text("collector away")
+    expect(page.get_by_text("Training jobs go on")).to_be_visible()
+    assert 50 in charts.steps(page)  # what was known stays
+    stack.start_collector_again()
+    expect(page.locator("#link-badge")).to_contain_text("live")
+    expect(page.get_by_text("Training jobs go on")).to_be_hidden()
+    run.frames(10)
+    charts.wait_for_step(page, 60)
+    assert charts.steps(page) == sorted(set(charts.steps(page)))
+
+
+@pytest.mark.complaints(*NETWORK)
+def test_a_page_opened_while_the_collector_is_away_fills_when_it_is_back(stack, open_page):
+    run = stack.feed("late")
+    run.frames(20)
+    stack.stop_collector()
+    page = open_page(f"/runs/{run.run_id}")
+    expect(page.get_by_role("heading", name="The collector does not answer")).to_be_visible()
+    stack.start_collector_again()
+    expect(page.get_by_role("heading", name="late")).to_be_visible()
+
+
+@pytest.mark.complaints(*NETWORK)
+def test_the_dashboard_itself_restarts_and_open_pages_go_on(stack, open_page, charts):
+    run = stack.feed("steady")
+    run.frames(20)
+    page = open_page(f"/runs/{run.run_id}")
+    charts.wait_for_step(page, 20)
+    stack.dashboard.popen.terminate()
+    assert stack.dashboard.popen.wait(20) == 0
+    run.frames(5)
+    stack.dashboard, _ = stack.start_dashboard(stack.page_url.rsplit(":", 1)[1])
+    charts.wait_for_step(page, 25)
+
+
+class TestSigningIn:
+    @pytest.fixture
+    def stack(self, tmp_path, make_stack):
+        (tmp_path / "token").write_text(TOKEN + "\n")
+        arguments = ("--token-file", str(tmp_path / "token"))
+        with make_stack(tmp_path, arguments) as stack:
+            stack.token = TOKEN
+            yield stack
+
+    def sign_in(self, page, token, name="Ada"):
+        page.get_by_label("Your name").fill(name)
+        page.get_by_label("Token").fill(token)
+        page.get_by_role("button", name="Sign in").click()
+
+    @pytest.mark.complaints(*NETWORK)
+    def test_a_wrong_token_leads_to_the_right_one_and_back(self, stack, open_page):
+        run = stack.feed("guarded")
+        run.frames(10)
+        page = open_page(f"/runs/{run.run_id}")
+        expect(page.get_by_role("heading", name="Sign in to go on")).to_be_visible()
+        page.locator("#run-problem").get_by_role("link", name="Sign in").click()
+        self.sign_in(page, "w" * MIN_TOKEN_LENGTH)
+        expect(page.get_by_role("alert")).to_contain_text("does not take this token")
+        self.sign_in(page, TOKEN)
+        expect(page.get_by_role("heading", name="guarded")).to_be_visible()
+        page.get_by_role("button", name="Mode").click()
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_label("observe").check()
+        dialog.get_by_label("Reason").fill("Ada was here")
+        dialog.get_by_role("button", name="Change the mode").click()
+        expect(page.locator("#run-header")).to_contain_text("observe")
+        entries = run.http.get(f"/runs/{run.run_id}/audit", params={"limit": 100}).json()
+        assert entries["entries"][-1]["actor"] == "person:Ada"
+
+    @pytest.mark.complaints(*NETWORK)
+    def test_a_session_that_ends_under_an_open_page_is_told(self, stack, open_page, browser):
+        run = stack.feed("watched")
+        run.frames(10)
+        page = open_page(f"/signin?next=/runs/{run.run_id}")
+        self.sign_in(page, TOKEN)
+        expect(page.get_by_role("heading", name="watched")).to_be_visible()
+        page.request.post(stack.page_url + "/signout")  # in another tab of this browser
+        expect(page.locator("#link-badge")).to_contain_text("session expired")
+        expect(page.get_by_text("Your session has ended")).to_be_visible()
+        page.locator("#banner").get_by_role("link", name="Sign in").click()
+        expect(page.get_by_text("Sign in to go on where you were")).to_be_visible()

@@ -1,0 +1,311 @@
+"""Who may come in: the Host header, pages of other sites, sessions, WebSockets."""
+
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from fastapi import FastAPI, WebSocket
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
+from starlette.websockets import WebSocketDisconnect
+
+from dashboard.app.access import COOKIE, AccessGuard, local_path
+from dashboard.app.sessions import Sessions
+from dashboard.settings import load_dashboard_settings
+from dashboard.visitor import current_visitor
+
+TOKEN = "t" * 43
+LOOPBACK = "http://127.0.0.1:8050"
+BEYOND = {"host": "0.0.0.0"}
+PAGE = {"accept": "text/html,application/xhtml+xml"}
+
+
+class House:
+    """An app behind the guard that tells who is in it."""
+
+    def __init__(self, clock, base_url=LOOPBACK, **given):
+        self.settings = load_dashboard_settings(person="ada", **given)
+        self.sessions = Sessions(clock, self.settings.session_hours)
+        app = FastAPI()
+        app.add_api_websocket_route("/live", self.live)
+        for method in ("get", "head", "post", "put", "patch", "delete", "options"):
+            getattr(app, method)("/{path:path}")(self.who)
+        app.add_middleware(AccessGuard, settings=self.settings, sessions=self.sessions)
+        self.client = TestClient(app, base_url=base_url, follow_redirects=False)
+
+    async def who(self):
+        visitor = current_visitor()
+        return None if visitor is None else {"name": visitor.name, "session": visitor.session}
+
+    async def live(self, socket: WebSocket):
+        await socket.accept()
+        await socket.send_json(await self.who())
+        await socket.close()
+
+    def get(self, path="/", **headers):
+        return self.client.get(
+            path, headers={name.replace("_", "-"): h for name, h in headers.items()}
+        )
+
+    def post(self, **headers):
+        return self.client.post(
+            "/", headers={name.replace("_", "-"): h for name, h in headers.items()}
+        )
+
+    def connect(self, **headers):
+        """Open a WebSocket; returns what it says first, or the code with which it was refused."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        try:
+            with self.client.websocket_connect(
+                f"ws://{LOOPBACK[7:]}/live", headers=named
+            ) as socket:
+                return socket.receive_json()
+        except WebSocketDisconnect as refused:
+            return refused.code
+
+
+@pytest.fixture
+def make_house(clock):
+    return lambda *args, **given: House(clock, *args, **given)
+
+
+@pytest.fixture
+def house(make_house):
+    return make_house()
+
+
+class TestHost:
+    @pytest.mark.parametrize(
+        "host",
+        ["127.0.0.1:8050", "127.0.0.1", "localhost:1", "LOCALHOST", "[::1]:8050", "a.localhost"],
+    )
+    def test_names_of_this_machine_pass(self, house, host):
+        assert house.get(host=host).status_code == 200
+
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "evil.example:8050",
+            "evil.example",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "10.0.0.1:8050",
+            "",
+            "127.0.0.1:8050:1",
+            "127.0.0.1:80x",
+            "user@127.0.0.1",
+            "[::1",
+            "::1",
+        ],
+    )
+    def test_a_site_that_points_its_name_at_this_machine_does_not(self, house, host):
+        for answer in (
+            house.get(host=host),
+            house.post(host=host),
+            house.get("/assets/a", host=host),
+        ):
+            assert answer.status_code == 421
+            assert "allowed_hosts" in answer.text
+        assert house.connect(host=host, origin=f"http://{host}") == 4403
+
+    def test_further_names_are_taken_from_the_settings(self, make_house):
+        house = make_house(allowed_hosts="Dash.Example")
+        assert house.get(host="dash.example").status_code == 200
+        assert house.get(host="DASH.EXAMPLE:443").status_code == 200
+        assert house.get(host="other.example").status_code == 421
+
+    def test_beyond_loopback_every_name_passes_unless_some_are_listed(self, make_house):
+        assert make_house(**BEYOND).get(host="dash.example").status_code == 200
+        strict = make_house(**BEYOND, allowed_hosts="dash.example")
+        assert strict.get(host="dash.example").status_code == 200
+        assert strict.get(host="evil.example").status_code == 421
+        assert strict.get("/healthz", host="127.0.0.1:8050").status_code == 200  # a container's own
+
+    def test_what_a_stranger_sends_is_shown_short(self, house):
+        assert len(house.get(host="e" * 5000).text) < 500
+
+
+class TestOtherSites:
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"origin": "http://evil.example"},
+            {"origin": "http://127.0.0.1:9999"},
+            {"origin": "http://localhost:8050"},
+            {"origin": "null"},
+            {"origin": ""},
+            {"origin": "http://[::1"},
+            {"origin": "http://127.0.0.1:8050.evil.example"},
+            {"sec_fetch_site": "cross-site"},
+            {"sec_fetch_site": "same-site"},
+            {"origin": LOOPBACK, "sec_fetch_site": "cross-site"},
+        ],
+        ids=str,
+    )
+    def test_their_pages_change_nothing_and_hear_nothing(self, house, headers):
+        assert house.post(**headers).status_code == 403
+        assert house.connect(**headers, host=LOOPBACK[7:]) == 4403
+
+    @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS"])
+    def test_no_method_that_changes_something_is_forgotten(self, house, method):
+        answer = house.client.request(method, "/", headers={"origin": "http://evil.example"})
+        assert answer.status_code == 403
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {},
+            {"origin": LOOPBACK},
+            {"origin": LOOPBACK.upper()},
+            {"origin": LOOPBACK, "sec_fetch_site": "same-origin"},
+            {"sec_fetch_site": "none"},
+        ],
+        ids=str,
+    )
+    def test_our_own_pages_and_scripts_do(self, house, headers):
+        assert house.post(**headers).json() == {"name": "ada", "session": None}
+        assert house.connect(**headers, host=LOOPBACK[7:]) == {"name": "ada", "session": None}
+
+    def test_a_link_on_another_site_leads_here(self, house):
+        answer = house.get(sec_fetch_site="cross-site", sec_fetch_mode="navigate", **PAGE)
+        assert answer.status_code == 200
+
+    def test_behind_a_proxy_that_speaks_tls_pages_are_our_own(self, make_house):
+        house = make_house(allowed_hosts="dash.example")
+        headers = {"host": "dash.example", "origin": "https://dash.example"}
+        assert house.post(**headers).status_code == 200
+
+
+class TestSessions:
+    @pytest.fixture
+    def beyond(self, make_house):
+        return make_house(**BEYOND)
+
+    @pytest.fixture
+    def signed_in(self, beyond):
+        session = beyond.sessions.begin("grace", SecretStr(TOKEN))
+        beyond.client.cookies.set(COOKIE, session)
+        return session
+
+    def test_on_loopback_everybody_is_the_person_of_the_settings(self, house):
+        assert house.get().json() == {"name": "ada", "session": None}
+
+    def test_on_loopback_who_signed_in_is_who_signed_in(self, house):
+        session = house.sessions.begin("grace", SecretStr(TOKEN))
+        house.client.cookies.set(COOKIE, session)
+        assert house.get().json() == {"name": "grace", "session": session}
+
+    def test_beyond_it_the_session_tells(self, beyond, signed_in):
+        assert beyond.get(**PAGE).json() == {"name": "grace", "session": signed_in}
+        assert beyond.post().json()["name"] == "grace"
+        assert beyond.connect(cookie=f"{COOKIE}={signed_in}")["name"] == "grace"
+
+    @pytest.mark.parametrize(
+        "cookie",
+        [
+            "theme=dark; {}",
+            'other={{"a": [1, 2]}}; {}',
+            "a[b]=c; {}; d",
+            "=x;; {};",
+            "\u00e9=1; {}",
+        ],
+    )
+    def test_cookies_of_other_sites_on_this_machine_are_no_hindrance(self, beyond, cookie):
+        session = beyond.sessions.begin("grace", SecretStr(TOKEN))
+        sent = cookie.format(f"{COOKIE}={session}")
+        assert beyond.get(cookie=sent.encode("latin-1")).json()["name"] == "grace"
+
+    @pytest.mark.parametrize("cookie", ["", "x", f"{COOKIE}=", f"{COOKIE}=made-up", f"{COOKIE}"])
+    def test_who_has_none_gets_no_name(self, beyond, cookie):
+        assert beyond.post(cookie=cookie).json() is None
+        assert beyond.connect(cookie=cookie) is None
+
+    def test_its_end_ends_it(self, beyond, signed_in, clock):
+        clock.advance(12 * 3600)
+        assert beyond.get(**PAGE).status_code == 303
+        assert beyond.post().json() is None
+
+
+class TestToSignIn:
+    @pytest.fixture
+    def beyond(self, make_house):
+        return make_house(**BEYOND)
+
+    def next_of(self, answer):
+        assert answer.status_code == 303
+        parts = urlsplit(answer.headers["location"])
+        assert (parts.scheme, parts.netloc, parts.path) == ("", "", "/signin")
+        (target,) = parse_qs(parts.query)["next"]
+        return target
+
+    @pytest.mark.parametrize(
+        "path",
+        ["/", "/runs/abc", "/runs/abc?from=10&to=20", "/runs/a%2Fb%3Fc", "/runs/100%25?x=%C3%A9"],
+    )
+    def test_a_person_is_led_there_and_back_again(self, beyond, path):
+        target = self.next_of(beyond.get(path, **PAGE))
+        assert target == path
+        assert local_path(target) == path
+
+    def test_scripts_of_a_page_are_not_led_there(self, beyond):
+        assert beyond.get("/_dash-layout", accept="application/json").json() is None
+        assert beyond.get("/").json() is None
+
+    @pytest.mark.parametrize(
+        "path",
+        ["/signin", "/signout", "/healthz", "/favicon.ico", "/assets/a.css", "/_favicon.ico?v=1"],
+    )
+    def test_some_paths_are_open(self, beyond, path):
+        assert beyond.get(path, **PAGE).status_code == 200
+
+    @pytest.mark.parametrize("path", ["/signin/", "/signinx", "/assetsx", "/healthz/", "/control"])
+    def test_those_beside_them_are_not(self, beyond, path):
+        assert self.next_of(beyond.get(path, **PAGE)) == path
+
+    def test_an_address_that_looks_like_another_site_stays_here(self, beyond):
+        answer = beyond.client.get(LOOPBACK + "//evil.example/x", headers=PAGE)
+        assert local_path(self.next_of(answer)) == "/"
+
+
+class TestLocalPath:
+    @pytest.mark.parametrize(
+        "target",
+        ["/", "/runs/abc", "/runs/a%2Fb?x=1#top", "/control?next=//x", "/gr\u00fcn", "/a b"],
+    )
+    def test_our_own_pass(self, target):
+        assert local_path(target) == target
+
+    @pytest.mark.parametrize(
+        "target",
+        [
+            "",
+            "runs",
+            "//evil.example",
+            "///evil.example",
+            "/\\evil.example",
+            "\\\\evil.example",
+            "/\t/evil.example",
+            "/\n/evil.example",
+            "/a\r\nSet-Cookie: a=b",
+            "/\x00",
+            "\t//evil.example",
+            " //evil.example",
+            "https://evil.example",
+            "HTTPS:evil.example",
+            "javascript:alert(1)",
+            "data:text/html,x",
+            "?next=/",
+            "/\u2028/x",
+            "/\ud800",
+        ],
+    )
+    def test_all_others_lead_to_the_list_of_runs(self, target):
+        assert local_path(target) == "/"
+
+
+class TestHeaders:
+    def test_no_page_is_shown_in_a_frame_or_guessed_at(self, make_house):
+        refused = make_house(**BEYOND).get(**PAGE)
+        for answer in (make_house().get(), make_house().get(host="evil.example"), refused):
+            assert answer.headers["x-frame-options"] == "DENY"
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert answer.headers["referrer-policy"] == "same-origin"

@@ -1,0 +1,250 @@
+"""The wiring as a browser gets it: what each callback names exists, and does what it says."""
+
+import dataclasses
+import itertools
+import json
+import re
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from dashboard import ids
+from dashboard.app import create_app
+from dashboard.components import deeds
+from dashboard.components.forms import FormIds
+from dashboard.settings import load_dashboard_settings
+
+RUN = "a" * 32
+COMMAND = "c" * 32
+CONTROL = {"disarmed": False, "reason": "", "actor": "", "changed_at": None, "silences": []}
+DASH = re.compile(r"_pages_\w+\Z")
+"""What Dash puts on every page of its own."""
+
+
+def known_ids():
+    """Everything that ids.py and the dialogs name."""
+    found = {value for value in vars(ids).values() if isinstance(value, str)}
+    found |= set(ids.TOLD.values())
+    for form in vars(deeds).values():
+        if isinstance(form, FormIds):
+            found |= set(dataclasses.asdict(form).values())
+    return found
+
+
+class House:
+    """A dashboard before a collector that answers what the test says."""
+
+    def __init__(self, clock):
+        self.requests = []
+        settings = load_dashboard_settings(person="ada", collector_url="http://collector")
+        app = create_app(settings, clock, httpx.MockTransport(self._answer))
+        self.client = TestClient(app, base_url="http://127.0.0.1:8050")
+
+    def _answer(self, request):
+        self.requests.append((request.method, request.url.path, request.content))
+        is_switch = request.url.path == "/api/v1/control"
+        return httpx.Response(200, json=CONTROL) if is_switch else httpx.Response(503)
+
+    def __enter__(self):
+        self.client.__enter__()
+        self.callbacks = self.client.get("/_dash-dependencies").json()
+        return self
+
+    def __exit__(self, *given):
+        self.client.__exit__(*given)
+
+    def call(self, output, triggered, **values):
+        """Do what a page does when something has changed; values are those of the ids named."""
+        (callback,) = [one for one in self.callbacks if output in outputs_of(one)]
+
+        def properties(kind):
+            return [fill(one, values) for one in callback[kind]]
+
+        outputs = [
+            dict(zip(("id", "property"), name, strict=True)) for name in outputs_of(callback)
+        ]
+        message = {
+            "output": callback["output"],
+            "outputs": outputs if len(outputs) > 1 else outputs[0],
+            "inputs": properties("inputs"),
+            "state": properties("state"),
+            "changedPropIds": [triggered],
+        }
+        return self.client.post("/_dash-update-component", json=message)
+
+
+def fill(named, values):
+    if named["id"].startswith("{"):
+        kind = json.loads(named["id"])["type"]
+        return [
+            {"id": {"id": one, "type": kind}, "property": named["property"], "value": value}
+            for one, value in values.get(kind, {}).items()
+        ]
+    return {**named, "value": values.get(named["id"])}
+
+
+def outputs_of(callback):
+    """Pairs of id and property; what may be set twice keeps its mark."""
+    if callback.get("no_output"):
+        return []
+    return [tuple(name.rsplit(".", 1)) for name in callback["output"].strip(".").split("...")]
+
+
+def names_of(callback):
+    """Ids that a callback names, of patterns their types."""
+    named = [one["id"] for one in callback.get("inputs", []) + callback.get("state", [])]
+    named += [component for component, _ in outputs_of(callback)]
+    running = callback.get("running") or {}
+    named += [name.rsplit(".", 1)[0] for name in running.get("running", {})]
+    return {json.loads(name)["type"] if name.startswith("{") else name for name in named}
+
+
+@pytest.fixture(scope="module")
+def module_clock():
+    class Clock:
+        def now(self):
+            raise AssertionError("nothing here tells the time")
+
+        def monotonic(self):
+            return 0.0
+
+    return Clock()
+
+
+@pytest.fixture(scope="module")
+def house(module_clock):
+    with House(module_clock) as opened:
+        yield opened
+
+
+@pytest.fixture
+def requests(house):
+    house.requests.clear()
+    return house.requests
+
+
+class TestNames:
+    def test_every_name_of_every_callback_stands_in_ids_or_in_a_dialog(self, house):
+        named = set(itertools.chain.from_iterable(map(names_of, house.callbacks)))
+        assert len(named) > 50
+        assert {name for name in named - known_ids() if not DASH.match(name)} == set()
+
+    def test_no_name_stands_for_two_things(self):
+        named = [value for name, value in vars(ids).items() if name.isupper()]
+        texts = [value for value in named if isinstance(value, str)]
+        for form in vars(deeds).values():
+            if isinstance(form, FormIds):
+                texts += dataclasses.asdict(form).values()
+        assert len(texts) == len(set(texts))
+
+    def test_every_property_is_set_by_one_callback_unless_both_say_so(self, house):
+        pairs = [pair for callback in house.callbacks for pair in outputs_of(callback)]
+        assert len(pairs) == len(set(pairs))
+
+    def test_a_second_dashboard_in_the_process_is_wired_like_the_first(self, house, module_clock):
+        with House(module_clock) as second:
+            assert second.callbacks == house.callbacks
+            answer = second.call(("armed-badge", "children"), "live-control.data")
+            assert answer.status_code == 200
+        assert house.call(("armed-badge", "children"), "live-control.data").status_code == 200
+
+
+class TestClicks:
+    """A click is one only with a count: buttons that come and go trigger without one."""
+
+    def opened(self, house, kind, clicks):
+        form, opener = {
+            "word": (deeds.WORD, {kind: {COMMAND: clicks}}),
+            "switch": (deeds.SWITCH, {ids.OPEN_SWITCH: clicks}),
+        }["switch" if kind == ids.OPEN_SWITCH else "word"]
+        where = (
+            f'{{"id":"{COMMAND}","type":"{kind}"}}.n_clicks'
+            if form is deeds.WORD
+            else f"{kind}.n_clicks"
+        )
+        facts = {ids.SWITCH_FACTS: {"disarmed": False}}
+        return house.call((form.dialog, "children"), where, **opener, **facts)
+
+    @pytest.mark.parametrize("clicks", [None, 0])
+    @pytest.mark.parametrize("kind", [ids.APPROVE, ids.REJECT, ids.CANCEL, ids.OPEN_SWITCH])
+    def test_without_one_no_dialog_opens_and_nothing_is_asked(self, house, requests, kind, clicks):
+        assert self.opened(house, kind, clicks).status_code == 204
+        assert requests == []
+
+    @pytest.mark.parametrize(
+        "form", [deeds.WORD, deeds.ORDER, deeds.MODE, deeds.SILENCE, deeds.SWITCH, deeds.UNSILENCE]
+    )
+    def test_a_form_that_has_just_opened_does_nothing(self, house, requests, form):
+        values = {form.reason: "a fire", ids.RUN_ID: RUN, form.submit: None}
+        answer = house.call((form.status, "children"), f"{form.submit}.n_clicks", **values)
+        assert answer.status_code == 204
+        assert requests == []
+
+
+class TestSwitch:
+    def open(self, house, disarmed):
+        answer = house.call(
+            (deeds.SWITCH.dialog, "children"),
+            f"{ids.OPEN_SWITCH}.n_clicks",
+            **{ids.OPEN_SWITCH: 1, ids.SWITCH_FACTS: {"disarmed": disarmed}},
+        ).json()["response"]
+        return answer[deeds.SWITCH.dialog]["children"], answer[ids.SWITCH_TARGET]["data"]
+
+    def submit(self, house, target, facts):
+        values = {
+            deeds.SWITCH.submit: 1,
+            deeds.SWITCH.reason: "a fire",
+            ids.SWITCH_TARGET: target,
+            ids.SWITCH_FACTS: {"disarmed": facts},
+        }
+        triggered = f"{deeds.SWITCH.submit}.n_clicks"
+        return house.call((deeds.SWITCH.status, "children"), triggered, **values)
+
+    @pytest.mark.parametrize("disarmed", [False, True])
+    def test_a_dialog_does_what_it_says_though_another_was_quicker(self, house, requests, disarmed):
+        form, target = self.open(house, disarmed)
+        assert ("Arm again" if disarmed else "Disarm all") in json.dumps(form)
+        answer = self.submit(house, target, facts=not disarmed)
+        assert answer.status_code == 200
+        (sent,) = [json.loads(content) for method, _, content in requests if method == "PUT"]
+        assert sent == {"disarmed": not disarmed, "reason": "a fire"}
+
+    def test_without_a_dialog_nothing_is_turned(self, house, requests):
+        assert self.submit(house, None, facts=False).status_code == 204
+        assert requests == []
+
+
+class TestAway:
+    """With the collector away a page keeps what it knew."""
+
+    def test_a_story_that_was_told_stays(self, house):
+        values = {ids.RUN_ID: RUN, ids.TIMELINE_LIMIT: 40, ids.RUN_FACTS: {"digests": {}}}
+        where = (ids.RUN_HEADER, "children")
+        assert house.call(where, "live-decisions.data", **values).status_code == 204
+        values[ids.RUN_FACTS] = None
+        told = house.call(where, "live-decisions.data", **values)
+        assert "does not answer" in told.text
+
+    def test_charts_that_were_drawn_stay_and_an_empty_page_says_why(self, house):
+        values = {ids.RUN_ID: RUN, ids.CHART_WIDTH: 800}
+        where = (ids.CHART_LOSS, "figure")
+        told = house.call(where, "chart-width.data", **values).json()["response"]
+        assert "Not done" in json.dumps(told[ids.CHARTS_PROBLEM])
+        values[ids.SHOWN] = {"number": 3, "panels": {}, "read_to": 5, "drawn_at": 0.0}
+        kept = house.call(where, "chart-width.data", **values).json()["response"]
+        assert kept == {ids.CHARTS_PROBLEM: {"children": None}}
+
+    @pytest.mark.parametrize(
+        ("where", "values"),
+        [
+            ((ids.CHART_LOSS, "figure"), {}),  # not laid out yet
+            ((ids.EXTENSION, "data"), {}),  # nothing drawn yet
+            ((ids.RUN_PLACE, "children"), {}),
+            ((ids.ARMED_BADGE, "children"), None),
+        ],
+        ids=str,
+    )
+    def test_what_cannot_be_told_yet_is_left_as_it_is(self, house, where, values):
+        answer = house.call(where, "live-frames.data", **{ids.RUN_ID: RUN, **(values or {})})
+        assert answer.status_code in ((204,) if values is not None else (200,))

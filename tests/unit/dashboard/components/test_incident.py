@@ -1,0 +1,115 @@
+import pytest
+
+from dashboard.components.incident import (
+    incident_card,
+    latest_decision,
+    past_incidents,
+    what_next,
+)
+from stabilizer.protocol.decisions import (
+    Decision,
+    DecisionKind,
+    DecisionReason,
+    IncidentState,
+)
+
+DOCS = {"loss_jump": "The loss jumps at once."}
+
+
+def decided(kind: DecisionKind, reason: DecisionReason, **override) -> Decision:
+    return Decision(**({"step": 312, "attempt": 1, "kind": kind, "reason": reason} | override))
+
+
+def test_card_tells_rules_in_order_decision_and_deadline(create_incident, text_of):
+    waits = decided(DecisionKind.WAIT, DecisionReason.MAY_RECOVER, deadline_step=1412)
+    text = text_of(incident_card(create_incident(waits), docs=DOCS, step=1400))
+    assert "Incident 1 divergence open" in text
+    assert "since step 305" in text
+    assert text.index("loss_jump") < text.index("The loss jumps") < text.index("loss_diverging")
+    assert "Waits: it may recover by itself (at step 312)" in text
+    assert "step 1,412 (12 steps left)" in text
+
+
+@pytest.mark.parametrize("step", [None, 1412, 2000])
+def test_deadline_that_is_over_or_unmeasured_counts_no_steps(create_incident, text_of, step):
+    waits = decided(DecisionKind.WAIT, DecisionReason.MAY_RECOVER, deadline_step=1412)
+    text = text_of(incident_card(create_incident(waits), docs={}, step=step))
+    assert "step 1,412" in text
+    assert "left" not in text
+
+
+def test_command_of_the_decision_takes_the_place_of_its_message(
+    create_incident, create_command, text_of
+):
+    proposes = decided(DecisionKind.PROPOSE, DecisionReason.DIVERGENCE, message="in other words")
+    incident = create_incident(proposes, state=IncidentState.ACTING)
+    assert "In other words" in text_of(incident_card(incident, docs={}))
+    text = text_of(incident_card(incident, docs={}, command=create_command()))
+    assert "Roll back to step 200" in text
+    assert "In other words" not in text
+
+
+def test_incident_without_a_list_of_decisions_still_names_the_latest(create_incident):
+    latest = latest_decision(create_incident())
+    assert (latest.kind, latest.reason) == (DecisionKind.WAIT, DecisionReason.MAY_RECOVER)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "state", "word"),
+    [
+        (DecisionKind.WAIT, DecisionReason.SECOND_SIGNAL_MISSING, "open", "second signal"),
+        (DecisionKind.HOLD, DecisionReason.MODE_OBSERVE, "open", "by hand"),
+        (DecisionKind.HOLD, DecisionReason.DISARMED, "open", "armed again"),
+        (DecisionKind.PROPOSE, DecisionReason.DIVERGENCE, "acting", "approves or rejects"),
+        (DecisionKind.ACT, DecisionReason.DIVERGENCE, "acting", "the job takes the command"),
+        (DecisionKind.WAIT, DecisionReason.WATCHING, "watching", "relapse"),
+        (DecisionKind.ESCALATE, DecisionReason.LADDER_EXHAUSTED, "open", "a person must decide"),
+    ],
+)
+def test_what_comes_next_follows_from_where_it_stands(create_incident, kind, reason, state, word):
+    assert word in what_next(create_incident(decided(kind, reason), state=IncidentState(state)))
+
+
+@pytest.mark.parametrize("state", list(IncidentState))
+@pytest.mark.parametrize("kind", list(DecisionKind))
+def test_only_what_is_over_has_nothing_next(create_incident, state, kind):
+    for reason in DecisionReason:
+        said = what_next(create_incident(decided(kind, reason), state=state))
+        assert bool(said) is (state is not IncidentState.RESOLVED)
+
+
+@pytest.mark.parametrize(
+    ("helped", "reason", "said"),
+    [
+        (True, DecisionReason.INTERVENTION_HELPED, "intervention helped"),
+        (False, DecisionReason.RECOVERED_BY_ITSELF, "intervention did not help"),
+        (None, DecisionReason.RECOVERED_BY_ITSELF, "recovered by itself"),
+        (None, DecisionReason.RUN_ENDED, "run ended"),
+        (None, DecisionReason.MAY_RECOVER, "closed"),
+    ],
+)
+def test_past_incident_says_whether_the_intervention_helped(
+    create_incident, text_of, helped, reason, said
+):
+    incident = create_incident(
+        decided(DecisionKind.RESOLVE, reason),
+        state=IncidentState.RESOLVED,
+        helped=helped,
+        resolved_step=450,
+    )
+    text = text_of(past_incidents([incident]))
+    assert said in text
+    assert "steps 305 to 450" in text
+
+
+def test_past_incidents_stand_newest_first_and_can_be_picked(create_incident, parts):
+    some = [create_incident(id=f"i{n}", number=n, resolved_step=400) for n in (2, 10, 1)]
+    picked = [getattr(part, "id", None) for part in parts(past_incidents(some, pick_type="go"))]
+    ids = [one for one in picked if one is not None]
+    assert ids == [{"type": "go", "id": f"i{n}"} for n in (10, 2, 1)]
+
+
+def test_incident_that_a_rollback_took_back_before_its_start_has_no_span(create_incident, text_of):
+    text = text_of(past_incidents([create_incident(resolved_step=250)]))
+    assert "from step 305" in text
+    assert "to 250" not in text

@@ -1,0 +1,65 @@
+"""`python -m dashboard` before it serves: what cannot be used is told, and status 2."""
+
+import socket
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from dashboard.__main__ import serve
+from dashboard.settings import DashboardSettings
+
+TOKEN = "t" * 43
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    for name in DashboardSettings.model_fields:
+        monkeypatch.delenv(f"DASHBOARD_{name.upper()}", raising=False)
+    monkeypatch.chdir(tmp_path)
+    app = typer.Typer()
+    app.command()(serve)
+    return lambda *arguments: CliRunner().invoke(app, [str(each) for each in arguments])
+
+
+def refused(result, *messages):
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.output
+    for message in messages:
+        assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--port", 70000), "error: port: "),
+        (("--collector", "collector:8000"), "error: collector_url: 'collector:8000' is not"),
+        (("--collector", "http://h:99999"), "error: collector_url: "),
+        (("--token-file", "none"), "token_file 'none' cannot be read"),
+        (("--host", "no-such-name.localhost."), "cannot listen on host"),
+        (("--prot", 1), "--prot"),
+    ],
+)
+def test_what_cannot_be_used_is_told_without_a_traceback(run, arguments, message):
+    refused(run(*arguments), message)
+
+
+def test_each_mistake_has_a_line(run, monkeypatch):
+    monkeypatch.setenv("DASHBOARD_SESSION_HOURS", "never")
+    result = run("--port", -1, "--collector", "x")
+    refused(result, "error: port: ", "error: session_hours: ", "error: collector_url: ")
+    assert len(result.stderr.splitlines()) == 3
+
+
+def test_beyond_loopback_no_token_is_lent(run, tmp_path):
+    (tmp_path / "token").write_text(TOKEN)
+    result = run("--host", "0.0.0.0", "--token-file", "token")
+    refused(result, "people sign in with tokens of their own")
+    assert TOKEN not in result.output
+
+
+def test_a_taken_port_is_told(run):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused(run("--port", port), f"cannot listen on host '127.0.0.1', port {port}")
