@@ -88,7 +88,9 @@ def test_kinds_of_numbers_texts_and_dicts_become_plain_ones():
     assert {type(value) for value in back.values()} == {str, int, float, dict}
 
 
-@pytest.mark.parametrize("value", [{1, 2}, object(), lambda: 0, 1j], ids=repr)
+@pytest.mark.parametrize(
+    "value", [{1, 2}, object(), lambda: 0, 1j], ids=["set", "object", "function", "complex"]
+)
 def test_what_cannot_be_kept_is_refused_with_its_place(value):
     with pytest.raises(CheckpointError, match=r"callbacks/Mine/0: a \w+ cannot be kept"):
         split_tree({"callbacks": {"Mine": [value]}})
