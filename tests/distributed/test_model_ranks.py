@@ -14,6 +14,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
+ROOT = Path(__file__).parents[2]
 RANK = Path(__file__).parent / "model_rank.py"
 
 
@@ -42,6 +43,7 @@ def reports(tmp_path_factory):
                 "NODE_RANK": "0",
                 "LOCAL_RANK": str(rank),
                 "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": str(ROOT),
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
