@@ -121,6 +121,24 @@ def test_other_data_is_allowed_and_told(make_config, caplog):
     assert "not the same run" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "later", [{"model__freeze": []}, {"model__unfreeze": [{"step": 5, "parts": ["vision"]}]}]
+)
+def test_a_frozen_part_is_unfrozen_on_the_plateau_and_told(make_config, caplog, later):
+    """The run goes on from its checkpoint with a part that its optimizer knew nothing of."""
+    frozen = ["vision", "vision_norms"]
+    first = make_config(model__freeze=frozen, training__checkpoint_every=4, training__steps=4)
+    fit(first)
+    before = weights(store(first).latest())
+    fields = {"model__freeze": frozen} | later
+    second = make_config(training__checkpoint_every=8, training__steps=8, **fields)
+    assert fit(second, resume="latest").steps == 8
+    after = weights(store(second).latest())
+    name = next(name for name in after if name.endswith("encoder.layers.0.mlp.fc2.weight"))
+    assert not torch.equal(before[name], after[name])
+    assert next(iter(later)).replace("__", ".") in caplog.text
+
+
 def test_a_new_run_does_not_mix_its_checkpoints_with_those_of_another(make_config):
     config = make_config(training__checkpoint_every=4, training__steps=4)
     fit(config)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from stabilizer.agent.probes.naming import describe
+from stabilizer.errors import ConfigurationError
 from trainer.config import DECAY_KINDS, OptimizerConfig, Part
 from trainer.module.parts import can_learn, part_of
 
@@ -53,12 +54,19 @@ def follow_names(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any] 
     """Fit a checkpoint's state to an optimizer that has more or fewer weights, by their names.
 
     A hook for `register_load_state_dict_pre_hook`: a run may go on with other parts unfrozen than
-    before. New weights begin without moments, moments of others are dropped. What has other groups
-    is left to torch, which refuses it.
+    before. New weights begin without moments, moments of others are dropped.
+
+    Raises:
+        ConfigurationError: It has other groups; nobody could say which rates are theirs.
     """
     saved, live = state["param_groups"], optimizer.param_groups
-    if [group.get("name") for group in saved] != [group.get("name") for group in live]:
-        return None
+    names_then, names_now = ([group.get("name", "?") for group in each] for each in (saved, live))
+    if names_then != names_now:
+        raise ConfigurationError(
+            f"optimizer.weight_decay_by_kind: groups {', '.join(names_now)} cannot be used; "
+            f"allowed: those of the checkpoint, {', '.join(names_then)} (model.freeze changes "
+            "them, too, where it leaves a group without a weight)"
+        )
     if any("param_names" not in group for group in (*saved, *live)):
         return None
     if all(s["param_names"] == g["param_names"] for s, g in zip(saved, live, strict=True)):

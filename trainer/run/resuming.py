@@ -22,7 +22,14 @@ from trainer.config import RunConfig
 
 CHECKPOINTS_FOLDER: Final = "checkpoints"
 CONFIG_FACT: Final = "config"
-_MAY_DIFFER: Final = ("dropout", "attention", "activation_checkpointing", "pretrained")
+_MAY_DIFFER: Final = (
+    "dropout",
+    "attention",
+    "activation_checkpointing",
+    "pretrained",
+    "freeze",
+    "unfreeze",
+)
 
 _log = logging.getLogger(__name__)
 
