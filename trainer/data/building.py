@@ -144,7 +144,20 @@ def _reader(
 
 def _open_source(config: DataConfig, name: str, path: str) -> DocumentSource:
     suffix, open_kind = _KINDS[config.sources[name].kind]
-    return open_kind(config, name, list_files(f"data.sources.{name}", path, suffix))
+    field = f"data.sources.{name}"
+    try:
+        files = list_files(field, path, suffix)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error}{_other_kind(field, Path(path))}") from error
+    return open_kind(config, name, files)
+
+
+def _other_kind(field: str, folder: Path) -> str:
+    """Say of what kind a folder is whose files have another ending."""
+    for kind, (suffix, _) in _KINDS.items():
+        if folder.is_dir() and any(entry.suffix == suffix for entry in folder.iterdir()):
+            return f"; its {suffix} files are read with {field}.kind={kind}"
+    return ""
 
 
 def _open_parquet(config: DataConfig, name: str, files: list[StoredFile]) -> DocumentSource:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from trainer.data.documents import BadDocumentError, Document, Mark, Part, Reason, Skip
 from trainer.data.sources.files import StoredFile
-from trainer.data.sources.shards import BadShardError, Shards, blocks_of
+from trainer.data.sources.shards import BadShardError, Content, Shards, blocks_of
 
 SUFFIX: Final = ".jsonl"
 _ROLES: Final = frozenset({"system", "user", "assistant"})
@@ -76,8 +76,8 @@ class ConversationSource:
         return self._shards.number(sample_id, lambda _, line: int(line))
 
 
-def _lines(file: StoredFile) -> tuple[array[int], int]:
-    """Return where every line that is not blank begins and ends, and the number of them."""
+def _lines(file: StoredFile) -> Content[array[int]]:
+    """Find where every line that is not blank begins and ends."""
     places = array("q")
     start = 0
     try:
@@ -88,7 +88,7 @@ def _lines(file: StoredFile) -> tuple[array[int], int]:
                 start += len(line)
     except OSError as error:
         raise BadShardError(f"{file.url} cannot be read: {error}", Reason.UNREADABLE) from error
-    return places, len(places) // 2
+    return Content(places, len(places) // 2)
 
 
 def _turns(sample_id: str, line: bytes) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from trainer.data.documents import BadDocumentError, Document, Part, Reason, Skip
 from trainer.data.sources.files import StoredFile
-from trainer.data.sources.shards import BadShardError, Shards
+from trainer.data.sources.shards import BadShardError, Content, Shards
 
 SUFFIX: Final = ".parquet"
 SCHEMA: Final = pa.schema(
@@ -143,17 +143,17 @@ def _open(file: StoredFile) -> pq.ParquetFile:
     return pq.ParquetFile(pa.PythonFile(file.open(), mode="r"), pre_buffer=True)
 
 
-def _row_group_ends(file: StoredFile) -> tuple[list[int], int]:
-    """Return the number behind the last row of every row group, and that of all rows."""
+def _row_group_ends(file: StoredFile) -> Content[list[int]]:
+    """Find the number behind the last row of every row group."""
     try:
         with _open(file) as opened:
             _check_schema(file.url, opened.schema_arrow)
             metadata = opened.metadata
             rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-            return list(accumulate(rows)), metadata.num_rows
+            return Content(list(accumulate(rows)), metadata.num_rows)
     except _READ_ERRORS as error:
         raise BadShardError(
-            f"{file.url} is not a Parquet file: {error}", Reason.UNREADABLE
+            f"{file.url} is not a Parquet file: {str(error).strip()}", Reason.UNREADABLE
         ) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Generic, TypeVar
 
@@ -27,6 +28,18 @@ class BadShardError(StabilizerError):
         self.reason = reason
 
 
+@dataclass(frozen=True, slots=True)
+class Content(Generic[Index]):
+    """What was found in a file."""
+
+    index: Index
+    """What is needed to read its documents."""
+    count: int
+    """Number of its documents."""
+    flaw: BadShardError | None = None
+    """Why there may have been more."""
+
+
 class Shards(Generic[Index]):
     """What was found in each usable file, and numbers over all of their documents."""
 
@@ -34,7 +47,7 @@ class Shards(Generic[Index]):
         self,
         source: str,
         files: Sequence[StoredFile],
-        read: Callable[[StoredFile], tuple[Index, int]],
+        read: Callable[[StoredFile], Content[Index]],
         *,
         max_bad_in_a_row: int,
     ) -> None:
@@ -43,8 +56,7 @@ class Shards(Generic[Index]):
         Args:
             source: Its name.
             files: In order.
-            read: Returns what is needed to read a file's documents, and their number; raises
-                BadShardError.
+            read: Looks into a file; raises BadShardError where nothing of it is of use.
             max_bad_in_a_row: Unusable files passed over, one after another, before giving up.
 
         Raises:
@@ -56,23 +68,26 @@ class Shards(Generic[Index]):
         self.indexes: list[Index] = []
         self.skipped: list[Skip] = []
         counts: list[int] = []
-        bad_in_a_row = 0
+        unusable = bad_in_a_row = 0
         for file in files:
             try:
-                index, count = read(file)
+                content = read(file)
             except BadShardError as error:
                 bad_in_a_row += 1
-                self._skip(file, error)
-                if bad_in_a_row > max_bad_in_a_row or len(self.skipped) == len(files):
+                self._skip(file, error, "is left out")
+                unusable += 1
+                if bad_in_a_row > max_bad_in_a_row or unusable == len(files):
                     raise ConfigurationError(
-                        f"data.sources.{source}: {len(self.skipped)} unusable files, "
-                        f"{bad_in_a_row} of them in a row; the last one: {error}"
+                        f"data.sources.{source}: {unusable} unusable files, {bad_in_a_row} of them "
+                        f"in a row; the last one: {error}"
                     ) from error
                 continue
             bad_in_a_row = 0
+            if content.flaw is not None:
+                self._skip(file, content.flaw, f"is used up to its document {content.count}")
             self.files.append(file)
-            self.indexes.append(index)
-            counts.append(count)
+            self.indexes.append(content.index)
+            counts.append(content.count)
         self.counts: Sequence[int] = counts
         self._ends = list(accumulate(counts))
         if not len(self):
@@ -115,8 +130,8 @@ class Shards(Generic[Index]):
                     return starts[shard] + found
         raise KeyError(sample_id)
 
-    def _skip(self, file: StoredFile, error: BadShardError) -> None:
-        logger.warning("source %s: a file is left out: %s", self._source, error)
+    def _skip(self, file: StoredFile, error: BadShardError, what: str) -> None:
+        logger.warning("source %s: a file %s: %s", self._source, what, error)
         name = f"{self._source}/{file.name}"
         self.skipped.append(Skip("shards", self._source, error.reason, name))
 

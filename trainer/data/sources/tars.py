@@ -15,11 +15,11 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 
 from trainer.data.documents import BadDocumentError, Document, Part, Reason, Skip
 from trainer.data.sources.files import StoredFile
-from trainer.data.sources.shards import BadShardError, Shards, blocks_of
+from trainer.data.sources.shards import BadShardError, Content, Shards, blocks_of
 
 SUFFIX: Final = ".tar"
 _PICTURES: Final = frozenset({"jpg", "jpeg", "png", "webp"})
@@ -108,16 +108,34 @@ class TarSource:
         return self._shards.number(sample_id, lambda index, key: index.keys.index(key))
 
 
-def _index(file: StoredFile) -> tuple[_ShardIndex, int]:
-    """Return the index of a shard, and its number of samples."""
+def _index(file: StoredFile) -> Content[_ShardIndex]:
+    """Look for the samples of a shard; where it is damaged, those before the damage count."""
     index = _ShardIndex()
+    flaw: BadShardError | None = None
     try:
         with file.open() as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
             for key, members in groupby(_members(tar), key=lambda member: member[0]):
                 index.add(key, {ending: span for _, ending, span in members})
+            if not _ends(opened, tar.offset):
+                flaw = _bad(file, "it is cut off, or damaged in the middle")
     except (OSError, tarfile.TarError, EOFError, ValueError) as error:
-        raise BadShardError(f"{file.url} is not a plain tar: {error}", Reason.UNREADABLE) from error
-    return index, len(index.keys)
+        if not index.keys:
+            raise _bad(file, str(error)) from error
+        flaw = _bad(file, str(error))
+    return Content(index, len(index.keys), flaw)
+
+
+def _ends(opened: IO[bytes], offset: int) -> bool:
+    """Tell whether a tar ends at a place, as tar does, with blocks of zeros.
+
+    tarfile takes a header that is damaged for the end as well.
+    """
+    opened.seek(offset)
+    return opened.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
+
+
+def _bad(file: StoredFile, problem: str) -> BadShardError:
+    return BadShardError(f"{file.url} is not a plain tar: {problem}", Reason.UNREADABLE)
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, _Span]]:

@@ -134,6 +134,29 @@ def test_a_damaged_shard_is_left_out_and_told(tmp_path, damage):
     ]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda b: b[: 4 * 512],  # behind a sample, without the blocks of zeros that end a tar
+        lambda b: b[: 4 * 512 + 200],  # in a header
+        lambda b: b[: 5 * 512],  # behind a header
+        lambda b: b[: 4 * 512] + b"\xff" * 512 + b[5 * 512 :],  # a header that is none
+    ],
+    ids=["behind a sample", "in a header", "behind a header", "a header"],
+)
+def test_of_a_shard_damaged_later_on_the_samples_before_are_read(tmp_path, caplog, damage):
+    write(tmp_path / "0.tar", [m for i in range(3) for m in pair(f"{i}")])
+    write(tmp_path / "1.tar", pair("3"))
+    (tmp_path / "0.tar").write_bytes(damage((tmp_path / "0.tar").read_bytes()))
+    source = open_source(tmp_path)
+    names = [source.document(i).sample_id for i in range(len(source))]
+    assert names[:1] == ["pairs/0.tar:0"]
+    assert names[-1:] == ["pairs/1.tar:3"]
+    assert "pairs/0.tar:2" not in names
+    assert [skip.sample_id for skip in source.skipped] == ["pairs/0.tar"]
+    assert "is used up to its document 1" in caplog.text
+
+
 @pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(b"x" * 600)])
 def test_a_shard_damaged_later_gives_bad_documents(tmp_path, damage):
     write(tmp_path / "0.tar", pair("a"))
