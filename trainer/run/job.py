@@ -122,6 +122,7 @@ def _corpus(config: RunConfig, rank: int) -> DataConfig:
         fault.shard,
         Path(config.training.out) / f"{DAMAGED_FOLDER}-{rank}",
         damage=fault.damage,
+        part=fault.part,
         seed=config.training.seed,
     )
     _log.warning("fault corrupted_shard: %s is damaged in %s", fault.shard, view)

@@ -65,9 +65,14 @@ class CorruptedShardConfig:
     shard: str
     """The file, relative to `data.folder`."""
     damage: Literal["bytes", "truncated"] = "bytes"
-    """bytes: 64 bytes in every 4 KiB are overwritten; truncated: the second half is missing."""
+    """bytes: in one stretch, 64 bytes in every 4 KiB are overwritten; truncated: the end is gone.
+    A Parquet file keeps its footer with `bytes`, so that some of its row groups can be read; one
+    that is truncated cannot be opened."""
+    part: float = 0.25
+    """Length of the stretch, or of the end, as a part of the file."""
 
     def __post_init__(self) -> None:
+        require(0 < self.part <= 1, "faults.corrupted_shard.part", self.part, "above 0, at most 1")
         require(
             bool(self.shard.strip()),
             "faults.corrupted_shard.shard",

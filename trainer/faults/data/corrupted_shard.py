@@ -17,12 +17,19 @@ Damage: TypeAlias = Literal["bytes", "truncated"]
 
 _BLOCK: Final = 64
 """Bytes that are overwritten together, as a sector is."""
-_HEAD: Final = 512
-"""Bytes at either end that stay: headers and the footer of a Parquet file, so that it opens."""
+_KEPT: Final = 512
+"""Bytes at either end that stay, with all of a Parquet file's footer, so that the file opens."""
+_PARQUET: Final = b"PAR1"
 
 
 def show_corrupted_corpus(
-    corpus: Path, shard: str, view: Path, *, damage: Damage = "bytes", seed: int = 0
+    corpus: Path,
+    shard: str,
+    view: Path,
+    *,
+    damage: Damage = "bytes",
+    part: float = 0.25,
+    seed: int = 0,
 ) -> Path:
     """Build a folder of links to a corpus in which one file is a damaged copy.
 
@@ -31,6 +38,7 @@ def show_corrupted_corpus(
         shard: The file, relative to the corpus.
         view: Folder to build; what an earlier call left there is replaced.
         damage: As in `corrupt_file`.
+        part: As in `corrupt_file`.
         seed: As in `corrupt_file`.
 
     Returns:
@@ -52,31 +60,43 @@ def show_corrupted_corpus(
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(path.resolve())
     (view / shard).unlink()
-    corrupt_file(corpus / shard, view / shard, damage=damage, seed=seed)
+    corrupt_file(corpus / shard, view / shard, damage=damage, part=part, seed=seed)
     return view
 
 
-def corrupt_file(source: Path, target: Path, *, damage: Damage = "bytes", seed: int = 0) -> None:
+def corrupt_file(
+    source: Path, target: Path, *, damage: Damage = "bytes", part: float = 0.25, seed: int = 0
+) -> None:
     """Write a damaged copy of a file.
 
     Args:
         source: The good file; it is left alone.
         target: The copy.
-        damage: bytes: a block in every 4 KiB is overwritten, headers and footer stay; truncated:
-            the second half is missing.
-        seed: Start of the random bytes.
+        damage: bytes: in one stretch of the file, 64 bytes in every 4 KiB are overwritten;
+            truncated: the end is missing.
+        part: Length of the stretch, or of the end, as a part of the file.
+        seed: Start of the random bytes, and of the choice of the stretch.
     """
     content = bytearray(source.read_bytes())
     if damage == "truncated":
-        target.write_bytes(bytes(content[: len(content) // 2]))
+        target.write_bytes(bytes(content[: round(len(content) * (1 - part))]))
         return
     random = Random(f"corrupted_shard/{seed}")  # noqa: S311  no secret
-    inner = len(content) - 2 * _HEAD
-    for start in range(_HEAD, _HEAD + max(inner, 0), 4096):
-        place = start + random.randrange(max(1, min(4096, _HEAD + inner - start)))
-        end = min(place + _BLOCK, len(content) - _HEAD)
-        content[place:end] = random.randbytes(max(0, end - place))
+    first, last = _KEPT, len(content) - _footer(content)
+    length = round(max(last - first, 0) * part)
+    start = first + random.randrange(max(last - first - length, 0) + 1)
+    for place in range(start, start + length, 4096):
+        block = place + random.randrange(min(4096, start + length - place))
+        end = min(block + _BLOCK, start + length)
+        content[block:end] = random.randbytes(end - block)
     target.write_bytes(bytes(content))
+
+
+def _footer(content: bytes | bytearray) -> int:
+    """Return how many bytes at the end stay."""
+    if content.endswith(_PARQUET):  # before it: the length of the footer
+        return max(int.from_bytes(content[-8:-4], "little") + 8, _KEPT)
+    return _KEPT
 
 
 def _some_file(corpus: Path) -> str:

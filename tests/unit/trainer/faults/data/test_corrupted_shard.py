@@ -22,7 +22,7 @@ def shard(tmp_path):
 
 def test_a_damaged_parquet_file_opens_and_cannot_be_read(shard, tmp_path):
     before = shard.read_bytes()
-    corrupt_file(shard, tmp_path / "bad.parquet")
+    corrupt_file(shard, tmp_path / "bad.parquet", part=1.0)
     damaged = pq.ParquetFile(tmp_path / "bad.parquet")
     assert damaged.metadata.num_rows == 2000
     with pytest.raises((pa.ArrowException, OSError)):
@@ -40,9 +40,28 @@ def test_the_seed_says_where_the_damage_is(shard, tmp_path):
     assert len(damage(1)) == shard.stat().st_size
 
 
-def test_a_truncated_file_lacks_its_second_half(shard, tmp_path):
-    corrupt_file(shard, tmp_path / "short", damage="truncated")
-    assert (tmp_path / "short").read_bytes() == shard.read_bytes()[: shard.stat().st_size // 2]
+def test_a_part_of_the_row_groups_can_still_be_read(tmp_path):
+    path = tmp_path / "many.parquet"
+    table = pa.table({"text": [f"{number}" for number in range(2000)]})
+    pq.write_table(table, path, row_group_size=50, compression="none", use_dictionary=False)
+    assert pq.ParquetFile(path).metadata.serialized_size > 512  # more than what stays of any file
+    corrupt_file(path, tmp_path / "bad.parquet", part=0.4)
+    good, bad = (pq.ParquetFile(tmp_path / name) for name in ("many.parquet", "bad.parquet"))
+    assert bad.metadata.num_rows == 2000
+    changed = 0
+    for group in range(40):
+        try:
+            changed += bad.read_row_group(group) != good.read_row_group(group)
+        except (pa.ArrowException, OSError, UnicodeDecodeError):
+            changed += 1
+    assert 0 < changed < 20
+
+
+@pytest.mark.parametrize("part", [0.25, 1.0])
+def test_a_truncated_file_lacks_its_end(shard, tmp_path, part):
+    corrupt_file(shard, tmp_path / "short", damage="truncated", part=part)
+    kept = round(shard.stat().st_size * (1 - part))
+    assert (tmp_path / "short").read_bytes() == shard.read_bytes()[:kept]
 
 
 @pytest.mark.parametrize("size", [0, 10, 1100])
