@@ -11,6 +11,7 @@ from trainer.checkpoints import FACTS_KEY, CheckpointError, CheckpointStore, Saf
 from trainer.config import ModelConfig, PretrainedConfig
 from trainer.config.loading import parse_config
 from trainer.module import build_model
+from trainer.run.fitting import silence_libraries
 from trainer.run.resuming import CHECKPOINTS_FOLDER, CONFIG_FACT
 
 _PREFIX: Final = "model."
@@ -31,6 +32,7 @@ def export_model(source: Path, out: Path) -> Path:
         CheckpointError: There is no checkpoint of this trainer.
         OSError: It cannot be written.
     """
+    silence_libraries()
     newest = CheckpointStore(source / CHECKPOINTS_FOLDER).latest()
     folder = source if newest is None else newest.path
     state = SafeCheckpointIO().load_checkpoint(folder)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -14,6 +17,7 @@ import torch
 import transformers
 from lightning.pytorch import Callback, Trainer
 
+from stabilizer.agent import StabilizerCallback
 from stabilizer.clock import Clock, SystemClock
 from stabilizer.errors import ConfigurationError
 from trainer.checkpoints import Checkpoints, RandomStates
@@ -60,6 +64,7 @@ def fit(
     silence_libraries()
     devices = choose_devices(config.training)
     found = choose_resume(config, resume)
+    watcher = build_watcher(config.monitor, token=token)
     wait = DataWait(clock)
     trainer = Trainer(
         max_steps=config.training.steps,
@@ -77,14 +82,16 @@ def fit(
         **devices.trainer_options(config.training),
     )
     if trainer.is_global_zero:
-        _prepare_out(config)
+        _open_out(config)
     job = build_job(
         config,
         rank=trainer.global_rank,
         processes=trainer.world_size,
         sharded=devices.is_sharded,
     )
-    return _Run(config, trainer, job, wait, clock).train(found, token)
+    if trainer.is_global_zero:
+        _begin_out(config)  # nothing was wrong: what an earlier run has left there may go
+    return _Run(config, trainer, job, watcher, wait, clock).train(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +101,11 @@ class _Run:
     config: RunConfig
     trainer: Trainer
     job: Job
+    watcher: StabilizerCallback | None
     wait: DataWait
     clock: Clock
 
-    def train(self, resume: Resume | None, token: str | None) -> Summary:
+    def train(self, resume: Resume | None) -> Summary:
         config, trainer = self.config, self.trainer
         throughput = self._throughput()
         recorder: LossRecorder | None = None
@@ -107,7 +115,7 @@ class _Run:
                 path = Path(config.training.out) / LOSSES_FILE
                 step = None if resume is None else resume.step
                 recorder = closing.enter_context(LossRecorder(path, self.clock, resumed_step=step))
-            callbacks = self._callbacks(throughput, recorder, resume, token)
+            callbacks = self._callbacks(throughput, recorder, resume)
             trainer.callbacks = callbacks  # type: ignore[attr-defined]  # set by a connector, untyped
             path_to_load = None if resume is None else str(resume.path)
             trainer.fit(self.job.module, train_dataloaders=self.job.loader, ckpt_path=path_to_load)
@@ -135,11 +143,9 @@ class _Run:
         throughput: Throughput,
         recorder: LossRecorder | None,
         resume: Resume | None,
-        token: str | None,
     ) -> list[Callback]:
         """Return all callbacks; faults come before what watches, and what saves comes last."""
-        config = self.config
-        watcher = build_watcher(config.monitor, token=token)
+        config, watcher = self.config, self.watcher
         callbacks: list[Callback] = [*self.job.faults, throughput]
         if watcher is not None:
             callbacks.append(watcher)
@@ -181,12 +187,25 @@ class _Run:
         )
 
 
-def _prepare_out(config: RunConfig) -> None:
+def _open_out(config: RunConfig) -> None:
     out = Path(config.training.out)
-    try:
+    with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):  # told now, not when all weights are loaded
+            raise PermissionError(errno.EACCES, "permission denied")
+
+
+def _begin_out(config: RunConfig) -> None:
+    out = Path(config.training.out)
+    with _writing(out):
         (out / CONFIG_FILE).write_text(config_to_yaml(config), encoding="utf-8")
         (out / SUMMARY_FILE).unlink(missing_ok=True)  # that of an earlier run would mislead
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ConfigurationError(f"training.out: {out} cannot be written: {error}") from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
@@ -50,8 +49,3 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
         if type(module).__name__ in _LAYERS:
             fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
-
-
-def own_random_state(seed: int, rank: int) -> None:
-    """Let a rank draw numbers of its own: shards must not be equal, nor dropout masks."""
-    torch.manual_seed(seed + rank)
