@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from rich.console import Console
 from trainer.config import (
     RunConfig,
     config_to_yaml,
+    describe_fields,
     describe_presets,
     describe_recipes,
     load_config,
@@ -110,6 +112,34 @@ def show(*, preset: Preset = None, recipe: Recipe = None, overrides: Set = None)
     """Print the whole configuration of a run as YAML."""
     with errors_as_exit_status():
         typer.echo(config_to_yaml(_load(preset, recipe, overrides, {})), nl=False)
+
+
+@config_app.command("explain")
+def explain(
+    name: Annotated[
+        str, typer.Argument(help="A field or section, such as optimizer.betas or model; all.")
+    ] = "",
+) -> None:
+    """Print what the fields of a configuration mean: name, what may be given, default, effect."""
+    with errors_as_exit_status():
+        for field in describe_fields(name):
+            default = f" = {field.default}" if field.kind and field.default is not None else ""
+            typer.echo(f"{field.name}: {field.kind or 'section'}{default}")
+            typer.echo(indent(field.about, "    "))
+
+
+@config_app.command("count")
+def count(*, preset: Preset = None, recipe: Recipe = None, overrides: Set = None) -> None:
+    """Print how many weights a model has, part by part; it needs no memory for them."""
+    with errors_as_exit_status():
+        config = _load(preset, recipe, overrides, {})
+        from trainer.module import at_equal_size, count_weights  # noqa: PLC0415  loads torch
+
+        model = at_equal_size(config.model)
+        sizes = count_weights(model)
+        rows = [("total", sizes.total), ("trainable", sizes.trainable), *sizes.by_part.items()]
+        for title, number in rows:
+            typer.echo(f"{title:16} {number:18,}")
 
 
 @config_app.command("list")

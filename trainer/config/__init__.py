@@ -1,6 +1,7 @@
 """What is trained and how: typed, checked, documented field by field, and shown as YAML."""
 
 from trainer.config.data import DataConfig
+from trainer.config.describing import FieldDescription, describe_fields
 from trainer.config.faults import BadDocumentsConfig, FaultsConfig, LrRestartConfig
 from trainer.config.library import (
     describe_presets,
@@ -25,6 +26,7 @@ __all__ = [
     "DataConfig",
     "DecayKind",
     "FaultsConfig",
+    "FieldDescription",
     "LrRestartConfig",
     "ModelConfig",
     "MonitorConfig",
@@ -38,6 +40,7 @@ __all__ = [
     "UnfreezeConfig",
     "VisionConfig",
     "config_to_yaml",
+    "describe_fields",
     "describe_presets",
     "describe_recipes",
     "find_policy",

@@ -57,8 +57,8 @@ class PackingConfig:
     documents: int
     """Documents per window."""
     rows: int
-    """Sequences per window. `python -m trainer data inspect` tells how full they are and what is
-    left out."""
+    """Sequences per window. The series sequence_fill tells how full they are, documents_skipped
+    with the reason no_room what is left out."""
 
     def __post_init__(self) -> None:
         require_count("data.packing.rows", self.rows)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from stabilizer.errors import ConfigurationError
 from trainer.config.checks import collect_mistakes
+from trainer.config.describing import fields_of
 from trainer.config.drafts import Draft, to_yaml
 from trainer.config.library import read_preset, read_recipe
 from trainer.config.run import RunConfig
@@ -85,6 +87,13 @@ def _explain(item: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails
     name = ".".join(str(part) for part in item["loc"])
     if item["type"] == "missing":  # its input is the whole section
         return f"{name}: {item['msg']}"
+    if item["type"] == "unexpected_keyword_argument":
+        section, _, last = name.rpartition(".")
+        known = fields_of(section)
+        allowed = ", ".join(get_close_matches(last, known, cutoff=0.5) or known)
+        return (
+            f"{name}: {item['input']!r} cannot be used, no field has this name; allowed: {allowed}"
+        )
     return f"{name}: {item['input']!r} cannot be used; {item['msg']}"
 
 

@@ -49,6 +49,9 @@ class ModelConfig:
     """Width inside the MLPs."""
     layers: int
     """Decoder layers of the language model."""
+    layers_at_equal_size: int | None = None
+    """Depth against width: train a model of so many layers instead, with as many weights (within
+    1 %); heads and widths of the language model make up for it. Null: the sizes as they are."""
     heads: int
     """Attention heads; they divide the width into heads of even width (rotary embedding)."""
     cross_attention_every: int
@@ -135,6 +138,13 @@ class ModelConfig:
             f"a divisor of model.layers ({self.layers})",
         )
         require_count("model.max_positions", self.max_positions, at_least=2)
+        depth = self.layers_at_equal_size
+        require(
+            depth is None or (depth > 0 and depth % max(self.cross_attention_every, 1) == 0),
+            "model.layers_at_equal_size",
+            depth,
+            f"a multiple of model.cross_attention_every ({self.cross_attention_every})",
+        )
 
     def _check_unfreeze(self) -> None:
         left = list(self.freeze)

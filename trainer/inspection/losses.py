@@ -11,11 +11,11 @@ import torch
 
 from stabilizer.errors import ConfigurationError
 from trainer.checkpoints import CheckpointError, SafeCheckpointIO
-from trainer.config import RunConfig
+from trainer.config import PretrainedConfig, RunConfig
 from trainer.data import PAD, CorpusTokenizer, Document, collate
 from trainer.data.sequences.encoding import SequenceEncoder
 from trainer.data.stream import Read
-from trainer.module import IdeficsModule, build_model
+from trainer.module import IdeficsModule, at_equal_size, build_model
 
 
 class LossModel:
@@ -34,7 +34,7 @@ class LossModel:
         """
         weights = _weights(checkpoint)
         # The pretrained weights that the run began with are in the checkpoint.
-        model = replace(config.model, pretrained=type(config.model.pretrained)())
+        model = replace(at_equal_size(config.model), pretrained=PretrainedConfig())
         self._module = IdeficsModule(
             build_model(model, pad_token_id=tokenizer.special(PAD)),
             config.optimizer,

@@ -91,10 +91,16 @@ def _write_pictures(folder: Path, place: int, finding: Finding) -> None:
 def _facts(findings: Sequence[Finding]) -> dict[str, str]:
     losses = [f.loss for f in findings if f.loss is not None and math.isfinite(f.loss)]
     sources = Counter(finding.occurrence.source for finding in findings)
+    tokens: Counter[str] = Counter()
+    for finding in findings:
+        tokens[finding.occurrence.source] += finding.tokens
     verdicts = Counter(reason.value for finding in findings for reason in finding.verdict)
     return {
         "documents": str(len(findings)),
         "sources": _counted(sources),
+        "tokens per document": _counted(
+            Counter({name: round(tokens[name] / count) for name, count in sources.items()})
+        ),
         "mean loss": f"{fmean(losses):.3f}" if losses else "-",
         "highest loss": f"{max(losses):.3f}" if losses else "-",
         "against the filters": _counted(verdicts) or "none",

@@ -5,7 +5,7 @@ from trainer.module.idefics_module import IdeficsModule, MetricLog
 from trainer.module.pretrained import PretrainedWeights, open_pretrained
 from trainer.module.progress import ProgressLine
 from trainer.module.records import LossRecorder, as_json
-from trainer.module.sizes import Sizes, count_weights, deep_and_wide, reshape
+from trainer.module.sizes import Sizes, at_equal_size, count_weights
 from trainer.module.unfreezing import UnfreezeSchedule
 
 __all__ = [
@@ -17,11 +17,10 @@ __all__ = [
     "Sizes",
     "UnfreezeSchedule",
     "as_json",
+    "at_equal_size",
     "build_model",
     "build_skeleton",
     "count_weights",
-    "deep_and_wide",
     "materialise",
     "open_pretrained",
-    "reshape",
 ]

@@ -117,6 +117,8 @@ def to_transformers(config: ModelConfig, *, pad_token_id: int) -> IdeficsConfig:
 
 
 def _assemble(config: ModelConfig, pad_token_id: int) -> IdeficsForVisionText2Text:
+    if config.layers_at_equal_size is not None:
+        raise ValueError("model.layers_at_equal_size: choose the widths first, by at_equal_size")
     with _default_dtype(getattr(torch, config.dtype)):
         model = IdeficsForVisionText2Text(to_transformers(config, pad_token_id=pad_token_id))
         put_norms(model, config)

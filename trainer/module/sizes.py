@@ -37,53 +37,32 @@ def count_weights(config: ModelConfig) -> Sizes:
     return Sizes(total=sum(by_part.values()), trainable=trainable, by_part=by_part)
 
 
-def reshape(config: ModelConfig, *, layers: int) -> ModelConfig:
-    """Return a model of another depth whose number of weights is the same within 1 %.
+def at_equal_size(config: ModelConfig) -> ModelConfig:
+    """Return the model of `layers_at_equal_size`; the same one where it is null.
 
-    Width goes against depth: heads keep their size, so that the width comes in steps of one head,
-    and the width inside the MLPs takes up what is left. Vision encoder and resampler stay as they
-    are.
-
-    Args:
-        config: The model to compare with.
-        layers: Decoder layers of the other one, a multiple of `cross_attention_every`.
+    At equal size deeper models were seen to be less stable (IDEFICS talk, GPT-2 style models of
+    1.5B). Width goes against depth: heads keep their size, so that the width comes in steps of one
+    head, and the width inside the MLPs takes up what is left. Vision encoder and resampler stay as
+    they are.
 
     Raises:
         ConfigurationError: No width makes up for this depth.
     """
+    layers = config.layers_at_equal_size
+    if layers is None:
+        return config
+    config = replace(config, layers_at_equal_size=None)
     wanted = count_weights(config).total
     shape = _Shape(config, layers)
     reshaped = shape.fitted(shape.nearest(wanted), wanted)
     difference = abs(count_weights(reshaped).total / wanted - 1)
     if difference > MOST_DIFFERENCE:
         raise ConfigurationError(
-            f"model.layers: {layers} cannot be used with {wanted} weights: the nearest width, "
-            f"{reshaped.hidden_size}, differs by {difference:.1%}; allowed: a depth with a width "
-            f"within {MOST_DIFFERENCE:.0%}"
+            f"model.layers_at_equal_size: {layers} cannot be used with {wanted} weights: the "
+            f"nearest width, {reshaped.hidden_size}, differs by {difference:.1%}; allowed: a depth "
+            f"with a width within {MOST_DIFFERENCE:.0%}"
         )
     return reshaped
-
-
-def deep_and_wide(config: ModelConfig, factor: int = 2) -> tuple[ModelConfig, ModelConfig]:
-    """Return a deeper and a wider model with as many weights as the given one, within 1 % each.
-
-    At equal size deeper models were seen to be less stable (IDEFICS talk, GPT-2 style models of
-    1.5B); two runs with these, watched alike, show it.
-
-    Args:
-        config: The model in the middle.
-        factor: Depth of the deeper one, and of the given one against that of the wider one.
-
-    Raises:
-        ConfigurationError: The depth cannot be divided, or no width makes up for a depth.
-    """
-    if factor < 2 or config.layers % (factor * config.cross_attention_every):
-        raise ConfigurationError(
-            f"model.layers: {config.layers} cannot be used with factor {factor}; allowed: factors "
-            f"from 2 on that leave a multiple of {config.cross_attention_every} layers"
-        )
-    deep = reshape(config, layers=config.layers * factor)
-    return deep, reshape(config, layers=config.layers // factor)
 
 
 class _Shape:

@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Final
@@ -23,7 +23,7 @@ from stabilizer.errors import ConfigurationError
 from trainer.checkpoints import Checkpoints, RandomStates
 from trainer.config import RunConfig, config_to_yaml
 from trainer.data.records import LEDGER_FOLDER, Ledger, StreamRecorder
-from trainer.module import LossRecorder, ProgressLine
+from trainer.module import LossRecorder, ProgressLine, at_equal_size
 from trainer.run.devices import choose_devices
 from trainer.run.flops import training_flops
 from trainer.run.job import Job, build_job
@@ -62,6 +62,7 @@ def fit(
     clock = clock or SystemClock()
     torch.set_num_threads(config.training.threads)
     silence_libraries()
+    config = replace(config, model=at_equal_size(config.model))
     devices = choose_devices(config.training)
     found = choose_resume(config, resume)
     watcher = build_watcher(config.monitor, token=token)

@@ -20,7 +20,13 @@ from trainer.data import (
     open_training_stream,
 )
 from trainer.faults import BadDocuments, RepeatedDocuments, show_corrupted_corpus
-from trainer.module import IdeficsModule, build_model, build_skeleton, open_pretrained
+from trainer.module import (
+    IdeficsModule,
+    at_equal_size,
+    build_model,
+    build_skeleton,
+    open_pretrained,
+)
 from trainer.run.faults import build_step_faults
 from trainer.run.sharding import ShardedIdeficsModule
 
@@ -53,6 +59,7 @@ def build_job(
     Raises:
         ConfigurationError: The corpus does not fit the configuration.
     """
+    config = replace(config, model=at_equal_size(config.model))
     seed_everything(config.training.seed, verbose=False)
     tokenizer = open_tokenizer(config.data)
     _check_vocabulary(config, tokenizer)

@@ -138,3 +138,32 @@ def test_every_mistake_in_a_policy_file_is_told(run, corpus, tmp_path):
     assert len(lines) > 2
     assert all(line.startswith("error: ") for line in lines)
     assert any("policy.mode" in line for line in lines)
+
+
+def test_config_explain_tells_what_a_field_means(run):
+    told = run("config", "explain", "optimizer.gradient_clip")
+    assert told.exit_code == 0
+    assert told.stdout.splitlines() == [
+        "optimizer.gradient_clip: number = 1.0",
+        "    Largest global L2 norm of a gradient; 0: no clipping.",
+    ]
+    assert len(run("config", "explain").stdout.splitlines()) > 300
+
+
+def test_config_explain_of_no_field_names_those_there_are(run):
+    told = run("config", "explain", "optimizer.lr")
+    assert told.exit_code == 2
+    assert "optimizer.lr: there is no such field; allowed: learning_rate" in told.stderr
+
+
+def test_config_count_counts_weights_at_equal_size(run):
+    def counts(*arguments):
+        lines = run("config", "count", *arguments).stdout.splitlines()
+        return {line.split()[0]: int(line.split()[1].replace(",", "")) for line in lines}
+
+    as_it_is = counts()
+    assert as_it_is["total"] == sum(list(as_it_is.values())[2:])
+    assert as_it_is["trainable"] == as_it_is["total"] - 2 * 64  # the idle norm
+    deeper = counts("--set", "model.layers_at_equal_size=12")
+    assert deeper["total"] == pytest.approx(as_it_is["total"], rel=0.01)
+    assert deeper["gates"] == 2 * as_it_is["gates"]

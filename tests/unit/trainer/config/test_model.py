@@ -49,7 +49,7 @@ def test_parts_unfreeze_by_step():
         ("model.norm_after_o=[vision]", "model.norm_after_o.0", "cross_attention"),
         ("model.freeze=[visions]", "model.freeze.0", "vision_norms"),
         ("model.freeze=[vision, vision]", "model.freeze", "each once"),
-        ("model.freeze_language=true", "model.freeze_language", "Unexpected"),
+        ("model.freeze_language=true", "model.freeze_language", "allowed: freeze"),
         ("model.unfreeze=[{step: 0, parts: [vision]}]", "model.unfreeze.step", "at least 1"),
         ("model.unfreeze=[{step: 3, parts: []}]", "model.unfreeze.parts", "at least one"),
         ("model.unfreeze=[{step: 3, parts: [head]}]", "model.unfreeze.parts", "model.freeze"),
