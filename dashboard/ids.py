@@ -33,6 +33,8 @@ RUNS_COUNT: Final = "runs-count"
 RUNS_PROBLEM: Final = "runs-problem"
 RUNS_BODY: Final = "runs-body"
 RUNS_SHOWN: Final = "runs-shown"
+RUN_ROW: Final = "run-row"
+"""Type of the ids of rows; a place stands beside it, from 0."""
 
 # One run.
 RUN_ID: Final = "run-id"

@@ -12,7 +12,7 @@ from dashboard import ids
 from dashboard.client import Collector
 from dashboard.components.problem import problem_of
 from dashboard.components.run_header import run_place
-from dashboard.errors import CollectorUnavailableError, DashboardError
+from dashboard.errors import CollectorUnavailableError, DashboardError, SignInRequiredError
 from dashboard.handlers.decisions import PARTS, only_changed, view_run
 from dashboard.handlers.story import read_story
 from stabilizer.clock import Clock
@@ -50,7 +50,7 @@ def _register_story(app: Dash, collector: Collector, clock: Clock) -> None:
     ) -> tuple[Any, ...]:
         try:
             story = await read_story(collector.asked_now(), run_id)
-        except CollectorUnavailableError as error:
+        except (CollectorUnavailableError, SignInRequiredError) as error:
             if facts:  # the page goes on showing what it knew; the banner tells the rest
                 raise PreventUpdate from error
             return problem_of(error, path or "/"), _HIDDEN, *[no_update] * _NUM_PARTS, no_update

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dash import Dash, Input, Output, State, no_update
+from dash import ALL, Dash, Input, Output, State, no_update
 
 from dashboard import ids
 from dashboard.client import Collector
@@ -20,6 +20,8 @@ def register(app: Dash, collector: Collector, clock: Clock) -> None:
     @app.callback(
         output=[
             Output(ids.RUNS_BODY, "children"),
+            Output({"type": ids.RUN_ROW, "place": ALL}, "children"),
+            Output({"type": ids.RUN_ROW, "place": ALL}, "className"),
             Output(ids.RUNS_PROBLEM, "children"),
             Output(ids.RUNS_SHOWN, "data"),
             Output(ids.RUNS_COUNT, "children"),
@@ -38,12 +40,16 @@ def register(app: Dash, collector: Collector, clock: Clock) -> None:
                 "limit": Input(ids.RUNS_LIMIT, "data"),
             },
         },
-        state={"shown": State(ids.RUNS_SHOWN, "data")},
+        state={
+            "shown": State(ids.RUNS_SHOWN, "data"),
+            "places": State({"type": ids.RUN_ROW, "place": ALL}, "id"),
+        },
     )
     async def show_runs(
         _news: Any,  # noqa: ANN401  JSON, looked at for its change only
         filters: dict[str, Any],
         shown: dict[str, str] | None,
+        places: list[dict[str, Any]],
     ) -> tuple[Any, ...]:
         chosen = RunsFilter(
             search=filters["search"] or "",
@@ -51,14 +57,21 @@ def register(app: Dash, collector: Collector, clock: Clock) -> None:
             sort=filters["sort"] or "",
             limit=filters["limit"] or PAGE,
         )
+        rows = [no_update] * len(places)
+        if len(places) != len(shown or {}):  # the page is being drawn
+            shown = None
         try:
             view = await list_runs(collector.asked_now(), chosen, shown, clock.now())
         except DashboardError as error:
             # What the page knew stays; only a page that knew nothing is told here.
             if shown:
-                return no_update, None, no_update, no_update, no_update
-            return None, problem_of(error, "/"), no_update, "", "none"
-        return view.body, None, view.shown, view.count, "block" if view.has_more else "none"
+                return no_update, rows, rows, None, no_update, no_update, no_update
+            return None, rows, rows, problem_of(error, "/"), no_update, "", "none"
+        if shown is not None:
+            rows = list(view.cells)
+        names = rows if shown is None else list(view.names)
+        more = "block" if view.has_more else "none"
+        return view.body, rows, names, None, view.shown, view.count, more
 
     @app.callback(
         Output(ids.RUNS_LIMIT, "data"),

@@ -17,6 +17,7 @@ from dashboard.components.command import CommandActions, command_card
 from dashboard.components.incident import incident_card, past_incidents
 from dashboard.components.run_header import run_header
 from dashboard.components.timeline import build_timeline, timeline
+from dashboard.components.times import timeless
 from dashboard.handlers.story import Story, rule_docs
 from dashboard.words.amounts import count
 from stabilizer.protocol.commands import Command
@@ -57,7 +58,7 @@ def only_changed(
         The parts, no update in place of those that are known, and the fingerprints of all.
     """
     digests = {
-        ".".join(name): hashlib.blake2b(repr(part).encode(), digest_size=8).hexdigest()
+        ".".join(name): hashlib.blake2b(timeless(part).encode(), digest_size=8).hexdigest()
         for name, part in zip(PARTS, parts, strict=True)
     }
     changed = [

@@ -29,8 +29,8 @@ from dashboard.components.command.progress import (
     verify,
 )
 from dashboard.components.facts import aria, facts_line
+from dashboard.components.times import since, until
 from dashboard.words.amounts import (
-    ago,
     clock,
     count,
     left,
@@ -114,7 +114,7 @@ def command_card(
 def _header(command: Command, now: datetime) -> Component:
     facts: list[str | Component] = [
         f"by {actor_name(command.actor)}",
-        html.Span(ago(command.issued_at, now), title=moment(command.issued_at)),
+        since(command.issued_at, now),
         f"attempt {command.attempt}",
     ]
     if command.issued_step is not None:
@@ -137,15 +137,11 @@ def _header(command: Command, now: datetime) -> Component:
 def _time_left(command: Command, now: datetime) -> Iterator[Component]:
     if command.state not in (CommandState.PROPOSED, CommandState.PENDING):
         return
-    remaining = left(command.expires_at, now)
-    if remaining is None:
-        text = f"expired at {clock(command.expires_at)} UTC"
+    if left(command.expires_at, now) is None:
+        text: list[str | Component] = [f"expired at {clock(command.expires_at)} UTC"]
     else:
-        text = f"expires in {remaining}"
-    yield html.Div(
-        [mark(WARNING), html.Span(text, title=moment(command.expires_at))],
-        className="time-left",
-    )
+        text = ["expires in ", until(command.expires_at, now)]
+    yield html.Div([mark(WARNING), html.Span(text)], className="time-left")
 
 
 def _why(command: Command, history: Sequence[AuditEntry]) -> Component:

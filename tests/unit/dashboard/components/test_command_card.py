@@ -54,7 +54,7 @@ def test_proposal_whose_time_is_over_cannot_be_approved(create_command, parts, t
 
 def test_proposal_tells_how_long_it_waits(create_command, text_of, minute):
     card = command_card(create_command(), now=minute(32))
-    assert "expires in 8 min" in text_of(card)
+    assert "expires in  8 min" in text_of(card)
     assert "waits for a person to approve or reject it" in text_of(card)
 
 
