@@ -16,7 +16,19 @@ from stabilizer.clock import Clock
 
 def register(app: Dash, collector: Collector, clock: Clock) -> None:
     """Register what fills and renews the list."""
+    _register_list(app, collector, clock)
 
+    @app.callback(
+        Output(ids.RUNS_LIMIT, "data"),
+        Input(ids.RUNS_MORE, "n_clicks"),
+        State(ids.RUNS_LIMIT, "data"),
+        prevent_initial_call=True,
+    )
+    async def show_more(_clicks: int | None, limit: int | None) -> int:
+        return min((limit or PAGE) * 2, MOST)
+
+
+def _register_list(app: Dash, collector: Collector, clock: Clock) -> None:
     @app.callback(
         output=[
             Output(ids.RUNS_BODY, "children"),
@@ -72,12 +84,3 @@ def register(app: Dash, collector: Collector, clock: Clock) -> None:
         names = rows if shown is None else list(view.names)
         more = "block" if view.has_more else "none"
         return view.body, rows, names, None, view.shown, view.count, more
-
-    @app.callback(
-        Output(ids.RUNS_LIMIT, "data"),
-        Input(ids.RUNS_MORE, "n_clicks"),
-        State(ids.RUNS_LIMIT, "data"),
-        prevent_initial_call=True,
-    )
-    async def show_more(_clicks: int | None, limit: int | None) -> int:
-        return min((limit or PAGE) * 2, MOST)
