@@ -75,7 +75,7 @@ def run_cells(summary: RunSummary, now: datetime, picture: Component) -> list[Co
             ],
         ),
         html.Span(count(run.attempt), className="number"),
-        html.Span(summary.phase or "\N{EN DASH}"),
+        html.Span(summary.phase) if summary.phase else _nothing(),
         _incident(summary),
         _intervention(summary),
         picture,
@@ -100,7 +100,7 @@ def _name(summary: RunSummary) -> Component:
 def _incident(summary: RunSummary) -> Component:
     incident = summary.incident
     if incident is None:
-        return html.Span("\N{EN DASH}")
+        return _nothing()
     rule = incident.rules[0].replace("_", " ") if incident.rules else "no rule"
     more = f" and {len(incident.rules) - 1} more" if len(incident.rules) > 1 else ""
     return html.Div(
@@ -123,7 +123,7 @@ def _incident(summary: RunSummary) -> Component:
 def _intervention(summary: RunSummary) -> Component:
     command = summary.last_intervention
     if command is None:
-        return html.Span("\N{EN DASH}")
+        return _nothing()
     step = command.issued_step
     if command.result is not None and command.result.applied_step is not None:
         step = command.result.applied_step
@@ -135,6 +135,11 @@ def _intervention(summary: RunSummary) -> Component:
         ],
         title=command_sentence(command.parameters, global_batch=summary.run.global_batch),
     )
+
+
+def _nothing() -> Component:
+    """Fill a cell that has nothing to tell; narrow screens leave such cells out."""
+    return html.Span("\N{EN DASH}", className="nothing")
 
 
 def _labelled(name: str) -> dict[str, Any]:
