@@ -142,7 +142,7 @@ class CollectorClient:
         return await self._get(f"{_run(run_id)}/metrics", _METRICS)
 
     async def data(self, run_id: str, query: SeriesQuery) -> list[SeriesData]:
-        """Return samples; none for series that the run does not have."""
+        """Return samples. A series that the run does not have is missing (`MissingError`)."""
         return await self._get(f"{_run(run_id)}/series/data", _DATA, _as_parameters(query))
 
     async def heatmap(self, run_id: str, query: HeatmapQuery) -> Heatmap:
