@@ -90,6 +90,7 @@ UNSILENCE_TARGET: Final = "unsilence-target"
 APPROVE: Final = "approve-command"
 REJECT: Final = "reject-command"
 CANCEL: Final = "cancel-command"
+PREVIEW: Final = "command-preview"
 END_SILENCE: Final = "end-silence"
 
 SWITCH_FACTS: Final = "switch-facts"

@@ -67,11 +67,13 @@ _CHECK_WORDS: Final = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CommandActions:
-    """Types of the ids of a card's buttons; the whole id is `{"type": ..., "id": command.id}`."""
+    """Types of the ids within a card; the whole id is `{"type": ..., "id": command.id}`."""
 
     approve: str
     reject: str
     cancel: str
+    preview: str
+    """Of what holds the preview, which changes with every step: it can be replaced alone."""
 
 
 def command_card(
@@ -91,7 +93,7 @@ def command_card(
         preview: What it would do; shown until it is settled.
         history: Audit entries, of this command or of more.
         known: What its read-back can be compared with.
-        actions: Types of the ids of the buttons; None shows no buttons.
+        actions: Types of the ids; None shows no buttons.
     """
     verdict = verify(command, known)
     steps = stages(command, history=history, verdict=verdict)
@@ -102,13 +104,25 @@ def command_card(
             html.P(capital(command_sentence(command.parameters, global_batch=batch)) + "."),
             _why(command, history),
             progress_list(steps),
-            *([] if preview is None or command.is_settled else [preview_panel(preview)]),
+            *_preview(command, preview, actions),
             *([verdict_table(verdict)] if verdict.checks else []),
             *_ending(command, steps[-1].who),
             *_buttons(command, now, actions),
         ],
         className="card command-card",
     )
+
+
+def _preview(
+    command: Command, preview: CommandPreview | None, actions: CommandActions | None
+) -> Iterator[Component]:
+    if command.is_settled:
+        return
+    shown = None if preview is None else preview_panel(preview)
+    if actions is not None:
+        yield html.Div(shown, id={"type": actions.preview, "id": command.id})
+    elif shown is not None:
+        yield shown
 
 
 def _header(command: Command, now: datetime) -> Component:

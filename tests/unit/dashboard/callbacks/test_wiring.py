@@ -66,8 +66,10 @@ class House:
         def properties(kind):
             return [fill(one, values) for one in callback[kind]]
 
+        # Of what a pattern stands for, there is nothing on this page.
         outputs = [
-            dict(zip(("id", "property"), name, strict=True)) for name in outputs_of(callback)
+            [] if name[0].startswith("{") else dict(zip(("id", "property"), name, strict=True))
+            for name in outputs_of(callback)
         ]
         message = {
             "output": callback["output"],

@@ -19,7 +19,7 @@ from stabilizer.protocol.commands import (
 from stabilizer.protocol.queries import AuditReason
 from stabilizer.protocol.views import PreviewWarning
 
-ACTIONS = CommandActions(approve="approve", reject="reject", cancel="cancel")
+ACTIONS = CommandActions(approve="approve", reject="reject", cancel="cancel", preview="preview")
 TARGET = SnapshotTarget(snapshot_id="a1-200", attempt=1, step=200)
 HOSTILE = "<img src=x onerror=alert(1)> [link](javascript:alert(1))"
 
