@@ -33,6 +33,8 @@ RUNS_COUNT: Final = "runs-count"
 RUNS_PROBLEM: Final = "runs-problem"
 RUNS_BODY: Final = "runs-body"
 RUNS_SHOWN: Final = "runs-shown"
+RUN_ROW: Final = "run-row"
+"""Type of the ids of rows; a place stands beside it, from 0."""
 
 # One run.
 RUN_ID: Final = "run-id"
@@ -88,6 +90,7 @@ UNSILENCE_TARGET: Final = "unsilence-target"
 APPROVE: Final = "approve-command"
 REJECT: Final = "reject-command"
 CANCEL: Final = "cancel-command"
+PREVIEW: Final = "command-preview"
 END_SILENCE: Final = "end-silence"
 
 SWITCH_FACTS: Final = "switch-facts"

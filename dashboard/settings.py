@@ -10,11 +10,10 @@ from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 import httpx
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from stabilizer.errors import ConfigurationError
-from stabilizer.settings import is_loopback, read_tokens
+from stabilizer.settings import is_loopback, load_settings, read_tokens
 
 PERSON_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@+-]{0,99}\Z")
 """What the collector's audit log takes as the name of a person."""
@@ -151,12 +150,4 @@ def load_dashboard_settings(**given: object) -> DashboardSettings:
     Raises:
         ConfigurationError: Something given cannot be used; every mistake stands in the message.
     """
-    try:
-        return DashboardSettings(**given)  # type: ignore[arg-type]  # pydantic checks each one
-    except ValidationError as error:
-        lines = [
-            ".".join(str(part) for part in found["loc"] or ("settings",))
-            + f": {found['msg'].removeprefix('Value error, ')}"
-            for found in error.errors(include_url=False, include_input=False)
-        ]
-        raise ConfigurationError("\n".join(lines)) from error
+    return load_settings(DashboardSettings, given)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from stabilizer.errors import ConfigurationError
+
+Settings = TypeVar("Settings", bound=BaseSettings)
 
 MIN_TOKEN_LENGTH: Final = 16
 """Characters; `stabilizer token new` makes 43. Shorter ones can be guessed."""
@@ -142,8 +144,17 @@ def load_collector_settings(**given: object) -> CollectorSettings:
     Raises:
         ConfigurationError: Something given cannot be used; every mistake stands in the message.
     """
+    return load_settings(CollectorSettings, given)
+
+
+def load_settings(kind: type[Settings], given: Mapping[str, object]) -> Settings:
+    """Make settings of a kind, with all mistakes told at once, a line each.
+
+    Raises:
+        ConfigurationError: Something given cannot be used.
+    """
     try:
-        return CollectorSettings(**given)  # type: ignore[arg-type]  # pydantic checks each one
+        return kind(**given)  # type: ignore[arg-type]  # pydantic checks each one
     except ValidationError as error:
         lines = [
             ".".join(str(part) for part in found["loc"] or ("settings",))

@@ -17,6 +17,7 @@ from dashboard.handlers.charts import (
     Look,
     draw_panels,
     extend_panels,
+    fingerprint,
     looks_at_the_newest,
     read_zoom,
 )
@@ -88,9 +89,13 @@ def _register_drawing(app: Dash, collector: Collector, clock: Clock) -> None:
             "panels": panels.shown,
             "read_to": panels.read_to,
             "drawn_at": clock.monotonic(),
+            "series": fingerprint(panels.series),
         }
+        # There may be thousands of them, and hardly ever others than before.
+        is_known = (shown or {}).get("series") == drawn["series"]
+        series = no_update if is_known else list(panels.series)
         figures = [panels.figures[panel] for panel in PANELS]
-        return *figures, _style(look), drawn, list(panels.series), None
+        return *figures, _style(look), drawn, series, None
 
 
 def _style(look: Look) -> dict[str, Any]:
@@ -159,6 +164,7 @@ def _register_map(app: Dash, collector: Collector) -> None:
             Output(ids.HEATMAP_METRIC, "data"),
             Output(ids.HEATMAP_METRIC, "value"),
             Output(ids.HEATMAP_KIND, "data"),
+            Output(ids.HEATMAP_KIND, "value"),
             Output(ids.HEATMAP_SHOWN, "data"),
             Output(ids.HEATMAP_PROBLEM, "children"),
         ],
@@ -189,16 +195,11 @@ def _register_map(app: Dash, collector: Collector) -> None:
         if shown and shown["asked"] == asked and not _has_moved(frames, shown, look.zoom):
             raise PreventUpdate
         try:
-            wanted = MapLook(
-                metric=chosen["metric"],
-                kind=chosen["kind"],
-                colouring=chosen["colouring"] or "default",
-            )
-            maps = await draw_maps(collector.asked_now(), run_id, look, wanted)
+            maps = await draw_maps(collector.asked_now(), run_id, look, _wanted(chosen))
         except _QUIET as error:
             raise PreventUpdate from error
         except DashboardError as error:
-            return *[no_update] * 7, None if shown else small_problem(error)
+            return *[no_update] * 8, None if shown else small_problem(error)
         figure = maps.heatmap or empty_figure("nothing is measured on modules")
         return (
             figure,
@@ -207,9 +208,15 @@ def _register_map(app: Dash, collector: Collector) -> None:
             list(maps.metrics),
             maps.metric,
             list(maps.kinds),
-            {"asked": {**asked, "metric": maps.metric}, "step": maps.step},
+            maps.kind,
+            {"asked": {**asked, "metric": maps.metric, "kind": maps.kind}, "step": maps.step},
             None,
         )
+
+
+def _wanted(chosen: dict[str, Any]) -> MapLook:
+    colouring = chosen["colouring"] or "default"
+    return MapLook(metric=chosen["metric"], kind=chosen["kind"], colouring=colouring)
 
 
 def _has_moved(

@@ -10,7 +10,7 @@ from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
 from dashboard import ids
-from dashboard.callbacks.dialogs import on_dismiss, outcome_props, shown
+from dashboard.callbacks.dialogs import on_dismiss, on_submit
 from dashboard.client import Collector
 from dashboard.components.control import armed_badge, audit_list, silence_list, switch_card
 from dashboard.components.deeds import SWITCH, UNSILENCE, ending_form
@@ -94,22 +94,14 @@ def _register_switch(app: Dash, collector: Collector) -> None:
         disarmed = facts["disarmed"]
         return arming_form(SWITCH, disarmed=disarmed), True, {"disarmed": not disarmed}
 
-    @app.callback(
-        *outcome_props(SWITCH),
-        Input(SWITCH.submit, "n_clicks"),
-        State(SWITCH.reason, "value"),
-        State(ids.SWITCH_TARGET, "data"),
-        running=[(Output(SWITCH.submit, "loading"), True, False)],
-        prevent_initial_call=True,
-    )
-    async def turn_switch(
-        clicks: int | None, reason: str | None, target: dict[str, Any] | None
-    ) -> tuple[Any, ...]:
+    async def turn_switch(reason: str | None, target: dict[str, Any] | None) -> deeds.Outcome:
         # As the dialog says, whatever has become of the switch since it was opened: of two people
         # who disarm at once, the second must not arm.
-        if not clicks or not target:
+        if not target:
             raise PreventUpdate
-        return shown(await deeds.turn_switch(collector.asked_now(), target["disarmed"], reason))
+        return await deeds.turn_switch(collector.asked_now(), target["disarmed"], reason)
+
+    on_submit(app, SWITCH, {"target": State(ids.SWITCH_TARGET, "data")}, turn_switch)
 
 
 def _register_unsilence(app: Dash, collector: Collector) -> None:
@@ -125,17 +117,7 @@ def _register_unsilence(app: Dash, collector: Collector) -> None:
             raise PreventUpdate
         return ending_form(), True, ctx.triggered_id["id"]
 
-    @app.callback(
-        *outcome_props(UNSILENCE),
-        Input(UNSILENCE.submit, "n_clicks"),
-        State(UNSILENCE.reason, "value"),
-        State(ids.UNSILENCE_TARGET, "data"),
-        running=[(Output(UNSILENCE.submit, "loading"), True, False)],
-        prevent_initial_call=True,
-    )
-    async def end_silence(
-        clicks: int | None, reason: str | None, silence_id: str
-    ) -> tuple[Any, ...]:
-        if not clicks:
-            raise PreventUpdate
-        return shown(await deeds.end_silence(collector.asked_now(), silence_id, reason))
+    async def end_silence(reason: str | None, silence_id: str) -> deeds.Outcome:
+        return await deeds.end_silence(collector.asked_now(), silence_id, reason)
+
+    on_submit(app, UNSILENCE, {"silence_id": State(ids.UNSILENCE_TARGET, "data")}, end_silence)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dash import Dash, Input, Output, State, no_update
+from dash import ALL, Dash, Input, Output, State, no_update
 from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
@@ -12,13 +12,12 @@ from dashboard import ids
 from dashboard.client import Collector
 from dashboard.components.problem import problem_of
 from dashboard.components.run_header import run_place
-from dashboard.errors import CollectorUnavailableError, DashboardError
-from dashboard.handlers.decisions import PARTS, only_changed, view_run
+from dashboard.errors import CollectorUnavailableError, DashboardError, SignInRequiredError
+from dashboard.handlers.decisions import PARTS, only_changed, renewed_previews, view_run
 from dashboard.handlers.story import read_story
 from stabilizer.clock import Clock
 
 _HIDDEN = {"display": "none"}
-_NUM_PARTS = len(PARTS)
 
 
 def register(app: Dash, collector: Collector, clock: Clock) -> None:
@@ -29,36 +28,44 @@ def register(app: Dash, collector: Collector, clock: Clock) -> None:
 
 def _register_story(app: Dash, collector: Collector, clock: Clock) -> None:
     @app.callback(
-        Output(ids.RUN_PROBLEM, "children"),
-        Output(ids.RUN_BODY, "style"),
-        *(Output(*part) for part in PARTS),
-        Output(ids.RUN_FACTS, "data"),
-        Input(ids.LIVE_DECISIONS, "data"),
-        Input(ids.CLOCK, "n_intervals"),
-        Input(ids.TIMELINE_LIMIT, "data"),
-        State(ids.RUN_ID, "data"),
-        State(ids.RUN_FACTS, "data"),
-        State(ids.URL, "pathname"),
+        output=[
+            Output(ids.RUN_PROBLEM, "children"),
+            Output(ids.RUN_BODY, "style"),
+            *(Output(*part) for part in PARTS),
+            Output({"type": ids.PREVIEW, "id": ALL}, "children"),
+            Output(ids.RUN_FACTS, "data"),
+        ],
+        inputs={
+            "_news": [Input(ids.LIVE_DECISIONS, "data"), Input(ids.CLOCK, "n_intervals")],
+            "limit": Input(ids.TIMELINE_LIMIT, "data"),
+        },
+        state={
+            "place": {"run_id": State(ids.RUN_ID, "data"), "path": State(ids.URL, "pathname")},
+            "facts": State(ids.RUN_FACTS, "data"),
+            "previews": State({"type": ids.PREVIEW, "id": ALL}, "id"),
+        },
     )
     async def tell_story(
         _news: Any,  # noqa: ANN401  JSON, looked at for its change only
-        _clock: int | None,
         limit: int,
-        run_id: str,
+        place: dict[str, Any],
         facts: dict[str, Any] | None,
-        path: str | None,
+        previews: list[dict[str, str]],
     ) -> tuple[Any, ...]:
+        unchanged = [*[no_update] * len(PARTS), [no_update] * len(previews)]
         try:
-            story = await read_story(collector.asked_now(), run_id)
-        except CollectorUnavailableError as error:
+            story = await read_story(collector.asked_now(), place["run_id"])
+        except (CollectorUnavailableError, SignInRequiredError) as error:
             if facts:  # the page goes on showing what it knew; the banner tells the rest
                 raise PreventUpdate from error
-            return problem_of(error, path or "/"), _HIDDEN, *[no_update] * _NUM_PARTS, no_update
+            return problem_of(error, place["path"] or "/"), _HIDDEN, *unchanged, no_update
         except DashboardError as error:
-            return problem_of(error, path or "/"), _HIDDEN, *[no_update] * _NUM_PARTS, None
+            return problem_of(error, place["path"] or "/"), _HIDDEN, *unchanged, None
         view = view_run(story, clock.now(), limit)
-        parts, digests = only_changed(view.parts, (facts or {}).get("digests", {}))
-        return None, {}, *parts, {**view.facts, "digests": digests}
+        known = (facts or {}).get("digests", {})
+        parts, digests = only_changed(view.parts, known, view.stable)
+        renewed = renewed_previews(view, previews, parts)
+        return None, {}, *parts, renewed, {**view.facts, "digests": digests}
 
     @app.callback(
         Output(ids.TIMELINE_LIMIT, "data"),

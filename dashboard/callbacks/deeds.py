@@ -9,7 +9,7 @@ from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
 from dashboard import ids
-from dashboard.callbacks.dialogs import on_dismiss, outcome_props, refused_opening, shown
+from dashboard.callbacks.dialogs import on_dismiss, on_open, on_submit, refused_opening
 from dashboard.client import Collector
 from dashboard.components.deeds import MODE, ORDER, SILENCE, WORD
 from dashboard.components.forms import Verb
@@ -23,15 +23,23 @@ _TITLES = {
     Verb.REJECT: "Reject a command",
     Verb.CANCEL: "Take a command back",
 }
-_ORDER_STATES = (
-    State(ORDER.kind, "value"),
-    State(ORDER.snapshot, "value"),
-    State(ORDER.skip_steps, "value"),
-    State(ORDER.with_cut, "checked"),
-    State(ORDER.factor, "value"),
-    State(ORDER.hold_steps, "value"),
-    State(ORDER.ramp_steps, "value"),
-)
+_ORDER_FIELDS = {
+    "kind": State(ORDER.kind, "value"),
+    "snapshot": State(ORDER.snapshot, "value"),
+    "skip_steps": State(ORDER.skip_steps, "value"),
+    "with_cut": State(ORDER.with_cut, "checked"),
+    "factor": State(ORDER.factor, "value"),
+    "hold_steps": State(ORDER.hold_steps, "value"),
+    "ramp_steps": State(ORDER.ramp_steps, "value"),
+}
+_SILENCE_FIELDS = {
+    "rule": State(SILENCE.rule, "value"),
+    "end": State(SILENCE.end, "value"),
+    "minutes": State(SILENCE.minutes, "value"),
+    "until_step": State(SILENCE.until_step, "value"),
+}
+_RUN_ID = State(ids.RUN_ID, "data")
+_ATTEMPT = State(ids.ORDER_ATTEMPT, "data")
 
 
 def register(app: Dash, collector: Collector, clock: Clock) -> None:
@@ -66,22 +74,13 @@ def _register_word(app: Dash, collector: Collector) -> None:
         target = {"verb": verb.value, "id": command_id}
         return form, _TITLES[verb], True, target, no_update
 
-    @app.callback(
-        *outcome_props(WORD),
-        Input(WORD.submit, "n_clicks"),
-        State(WORD.reason, "value"),
-        State(ids.WORD_TARGET, "data"),
-        running=[(Output(WORD.submit, "loading"), True, False)],
-        prevent_initial_call=True,
-    )
-    async def give_word(
-        clicks: int | None, reason: str | None, target: dict[str, str] | None
-    ) -> tuple[Any, ...]:
-        if not clicks or not target:
+    async def give_word(reason: str | None, target: dict[str, str] | None) -> deeds.Outcome:
+        if not target:
             raise PreventUpdate
         verb = Verb(target["verb"])
-        outcome = await deeds.give_word(collector.asked_now(), verb, target["id"], reason)
-        return shown(outcome)
+        return await deeds.give_word(collector.asked_now(), verb, target["id"], reason)
+
+    on_submit(app, WORD, {"target": State(ids.WORD_TARGET, "data")}, give_word)
 
 
 def _register_order(app: Dash, collector: Collector) -> None:
@@ -104,122 +103,48 @@ def _register_order(app: Dash, collector: Collector) -> None:
         return form, True, attempt, no_update
 
     @app.callback(
-        Output(ORDER.preview, "children"),
-        *(Input(state.component_id, state.component_property) for state in _ORDER_STATES),
-        State(ids.RUN_ID, "data"),
-        State(ids.ORDER_ATTEMPT, "data"),
+        output=Output(ORDER.preview, "children"),
+        inputs={
+            "fields": {
+                name: Input(state.component_id, state.component_property)
+                for name, state in _ORDER_FIELDS.items()
+            }
+        },
+        state={"run_id": _RUN_ID, "attempt": _ATTEMPT},
     )
-    async def preview(*given: Any) -> Component:  # noqa: ANN401  as they stand in the form
-        *fields, run_id, attempt = given
-        read = deeds.OrderFields(**dict(zip(_ORDER_FIELDS, fields, strict=True)))
+    async def preview(fields: dict[str, Any], run_id: str, attempt: int | None) -> Component:
+        read = deeds.OrderFields(**fields)
         return await deeds.preview_order(collector.asked_now(), run_id, attempt, read)
 
-    @app.callback(
-        *outcome_props(ORDER),
-        Input(ORDER.submit, "n_clicks"),
-        State(ORDER.reason, "value"),
-        State(ids.RUN_ID, "data"),
-        State(ids.ORDER_ATTEMPT, "data"),
-        *_ORDER_STATES,
-        running=[(Output(ORDER.submit, "loading"), True, False)],
-        prevent_initial_call=True,
-    )
     async def give_order(
-        clicks: int | None,
-        reason: str | None,
-        run_id: str,
-        attempt: int | None,
-        *fields: Any,  # noqa: ANN401
-    ) -> tuple[Any, ...]:
-        if not clicks:
-            raise PreventUpdate
-        read = deeds.OrderFields(**dict(zip(_ORDER_FIELDS, fields, strict=True)))
-        return shown(await deeds.give_order(collector.asked_now(), run_id, attempt, read, reason))
+        reason: str | None, run_id: str, attempt: int | None, fields: dict[str, Any]
+    ) -> deeds.Outcome:
+        read = deeds.OrderFields(**fields)
+        return await deeds.give_order(collector.asked_now(), run_id, attempt, read, reason)
 
-
-_ORDER_FIELDS = (
-    "kind",
-    "snapshot",
-    "skip_steps",
-    "with_cut",
-    "factor",
-    "hold_steps",
-    "ramp_steps",
-)
+    given = {"run_id": _RUN_ID, "attempt": _ATTEMPT, "fields": _ORDER_FIELDS}
+    on_submit(app, ORDER, given, give_order)
 
 
 def _register_mode(app: Dash, collector: Collector) -> None:
-    @app.callback(
-        Output(MODE.dialog, "children"),
-        Output(MODE.dialog, "opened"),
-        Output(ids.NOTICES, "sendNotifications", allow_duplicate=True),
-        Input(ids.OPEN_MODE, "n_clicks"),
-        State(ids.RUN_ID, "data"),
-        prevent_initial_call=True,
-    )
-    async def open_mode(clicks: int | None, run_id: str) -> tuple[Any, ...]:
-        if not clicks:
-            raise PreventUpdate
-        try:
-            return await deeds.open_mode(collector.asked_now(), run_id), True, no_update
-        except DashboardError as error:
-            return no_update, no_update, refused_opening(error)
+    async def open_mode(run_id: str) -> Component:
+        return await deeds.open_mode(collector.asked_now(), run_id)
 
-    @app.callback(
-        *outcome_props(MODE),
-        Input(MODE.submit, "n_clicks"),
-        State(MODE.reason, "value"),
-        State(MODE.mode, "value"),
-        State(ids.RUN_ID, "data"),
-        running=[(Output(MODE.submit, "loading"), True, False)],
-        prevent_initial_call=True,
-    )
-    async def change_mode(
-        clicks: int | None, reason: str | None, mode: str | None, run_id: str
-    ) -> tuple[Any, ...]:
-        if not clicks:
-            raise PreventUpdate
-        return shown(await deeds.change_mode(collector.asked_now(), run_id, mode, reason))
+    async def change_mode(reason: str | None, mode: str | None, run_id: str) -> deeds.Outcome:
+        return await deeds.change_mode(collector.asked_now(), run_id, mode, reason)
+
+    on_open(app, MODE, ids.OPEN_MODE, open_mode)
+    on_submit(app, MODE, {"mode": State(MODE.mode, "value"), "run_id": _RUN_ID}, change_mode)
 
 
 def _register_silence(app: Dash, collector: Collector, clock: Clock) -> None:
-    @app.callback(
-        Output(SILENCE.dialog, "children"),
-        Output(SILENCE.dialog, "opened"),
-        Output(ids.NOTICES, "sendNotifications", allow_duplicate=True),
-        Input(ids.OPEN_SILENCE, "n_clicks"),
-        State(ids.RUN_ID, "data"),
-        prevent_initial_call=True,
-    )
-    async def open_silence(clicks: int | None, run_id: str) -> tuple[Any, ...]:
-        if not clicks:
-            raise PreventUpdate
-        try:
-            return await deeds.open_silence(collector.asked_now(), run_id), True, no_update
-        except DashboardError as error:
-            return no_update, no_update, refused_opening(error)
+    async def open_silence(run_id: str) -> Component:
+        return await deeds.open_silence(collector.asked_now(), run_id)
 
-    @app.callback(
-        output=list(outcome_props(SILENCE)),
-        inputs={"clicks": Input(SILENCE.submit, "n_clicks")},
-        state={
-            "reason": State(SILENCE.reason, "value"),
-            "fields": {
-                "rule": State(SILENCE.rule, "value"),
-                "end": State(SILENCE.end, "value"),
-                "minutes": State(SILENCE.minutes, "value"),
-                "until_step": State(SILENCE.until_step, "value"),
-            },
-            "run_id": State(ids.RUN_ID, "data"),
-        },
-        running=[(Output(SILENCE.submit, "loading"), True, False)],
-        prevent_initial_call=True,
-    )
-    async def silence(
-        clicks: int | None, reason: str | None, fields: dict[str, Any], run_id: str
-    ) -> tuple[Any, ...]:
-        if not clicks:
-            raise PreventUpdate
+    async def silence(reason: str | None, fields: dict[str, Any], run_id: str) -> deeds.Outcome:
         read = deeds.SilenceFields(**fields)
         client = collector.asked_now()
-        return shown(await deeds.silence_rule(client, run_id, read, reason, clock.now()))
+        return await deeds.silence_rule(client, run_id, read, reason, clock.now())
+
+    on_open(app, SILENCE, ids.OPEN_SILENCE, open_silence)
+    on_submit(app, SILENCE, {"fields": _SILENCE_FIELDS, "run_id": _RUN_ID}, silence)

@@ -1,10 +1,12 @@
-"""What all dialogs have in common: closed by a button, and told how it ended."""
+"""What all dialogs have in common: opened, done or not, closed, and told how it ended."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from dash import Dash, Input, Output, no_update
+from dash import Dash, Input, Output, State, no_update
+from dash.development.base_component import Component
 from dash.exceptions import PreventUpdate
 
 from dashboard import ids
@@ -16,16 +18,65 @@ from dashboard.words.phrases import capital
 _CLOSE_MILLISECONDS = 6000
 
 
-def outcome_props(form: FormIds) -> tuple[Output, ...]:
-    """Name what a deed sets: its status, whether the dialog is open, a notice."""
-    return (
-        Output(form.status, "children"),
-        Output(form.dialog, "opened", allow_duplicate=True),
+def on_open(
+    app: Dash, form: FormIds, button: str, build: Callable[[str], Awaitable[Component]]
+) -> None:
+    """Open a dialog of a run's page.
+
+    Args:
+        app: Where.
+        form: Which.
+        button: Id of what opens it.
+        build: Builds the form for a run; a `DashboardError` is told instead.
+    """
+
+    @app.callback(
+        Output(form.dialog, "children"),
+        Output(form.dialog, "opened"),
         Output(ids.NOTICES, "sendNotifications", allow_duplicate=True),
+        Input(button, "n_clicks"),
+        State(ids.RUN_ID, "data"),
+        prevent_initial_call=True,
     )
+    async def open_dialog(clicks: int | None, run_id: str) -> tuple[Any, ...]:
+        if not clicks:
+            raise PreventUpdate
+        try:
+            return await build(run_id), True, no_update
+        except DashboardError as error:
+            return no_update, no_update, refused_opening(error)
 
 
-def shown(outcome: Outcome) -> tuple[Any, ...]:
+def on_submit(
+    app: Dash, form: FormIds, given: Mapping[str, Any], deed: Callable[..., Awaitable[Outcome]]
+) -> None:
+    """Do what a dialog is for, once for each click; it closes, or stays and says what is wrong.
+
+    Args:
+        app: Where.
+        form: Which.
+        given: What the deed is told beside the reason: name to `State`, or to a mapping of such.
+        deed: Takes `reason` and what is given, by name.
+    """
+
+    @app.callback(
+        output=[
+            Output(form.status, "children"),
+            Output(form.dialog, "opened", allow_duplicate=True),
+            Output(ids.NOTICES, "sendNotifications", allow_duplicate=True),
+        ],
+        inputs={"clicks": Input(form.submit, "n_clicks")},
+        state={"reason": State(form.reason, "value"), **given},
+        running=[(Output(form.submit, "loading"), True, False)],
+        prevent_initial_call=True,
+    )
+    async def submit(clicks: int | None, **told: Any) -> tuple[Any, ...]:  # noqa: ANN401  fields
+        if not clicks:
+            raise PreventUpdate
+        return _shown(await deed(**told))
+
+
+def _shown(outcome: Outcome) -> tuple[Any, ...]:
     """Close the dialog and tell, or stay and say what is wrong."""
     if not outcome.done:
         return outcome.status(), no_update, no_update

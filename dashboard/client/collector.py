@@ -8,6 +8,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, TypeAdapter
 
+from dashboard.client.audit_log import AuditLogs
 from dashboard.client.http import Parameters, read, send
 from dashboard.visitor import Visitor, current_visitor
 from stabilizer.protocol.commands import Command
@@ -41,8 +42,6 @@ from stabilizer.protocol.views import (
 
 Answer = TypeVar("Answer")
 _PAGE: Final = 1000
-_MAX_AUDIT_PAGES: Final = 5
-"""Of a run with more decisions than these hold, the oldest are left out of the timeline."""
 
 _ALERTS: Final = TypeAdapter(list[Alert])
 _AUDIT: Final = TypeAdapter(AuditPage)
@@ -80,6 +79,7 @@ class Collector:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = url
+        self.audit_logs = AuditLogs()
         self.http = httpx.AsyncClient(
             base_url=url,
             timeout=timeout_seconds,
@@ -142,7 +142,7 @@ class CollectorClient:
         return await self._get(f"{_run(run_id)}/metrics", _METRICS)
 
     async def data(self, run_id: str, query: SeriesQuery) -> list[SeriesData]:
-        """Return samples; none for series that the run does not have."""
+        """Return samples. A series that the run does not have is missing (`MissingError`)."""
         return await self._get(f"{_run(run_id)}/series/data", _DATA, _as_parameters(query))
 
     async def heatmap(self, run_id: str, query: HeatmapQuery) -> Heatmap:
@@ -166,14 +166,11 @@ class CollectorClient:
     async def audit(self, run_id: str | None = None) -> list[AuditEntry]:
         """Return what was done to a run, or to anything, oldest first; the newest 5,000."""
         path = "/audit" if run_id is None else f"{_run(run_id)}/audit"
-        pages: list[AuditPage] = []
-        after = 0
-        while True:
-            page = await self._get(path, _AUDIT, {"after": after, "limit": _PAGE})
-            pages = [*pages[1 - _MAX_AUDIT_PAGES :], page]
-            if page.next_after is None:
-                return [entry for one in pages for entry in one.entries]
-            after = page.next_after
+
+        async def ask(after: int) -> AuditPage:
+            return await self._get(path, _AUDIT, {"after": after, "limit": _PAGE})
+
+        return await self._collector.audit_logs.read(path, ask)
 
     # commands
 

@@ -13,7 +13,8 @@ from dash.development.base_component import Component
 
 from dashboard import ids
 from dashboard.components.badges import Look, Shape, badge
-from dashboard.words.amounts import ago, count, left, moment
+from dashboard.components.times import since, until
+from dashboard.words.amounts import count
 from dashboard.words.phrases import actor_name, capital, phrase
 from stabilizer.protocol.queries import AuditEntry, ControlState, Silence
 
@@ -42,8 +43,8 @@ def switch_card(state: ControlState, now: datetime) -> Component:
         button = dmc.Button("Disarm everything", id=ids.OPEN_SWITCH, color="red")
     children: list[Component] = [html.H3(title), dmc.Text(text, size="sm")]
     if state.changed_at is not None:
-        since = f"{actor_name(state.actor)}, {ago(state.changed_at, now)}: {state.reason}"
-        children.append(dmc.Text(since, size="sm", c="dimmed", className="under"))
+        said = [f"{actor_name(state.actor)}, ", since(state.changed_at, now), f": {state.reason}"]
+        children.append(dmc.Text(said, size="sm", c="dimmed", className="under"))
     return dmc.Stack([*children, html.Div(button)], gap="xs")
 
 
@@ -60,14 +61,18 @@ def _silence(silence: Silence, now: datetime) -> Component:
     if silence.run_id is not None:
         where = _run_link(silence.run_id)
     if silence.until is not None:
-        end = f"for another {left(silence.until, now) or 'moment'}"
+        end: list[str | Component] = ["ends in ", until(silence.until, now)]
     else:
-        end = f"until step {count(silence.until_step or 0)}"
+        end = [f"until step {count(silence.until_step or 0)}"]
     return html.Li(
         [
-            html.Div([html.Strong(rule), " ", where, f", {end}"]),
+            html.Div([html.Strong(rule), " ", where, ", ", *end]),
             dmc.Text(
-                f"{actor_name(silence.actor)}, {ago(silence.created_at, now)}: {silence.reason}",
+                [
+                    f"{actor_name(silence.actor)}, ",
+                    since(silence.created_at, now),
+                    f": {silence.reason}",
+                ],
                 size="xs",
                 c="dimmed",
                 className="under",
@@ -105,7 +110,7 @@ def _entry(entry: AuditEntry, now: datetime) -> Component:
             html.Div(line),
             dmc.Text(
                 [
-                    html.Span(ago(entry.at, now), title=moment(entry.at)),
+                    since(entry.at, now),
                     f", {actor_name(entry.actor)}: {said}",
                 ],
                 size="xs",

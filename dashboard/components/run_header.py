@@ -11,7 +11,8 @@ from dash.development.base_component import Component
 from dashboard import ids
 from dashboard.components.badges import mode_badge, run_state_badge
 from dashboard.components.facts import facts_line
-from dashboard.words.amounts import ago, count, moment
+from dashboard.components.times import since
+from dashboard.words.amounts import count
 from stabilizer.protocol.runs import Run, RunState
 
 _ENDED = (RunState.FINISHED, RunState.FAILED)
@@ -60,6 +61,6 @@ def run_place(run: Run, now: datetime) -> Component:
             "step ",
             html.Strong(count(run.step), className="number", id=ids.RUN_STEP),
             f", attempt {count(run.attempt)}, heard ",
-            html.Span(ago(run.last_seen_at, now), title=moment(run.last_seen_at)),
+            since(run.last_seen_at, now),
         ]
     )

@@ -10,13 +10,15 @@ import dash_mantine_components as dmc
 from dash import dcc, html
 from dash.development.base_component import Component
 
+from dashboard import ids
 from dashboard.components.badges import (
     incident_state_badge,
     mode_badge,
     run_state_badge,
     severity_badge,
 )
-from dashboard.words.amounts import ago, count, moment
+from dashboard.components.times import since
+from dashboard.words.amounts import count
 from dashboard.words.phrases import command_sentence, command_title, phrase
 from stabilizer.protocol.views import RunSummary
 
@@ -38,8 +40,18 @@ def runs_table(rows: list[Component]) -> Component:
     return html.Table([head, html.Tbody(rows)], className="runs-table")
 
 
-def run_row(summary: RunSummary, now: datetime, picture: Component) -> Component:
-    """Build the row of a run.
+def run_row(place: int, cells: list[Component], name: str) -> Component:
+    """Build a row of its cells; it has an id of its own, so that it can be renewed alone."""
+    return html.Tr(cells, id={"type": ids.RUN_ROW, "place": place}, className=name)
+
+
+def row_name(summary: RunSummary) -> str:
+    """Name the class of a row: one with something to decide stands out."""
+    return "needs-a-person" if summary.num_proposed else ""
+
+
+def run_cells(summary: RunSummary, now: datetime, picture: Component) -> list[Component]:
+    """Build the cells of a run's row.
 
     Args:
         summary: What a list shows of it.
@@ -54,25 +66,21 @@ def run_row(summary: RunSummary, now: datetime, picture: Component) -> Component
             [
                 html.Span(count(run.step), className="number"),
                 dmc.Text(
-                    ago(run.last_seen_at, now),
+                    since(run.last_seen_at, now),
                     span=True,
                     size="xs",
                     c="dimmed",
                     className="under",
                 ),
             ],
-            title=f"last seen {moment(run.last_seen_at)}",
         ),
         html.Span(count(run.attempt), className="number"),
-        html.Span(summary.phase or "\N{EN DASH}"),
+        html.Span(summary.phase) if summary.phase else _nothing(),
         _incident(summary),
         _intervention(summary),
         picture,
     )
-    return html.Tr(
-        [html.Td(cell, **_labelled(name)) for name, cell in zip(_COLUMNS, cells, strict=True)],
-        className="needs-a-person" if summary.num_proposed else None,
-    )
+    return [html.Td(cell, **_labelled(name)) for name, cell in zip(_COLUMNS, cells, strict=True)]
 
 
 def _name(summary: RunSummary) -> Component:
@@ -92,7 +100,7 @@ def _name(summary: RunSummary) -> Component:
 def _incident(summary: RunSummary) -> Component:
     incident = summary.incident
     if incident is None:
-        return html.Span("\N{EN DASH}")
+        return _nothing()
     rule = incident.rules[0].replace("_", " ") if incident.rules else "no rule"
     more = f" and {len(incident.rules) - 1} more" if len(incident.rules) > 1 else ""
     return html.Div(
@@ -115,7 +123,7 @@ def _incident(summary: RunSummary) -> Component:
 def _intervention(summary: RunSummary) -> Component:
     command = summary.last_intervention
     if command is None:
-        return html.Span("\N{EN DASH}")
+        return _nothing()
     step = command.issued_step
     if command.result is not None and command.result.applied_step is not None:
         step = command.result.applied_step
@@ -127,6 +135,11 @@ def _intervention(summary: RunSummary) -> Component:
         ],
         title=command_sentence(command.parameters, global_batch=summary.run.global_batch),
     )
+
+
+def _nothing() -> Component:
+    """Fill a cell that has nothing to tell; narrow screens leave such cells out."""
+    return html.Span("\N{EN DASH}", className="nothing")
 
 
 def _labelled(name: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ class Drawn(TypedDict):
     """Last step that is known; for a look at the past alone, where the run stood."""
     drawn_at: float
     """Of the last whole drawing, in seconds; by the clock of whoever draws."""
+    series: str
+    """Fingerprint of all that can be picked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +91,11 @@ class Extension:
     read_to: int
     outgrown: bool
     """Draw the panels anew when there is time."""
+
+
+def fingerprint(series: Sequence[str]) -> str:
+    """Name a list of series in few characters."""
+    return hashlib.blake2b("\n".join(series).encode(), digest_size=8).hexdigest()
 
 
 def read_zoom(stored: Any) -> tuple[float, float] | None:  # noqa: ANN401  JSON of a browser

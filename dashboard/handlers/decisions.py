@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -13,15 +13,18 @@ from dash import html, no_update
 from dash.development.base_component import Component
 
 from dashboard import ids
-from dashboard.components.command import CommandActions, command_card
+from dashboard.components.command import CommandActions, command_card, preview_panel
 from dashboard.components.incident import incident_card, past_incidents
 from dashboard.components.run_header import run_header
 from dashboard.components.timeline import build_timeline, timeline
+from dashboard.components.times import timeless
 from dashboard.handlers.story import Story, rule_docs
 from dashboard.words.amounts import count
 from stabilizer.protocol.commands import Command
 
-ACTIONS: Final = CommandActions(approve=ids.APPROVE, reject=ids.REJECT, cancel=ids.CANCEL)
+ACTIONS: Final = CommandActions(
+    approve=ids.APPROVE, reject=ids.REJECT, cancel=ids.CANCEL, preview=ids.PREVIEW
+)
 
 _PAST_SHOWN: Final = 20
 """Incidents that are over; a run may have had hundreds."""
@@ -45,26 +48,50 @@ class RunView:
 
     parts: Sequence[Any]
     """As many as `PARTS`."""
+    stable: Sequence[Any]
+    """The same without what changes with every step and is renewed alone: the previews."""
+    previews: Mapping[str, Component]
+    """What proposed commands would do now, by their ids."""
     facts: Mapping[str, Any]
 
 
 def only_changed(
-    parts: Sequence[Any], known: Mapping[str, str]
+    parts: Sequence[Any], known: Mapping[str, str], stable: Sequence[Any] | None = None
 ) -> tuple[list[Any], dict[str, str]]:
     """Leave out the parts that a page has already: what is replaced loses focus and clicks.
+
+    Args:
+        parts: As many as `PARTS`.
+        known: Fingerprints of what the page has.
+        stable: What decides whether a part is the same, where that is not the part itself.
 
     Returns:
         The parts, no update in place of those that are known, and the fingerprints of all.
     """
     digests = {
-        ".".join(name): hashlib.blake2b(repr(part).encode(), digest_size=8).hexdigest()
-        for name, part in zip(PARTS, parts, strict=True)
+        ".".join(name): hashlib.blake2b(timeless(part).encode(), digest_size=8).hexdigest()
+        for name, part in zip(PARTS, stable or parts, strict=True)
     }
     changed = [
         no_update if known.get(name) == digest else part
         for (name, digest), part in zip(digests.items(), parts, strict=True)
     ]
     return changed, digests
+
+
+def renewed_previews(
+    view: RunView, present: Sequence[Mapping[str, str]], changed: Sequence[Any]
+) -> list[Any]:
+    """Return what the previews on the page show now, in its order.
+
+    Args:
+        view: The page as it should be.
+        present: Ids of the previews that it has.
+        changed: Its parts, as `only_changed` gives them: cards that are new bring their previews.
+    """
+    if changed[PARTS.index((ids.RUN_PROPOSALS, "children"))] is not no_update:
+        return [no_update] * len(present)
+    return [view.previews.get(one["id"]) for one in present]
 
 
 def view_run(story: Story, now: datetime, limit: int) -> RunView:
@@ -85,17 +112,21 @@ def view_run(story: Story, now: datetime, limit: int) -> RunView:
         attempts=story.run.attempts,
         global_batch=story.run.global_batch,
     )
+    parts = (
+        run_header(story.run),
+        [_card(story, one, now) for one in story.proposed],
+        _incident(story, docs),
+        [_card(story, one, now) for one in story.shown],
+        timeline(entries, now=now, limit=limit),
+        "block" if len(entries) > limit else "none",
+        _past(story),
+        _broken_rules(story),
+    )
+    bare = [_card(replace(story, previews={}), one, now) for one in story.proposed]
     return RunView(
-        parts=(
-            run_header(story.run),
-            [_card(story, one, now) for one in story.proposed],
-            _incident(story, docs),
-            [_card(story, one, now) for one in story.shown],
-            timeline(entries, now=now, limit=limit),
-            "block" if len(entries) > limit else "none",
-            _past(story),
-            _broken_rules(story),
-        ),
+        parts=parts,
+        stable=(parts[0], bare, *parts[2:]),
+        previews={name: preview_panel(preview) for name, preview in story.previews.items()},
         facts={
             "mode": story.run.mode.value,
             "state": story.run.state.value,

@@ -59,6 +59,8 @@ class Maps:
     metrics: Sequence[str]
     metric: str | None
     kinds: Sequence[str]
+    kind: str | None
+    """The one that is drawn; None: every kind."""
     step: int
     """Where the run stood."""
 
@@ -73,7 +75,7 @@ async def draw_maps(client: CollectorClient, run_id: str, look: Look, chosen: Ma
     infos = [info for info in await client.metrics(run_id) if info.has_modules]
     by_name = {info.metric: info for info in infos}
     metric = _metric(by_name, chosen.metric)
-    figure = None
+    figure, kind = None, None
     if metric is not None:
         kind = chosen.kind if chosen.kind in by_name[metric].kinds else None
         heatmap = await _read(client, run_id, by_name[metric], kind, look)
@@ -88,6 +90,7 @@ async def draw_maps(client: CollectorClient, run_id: str, look: Look, chosen: Ma
         metrics=sorted(by_name, key=_order),
         metric=metric,
         kinds=by_name[metric].kinds if metric is not None else (),
+        kind=kind,
         step=run.step,
     )
 

@@ -6,16 +6,16 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from dash import Patch, html, no_update
+from dash import html, no_update
 from dash.development.base_component import Component
 
 from dashboard.client import CollectorClient
 from dashboard.components.problem import problem
-from dashboard.components.runs_table import run_row, runs_table
+from dashboard.components.runs_table import row_name, run_cells, run_row, runs_table
 from dashboard.figures.sparkline import sparkline_text, sparkline_uri
-from dashboard.words.amounts import ago, count
+from dashboard.words.amounts import count
 from stabilizer.protocol.queries import RunQuery, RunSort
 from stabilizer.protocol.runs import RunState
 from stabilizer.protocol.views import Overview, RunSummary
@@ -52,7 +52,11 @@ class RunsView:
     """What goes to the page."""
 
     body: Any
-    """The table, a patch of its rows, or no update."""
+    """The table, or no update where its rows are renewed alone."""
+    cells: Sequence[Any]
+    """Of each row that the page has: other cells, or no update."""
+    names: Sequence[Any]
+    """Likewise the names of their classes."""
     shown: Mapping[str, str]
     """Run id to the fingerprint of its row, in the order of the rows."""
     count: str
@@ -71,52 +75,55 @@ async def list_runs(
         DashboardError: The collector cannot be asked.
     """
     overview = await client.overview(chosen.query())
-    fingerprints = {summary.run.id: _fingerprint(summary, now) for summary in overview.rows}
+    fingerprints = {summary.run.id: _fingerprint(summary) for summary in overview.rows}
+    body, rows = _drawing(overview, fingerprints, shown or {}, chosen, now)
     return RunsView(
-        body=_body(overview, fingerprints, shown or {}, chosen, now),
+        body=body,
+        cells=[no_update if row is None else row[0] for row in rows],
+        names=[no_update if row is None else row[1] for row in rows],
         shown=fingerprints,
         count=_count(overview),
         has_more=overview.total > len(overview.rows) and chosen.limit < MOST,
     )
 
 
-def _body(
+_Row: TypeAlias = tuple[list[Component], str]
+"""Cells of a row, and the name of its class."""
+
+
+def _drawing(
     overview: Overview,
     fingerprints: Mapping[str, str],
     shown: Mapping[str, str],
     chosen: RunsFilter,
     now: datetime,
-) -> Any:  # noqa: ANN401  a component, a patch or no update
+) -> tuple[Any, list[_Row | None]]:
+    """Return the table or no update, and for each row of the page what it shows now.
+
+    Dash makes everything within a replaced part anew, and with it loses what a person has under
+    the pointer. So a table that keeps its length stays, and only rows that changed are replaced.
+    """
+    nothing: list[_Row | None] = [None] * len(shown)
     if not overview.rows:
-        return _nothing(chosen)
+        return _nothing(chosen), nothing
     if len(fingerprints) != len(shown):
-        return runs_table([_row(summary, now) for summary in overview.rows])
-    places = zip(fingerprints.items(), shown.items(), strict=True)
-    changed = [
-        (index, overview.rows[index]) for index, (new, old) in enumerate(places) if new != old
-    ]
-    return _patch(changed, now) if changed else no_update
+        rows = [run_row(place, *_row(summary, now)) for place, summary in enumerate(overview.rows)]
+        return runs_table(rows), nothing
+    places = zip(overview.rows, fingerprints.items(), shown.items(), strict=True)
+    return no_update, [None if new == old else _row(summary, now) for summary, new, old in places]
 
 
-def _row(summary: RunSummary, now: datetime) -> Component:
+def _row(summary: RunSummary, now: datetime) -> _Row:
     line = summary.sparkline
     picture = html.Img(src=sparkline_uri(line), alt=sparkline_text(line), className="sparkline")
-    return run_row(summary, now, picture)
+    return run_cells(summary, now, picture), row_name(summary)
 
 
-def _patch(changed: Sequence[tuple[int, RunSummary]], now: datetime) -> Patch:
-    patch = Patch()
-    for index, summary in changed:
-        # The path from the holder of the table to a row, as `runs_table` builds it.
-        patch["props"]["children"][1]["props"]["children"][index] = _row(summary, now)
-    return patch
-
-
-def _fingerprint(summary: RunSummary, now: datetime) -> str:
-    """Name everything that a row shows, "3 min ago" in the words that it shows."""
-    age = ago(summary.run.last_seen_at, now)
+def _fingerprint(summary: RunSummary) -> str:
+    """Name everything that a row shows; when the run was last seen, to the second."""
+    seen = int(summary.run.last_seen_at.timestamp())
     text = summary.model_dump_json(exclude={"run": {"last_seen_at", "config"}})
-    return hashlib.blake2b(f"{age}{text}".encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(f"{seen}{text}".encode(), digest_size=8).hexdigest()
 
 
 def _count(overview: Overview) -> str:

@@ -47,10 +47,9 @@ def serve(
 
     def announce(url: str) -> None:
         typer.echo(f"listening on {url}")
-        typer.echo(
-            f"page for people: http://127.0.0.1:8050, served by `python -m dashboard "
-            f"--collector {url}`"
-        )
+        if settings.is_loopback:
+            page = f"python -m dashboard --collector {url}"
+            typer.echo(f"page for people: http://127.0.0.1:8050, served by `{page}`")
         if ready_file is not None:
             write_ready_file(ready_file, url)
 

@@ -29,8 +29,8 @@ from dashboard.components.command.progress import (
     verify,
 )
 from dashboard.components.facts import aria, facts_line
+from dashboard.components.times import since, until
 from dashboard.words.amounts import (
-    ago,
     clock,
     count,
     left,
@@ -67,11 +67,13 @@ _CHECK_WORDS: Final = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CommandActions:
-    """Types of the ids of a card's buttons; the whole id is `{"type": ..., "id": command.id}`."""
+    """Types of the ids within a card; the whole id is `{"type": ..., "id": command.id}`."""
 
     approve: str
     reject: str
     cancel: str
+    preview: str
+    """Of what holds the preview, which changes with every step: it can be replaced alone."""
 
 
 def command_card(
@@ -91,7 +93,7 @@ def command_card(
         preview: What it would do; shown until it is settled.
         history: Audit entries, of this command or of more.
         known: What its read-back can be compared with.
-        actions: Types of the ids of the buttons; None shows no buttons.
+        actions: Types of the ids; None shows no buttons.
     """
     verdict = verify(command, known)
     steps = stages(command, history=history, verdict=verdict)
@@ -102,7 +104,7 @@ def command_card(
             html.P(capital(command_sentence(command.parameters, global_batch=batch)) + "."),
             _why(command, history),
             progress_list(steps),
-            *([] if preview is None or command.is_settled else [preview_panel(preview)]),
+            *_preview(command, preview, actions),
             *([verdict_table(verdict)] if verdict.checks else []),
             *_ending(command, steps[-1].who),
             *_buttons(command, now, actions),
@@ -111,10 +113,22 @@ def command_card(
     )
 
 
+def _preview(
+    command: Command, preview: CommandPreview | None, actions: CommandActions | None
+) -> Iterator[Component]:
+    if command.is_settled:
+        return
+    shown = None if preview is None else preview_panel(preview)
+    if actions is not None:
+        yield html.Div(shown, id={"type": actions.preview, "id": command.id})
+    elif shown is not None:
+        yield shown
+
+
 def _header(command: Command, now: datetime) -> Component:
     facts: list[str | Component] = [
         f"by {actor_name(command.actor)}",
-        html.Span(ago(command.issued_at, now), title=moment(command.issued_at)),
+        since(command.issued_at, now),
         f"attempt {command.attempt}",
     ]
     if command.issued_step is not None:
@@ -137,15 +151,11 @@ def _header(command: Command, now: datetime) -> Component:
 def _time_left(command: Command, now: datetime) -> Iterator[Component]:
     if command.state not in (CommandState.PROPOSED, CommandState.PENDING):
         return
-    remaining = left(command.expires_at, now)
-    if remaining is None:
-        text = f"expired at {clock(command.expires_at)} UTC"
+    if left(command.expires_at, now) is None:
+        text: list[str | Component] = [f"expired at {clock(command.expires_at)} UTC"]
     else:
-        text = f"expires in {remaining}"
-    yield html.Div(
-        [mark(WARNING), html.Span(text, title=moment(command.expires_at))],
-        className="time-left",
-    )
+        text = ["expires in ", until(command.expires_at, now)]
+    yield html.Div([mark(WARNING), html.Span(text)], className="time-left")
 
 
 def _why(command: Command, history: Sequence[AuditEntry]) -> Component:

@@ -12,7 +12,8 @@ from dash.development.base_component import Component
 from dashboard.components.badges import Look, Shape, mark
 from dashboard.components.facts import facts_line, facts_table
 from dashboard.components.timeline.entry import Entry, EntryKind
-from dashboard.words.amounts import ago, clock, count, day, moment
+from dashboard.components.times import since
+from dashboard.words.amounts import clock, count, day
 from dashboard.words.phrases import actor_name
 
 _SHAPES: Final = {
@@ -89,8 +90,7 @@ def _facts(entry: Entry, now: datetime) -> Iterator[Component]:
     if entry.actor:
         facts.append(actor_name(entry.actor))
     if entry.at is not None:
-        text = f"{clock(entry.at)} UTC, {ago(entry.at, now)}"
-        facts.append(html.Span(text, title=moment(entry.at)))
+        facts.append(html.Span([f"{clock(entry.at)} UTC, ", since(entry.at, now)]))
     if facts:
         yield facts_line(facts)
 

@@ -92,7 +92,12 @@ def browser():
 
 @contextmanager
 def running_stack(folder, arguments=()):
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "STABILIZER_STRICT": "1"}
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+        "STABILIZER_STRICT": "1",
+        "STABILIZER_SPOOL_DIRECTORY": str(folder / "spool"),
+    }
     with (
         Processes(folder / "logs", environment) as processes,
         closing(Stack(processes, folder, arguments)) as stack,

@@ -1,8 +1,12 @@
 """Commands by hand: written, delivered, settled, each once and each with its row in the log."""
 
+import time
+
 import pytest
+from sqlalchemy import Engine, event
 
 from stabilizer.protocol.commands import Command
+from stabilizer.protocol.queries import CommandCreate
 
 PAUSE = {"kind": "pause"}
 UNKNOWN = "/api/v1/commands/0123456789abcdef"
@@ -215,6 +219,25 @@ class TestNext:
         self.next(job)
         answer = self.next(job, wait=0.05, known=[command["id"]])
         assert [found["id"] for found in answer.json()["commands"]] == [command["id"]]
+
+    def test_one_that_comes_while_it_looks_is_handed_out_at_once(self, app, job):
+        """A command is committed right behind the first statement that looks for some."""
+        message = CommandCreate.model_validate({"parameters": PAUSE, "reason": "look"})
+        looked = []
+
+        def issue(_connection, _cursor, statement, _parameters, _context, _many):
+            looked.append("FROM commands" in statement)
+            if looked.count(True) == 1 and looked[-1]:
+                app.state.services.commands.create(job.run_id, message, "ada")
+
+        began = time.monotonic()
+        event.listen(Engine, "after_cursor_execute", issue)
+        try:
+            answer = self.next(job, wait=20)
+        finally:
+            event.remove(Engine, "after_cursor_execute", issue)
+        assert [found["state"] for found in answer.json()["commands"]] == ["delivered"]
+        assert time.monotonic() - began < 10
 
     @pytest.mark.parametrize(
         ("params", "field"),

@@ -43,10 +43,17 @@ class House:
         (callback,) = [each for each in self.callbacks if f"..{output}." in each["output"]]
 
         def properties(kind):
-            return [{**each, "value": values.get(each["id"])} for each in callback[kind]]
+            # Of what a pattern stands for, this page has none yet.
+            return [
+                [] if each["id"].startswith("{") else {**each, "value": values.get(each["id"])}
+                for each in callback[kind]
+            ]
 
-        names = callback["output"].strip(".").split("...")
-        outputs = [dict(zip(("id", "property"), name.rsplit("."), strict=True)) for name in names]
+        names = [name.rsplit(".", 1) for name in callback["output"].strip(".").split("...")]
+        outputs = [
+            [] if name[0].startswith("{") else dict(zip(("id", "property"), name, strict=True))
+            for name in names
+        ]
         message = {
             "output": callback["output"],
             "outputs": outputs if len(outputs) > 1 else outputs[0],

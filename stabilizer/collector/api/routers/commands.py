@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
@@ -106,13 +107,16 @@ async def next_commands(
 
     For jobs that stand still and so send no frames. Every unsettled command is in the answer.
     """
+    known: Collection[str] | None = query.known
 
     def look() -> tuple[BatchAnswer, bool]:
-        if query.known is not None:
-            answer = services.commands.poll(run_id, query.attempt)
-            return answer, any(command.id not in query.known for command in answer.commands)
-        fresh = services.commands.list(run_id, {CommandState.PENDING})
-        return services.commands.poll(run_id, query.attempt), bool(fresh)
+        nonlocal known
+        if known is None:  # read once, before an answer delivers more: the rest is news
+            delivered = services.commands.list(run_id, {CommandState.DELIVERED})
+            known = {command.id for command in delivered}
+        had = known
+        answer = services.commands.poll(run_id, query.attempt)
+        return answer, any(command.id not in had for command in answer.commands)
 
     with polls.waiting(run_id) as waiting:
         async with watching(request, waiting):

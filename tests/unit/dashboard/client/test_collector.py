@@ -229,9 +229,9 @@ class TestAudit:
         assert [entry.id for entry in entries] == list(range(1, num_entries + 1))
         assert len(recorder.requests) == num_requests
 
-    def test_of_a_longer_one_the_newest_pages_are_kept(self):
+    def test_of_a_longer_one_the_newest_entries_are_kept(self):
         entries = asking(Recorder(AuditLog(6500)), lambda client: client.audit("r"))
-        assert [entries[0].id, entries[-1].id] == [2001, 6500]
+        assert [entries[0].id, entries[-1].id] == [1501, 6500]
         assert len({entry.id for entry in entries}) == len(entries)
 
     @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from stabilizer.protocol.commands import (
 from stabilizer.protocol.queries import AuditReason
 from stabilizer.protocol.views import PreviewWarning
 
-ACTIONS = CommandActions(approve="approve", reject="reject", cancel="cancel")
+ACTIONS = CommandActions(approve="approve", reject="reject", cancel="cancel", preview="preview")
 TARGET = SnapshotTarget(snapshot_id="a1-200", attempt=1, step=200)
 HOSTILE = "<img src=x onerror=alert(1)> [link](javascript:alert(1))"
 
@@ -54,7 +54,7 @@ def test_proposal_whose_time_is_over_cannot_be_approved(create_command, parts, t
 
 def test_proposal_tells_how_long_it_waits(create_command, text_of, minute):
     card = command_card(create_command(), now=minute(32))
-    assert "expires in 8 min" in text_of(card)
+    assert "expires in  8 min" in text_of(card)
     assert "waits for a person to approve or reject it" in text_of(card)
 
 

@@ -69,7 +69,7 @@ class TestSwitch:
         card = switch_card(create_control(), now)
         text = text_of(card)
         assert "Disarmed: the policy acts on no run" in text
-        assert "ada, 5 min ago: a fire in hall 3" in text
+        assert "ada,  5 min ago : a fire in hall 3" in text
         assert ids_in(parts, card) == [ids.OPEN_SWITCH]
 
     def test_never_touched_it_names_nobody(self, create_control, now, text_of):
@@ -101,9 +101,9 @@ class TestSilences:
             [create_silence(), create_silence(id="s2", until=None, until_step=12_000)], now
         )
         text = text_of(listed)
-        assert "for another 1 h" in text
+        assert "ends in  1 h" in text
         assert "until step 12,000" in text
-        assert "ada, 10 min ago: known" in text
+        assert "ada,  10 min ago : known" in text
         assert links(parts, listed) == ["/runs/r1", "/runs/r1"]
         assert ids_in(parts, listed) == [
             {"type": ids.END_SILENCE, "id": "s1"},
@@ -122,7 +122,7 @@ class TestSilences:
         self, create_silence, now, text_of
     ):
         listed = silence_list([create_silence(until=now - timedelta(seconds=1))], now)
-        assert "for another moment" in text_of(listed)
+        assert "ends in  a moment" in text_of(listed)
 
     def test_an_end_at_step_zero_is_a_step(self, create_silence, now, text_of):
         listed = silence_list([create_silence(until=None, until_step=0)], now)

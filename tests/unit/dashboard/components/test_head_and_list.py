@@ -8,7 +8,7 @@ from dash import dcc, html
 
 from dashboard import ids
 from dashboard.components.run_header import run_header, run_place
-from dashboard.components.runs_table import run_row, runs_table
+from dashboard.components.runs_table import row_name, run_cells, run_row, runs_table
 from stabilizer.protocol.commands import PauseParameters
 from stabilizer.protocol.decisions import DecisionKind, DecisionReason, IncidentState, Severity
 from stabilizer.protocol.runs import Run, RunState
@@ -81,7 +81,8 @@ class TestRows:
     def row_of(self, create_run, now):
         def build(picture=None, run=None, **given):
             summary = RunSummary(run=create_run(**run or {}), **given)
-            return run_row(summary, now, picture or html.Img(alt="no loss yet"))
+            cells = run_cells(summary, now, picture or html.Img(alt="no loss yet"))
+            return run_row(7, cells, row_name(summary))
 
         return build
 
@@ -91,7 +92,8 @@ class TestRows:
         (head,) = [part for part in parts(runs_table([row])) if isinstance(part, html.Thead)]
         names = [cell.to_plotly_json()["props"]["data-label"] for cell in cells]
         assert names == [part.children for part in parts(head) if isinstance(part, html.Th)]
-        assert getattr(row, "className", None) is None
+        assert row.className == ""
+        assert row.id == {"type": ids.RUN_ROW, "place": 7}
 
     @pytest.mark.parametrize(
         ("count", "said"), [(1, "a command waits"), (3, "commands wait for a person")]

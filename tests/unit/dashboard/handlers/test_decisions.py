@@ -8,7 +8,7 @@ from dash import html, no_update
 from plotly.utils import PlotlyJSONEncoder
 
 from dashboard import ids
-from dashboard.handlers.decisions import PARTS, only_changed, view_run
+from dashboard.handlers.decisions import PARTS, only_changed, renewed_previews, view_run
 from dashboard.handlers.story import Story
 from stabilizer.protocol.commands import (
     Command,
@@ -245,15 +245,13 @@ class TestOnlyChanged:
         back, _ = only_changed(first.parts, after)
         assert back[NAMES.index(f"{ids.RUN_INCIDENT}.children")] is not no_update
 
-    def test_as_time_goes_by_only_what_tells_an_age_is_renewed(self, first):
+    def test_as_time_goes_by_nothing_is_renewed_since_the_page_keeps_ages_true(self, first):
         _, digests = only_changed(first.parts, {})
         later = NOW + timedelta(minutes=5)
         aged = view(now=later, commands=[command()], audit=entries(3), incidents=[incident()])
         changed, _ = only_changed(aged.parts, digests)
         kept = [name for name, part in zip(NAMES, changed, strict=True) if part is no_update]
-        assert f"{ids.RUN_HEADER}.children" in kept
-        assert f"{ids.RUN_INCIDENT}.children" in kept
-        assert f"{ids.RUN_PROPOSALS}.children" not in kept
+        assert kept == list(NAMES)
 
     def test_what_was_emptied_is_emptied_on_the_page_too(self):
         _, digests = only_changed(view(commands=[command()]).parts, {})
@@ -274,3 +272,33 @@ class TestOnlyChanged:
         changed, _ = only_changed([nested("y"), *[None] * places], digests)
         assert changed[0] is not no_update
         assert changed[1:] == [no_update] * places
+
+
+class TestPreviews:
+    """What a proposal would do changes with every step; its buttons must stay where they are."""
+
+    def at(self, step, **given):
+        proposed = command()
+        preview = CommandPreview(parameters=proposed.parameters, attempt=1, step=step)
+        return view(commands=[proposed], previews={"c1": preview}, **given)
+
+    def test_a_step_renews_the_preview_alone(self):
+        first, later = self.at(460), self.at(480)
+        _, digests = only_changed(first.parts, {}, first.stable)
+        changed, _ = only_changed(later.parts, digests, later.stable)
+        assert changed[NAMES.index(f"{ids.RUN_PROPOSALS}.children")] is no_update
+        (panel,) = renewed_previews(later, [{"type": ids.PREVIEW, "id": "c1"}], changed)
+        assert "step 480" in repr(panel)
+
+    def test_a_card_that_is_new_brings_its_own(self):
+        first = self.at(460)
+        changed, _ = only_changed(first.parts, {}, first.stable)
+        assert "step 460" in repr(changed[NAMES.index(f"{ids.RUN_PROPOSALS}.children")])
+        assert renewed_previews(first, [{"type": ids.PREVIEW, "id": "c0"}], changed) == [no_update]
+
+    def test_of_a_command_that_cannot_be_carried_out_any_more_it_is_taken_away(self):
+        first = self.at(460)
+        _, digests = only_changed(first.parts, {}, first.stable)
+        gone = view(commands=[command()])
+        changed, _ = only_changed(gone.parts, digests, gone.stable)
+        assert renewed_previews(gone, [{"type": ids.PREVIEW, "id": "c1"}], changed) == [None]
