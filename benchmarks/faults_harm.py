@@ -7,9 +7,9 @@ For every seed one run is trained to its end, and saved at the step of the fault
 twin. From that checkpoint a run for each fault goes on with it, with the defaults of the
 configuration; nobody watches. Resumed runs are the same to a bit, so every difference is the
 fault's: the row of `slow_rank`, which changes no number, shows it. Compared are the mean loss of
-the last 50 steps, the loss on the held-out documents, and the worst single step. A run has failed when
-it stopped, or when its final or held-out loss is not finite or 10 percent above its twin's. Losses
-are exact, so another load on the machine does not matter. One process; three minutes without
+the last 50 steps, the loss on the held-out documents, and the worst single step. A run has failed
+when it stopped, or when its final or held-out loss is not finite or 10 percent above its twin's.
+Losses are exact, so another load on the machine does not matter. One process; three minutes without
 options, ten for each seed of the whole measurement.
 """
 

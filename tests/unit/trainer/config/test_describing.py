@@ -53,7 +53,7 @@ def test_a_section_that_is_not_there_by_default_is_described_too():
 
 
 @pytest.mark.parametrize(
-    ("name", "allowed"), [("optimizer.lr", "learning_rate, betas"), ("modul", "model, data")]
+    ("name", "allowed"), [("optimizer.lr", "learning_rate, betas"), ("modelx", "model, data")]
 )
 def test_a_field_that_is_none_names_those_there_are(name, allowed):
     with pytest.raises(ConfigurationError, match=f"no such field; allowed: {allowed}"):

@@ -66,7 +66,7 @@ def test_an_override_reaches_into_an_absent_section():
         ("model.hedas=4", "model.hedas", "no field has this name; allowed: heads"),
         ("optimizer.lr=4", "optimizer.lr", "allowed: learning_rate, betas, eps"),
         ("data.sources.web={weight: 1, knid: x}", "data.sources.web.knid", "allowed: kind"),
-        ("modul={}", "modle", "allowed: model"),
+        ("modelx={}", "modelx", "allowed: model"),
         ("faults.nan={}", "faults.nan", "nan_gradient"),
         ("model.layers=x", "model.layers", "integer"),
         ("model.cross_attention_every=4", "model.cross_attention_every", "divisor"),
