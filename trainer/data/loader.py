@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from stabilizer.errors import StabilizerError
+from stabilizer.errors import ConfigurationError, StabilizerError
 from trainer.data.batches import Batch, collate
 from trainer.data.health import DataHealth, HealthMetric
 from trainer.data.stream import SampleStream
@@ -139,16 +139,18 @@ class StreamLoader:
         return self._iterate(self._generation)
 
     def _iterate(self, generation: int) -> Iterator[Batch]:
-        for batch in self._batches():
+        for made in self._batches():
             if generation != self._generation:
                 raise StaleIteratorError(
                     "this iterator's loader was moved: take a new iter() of it"
                 )
+            if isinstance(made, _Refusal):
+                raise ConfigurationError(made.message)
             self._samples += self._step
-            self._health.note(batch)
-            yield batch
+            self._health.note(made)
+            yield made
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[Batch | _Refusal]:
         end = (self._samples // self._epoch + 1) * self._epoch
         count = ceil((end - self._samples) / self._step)
         first = self._samples + self._rank * self._batch_size
@@ -162,7 +164,13 @@ class StreamLoader:
         )
 
 
-class _StreamSlice(IterableDataset[Batch]):
+class _Refusal(NamedTuple):
+    """Why a worker gives up. An exception would come out of it as the text of a traceback."""
+
+    message: str
+
+
+class _StreamSlice(IterableDataset["Batch | _Refusal"]):
     """Every `step` samples from `first` on, a batch; the w-th of n workers makes each n-th one."""
 
     def __init__(
@@ -174,9 +182,13 @@ class _StreamSlice(IterableDataset[Batch]):
         self._count = count
         self._batch_size = batch_size
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | _Refusal]:
         worker = get_worker_info()
         start, stride = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         for number in range(start, self._count, stride):
             begin = self._first + number * self._step
-            yield collate([self._stream.read(begin + i) for i in range(self._batch_size)])
+            try:
+                yield collate([self._stream.read(begin + i) for i in range(self._batch_size)])
+            except ConfigurationError as error:
+                yield _Refusal(error.message)
+                return

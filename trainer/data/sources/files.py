@@ -7,12 +7,16 @@ so every process opens what it reads (fsspec gives each process an instance of i
 from __future__ import annotations
 
 import glob
+import io
 import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from fsspec.core import url_to_fs
+from typing_extensions import override
 
 from stabilizer.errors import ConfigurationError
 
@@ -35,16 +39,16 @@ class StoredFile:
         return _SCHEME not in self.url
 
     def open(self) -> IO[bytes]:
-        """Open for reading; it can seek.
+        """Open for reading; it can seek. Reading raises OSError and nothing else.
 
         Raises:
             OSError: It cannot be opened.
         """
         if self.is_local:
             return Path(self.url).open("rb")
-        system, path = url_to_fs(self.url)
-        opened: IO[bytes] = system.open(path, "rb")
-        return opened
+        with _as_os_error(self.url):
+            system, path = url_to_fs(self.url)
+            return io.BufferedReader(_RemoteFile(self.url, system.open(path, "rb")))
 
     def read(self, start: int = 0, end: int | None = None) -> bytes:
         """Return the bytes from `start` to before `end` (by default all); fewer if it ends there.
@@ -68,6 +72,56 @@ class StoredFile:
         return StoredFile(f"{posixpath.dirname(self.url) or '.'}/{clean}", clean)
 
 
+class _RemoteFile(io.RawIOBase):
+    """A file of another machine, whose errors are those of a local one."""
+
+    def __init__(self, url: str, opened: Any) -> None:  # noqa: ANN401  whatever fsspec gives
+        super().__init__()
+        self._url = url
+        self._opened = opened
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def seekable(self) -> bool:
+        return True
+
+    @override
+    def tell(self) -> int:
+        return int(self._opened.tell())
+
+    @override
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        with _as_os_error(self._url):
+            return int(self._opened.seek(offset, whence))
+
+    @override
+    def readinto(self, buffer: Any, /) -> int:
+        with _as_os_error(self._url):
+            content = self._opened.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    @override
+    def close(self) -> None:
+        if not self.closed:
+            self._opened.close()
+        super().close()
+
+
+@contextmanager
+def _as_os_error(url: str) -> Iterator[None]:
+    """Turn whatever a file system of fsspec raises into OSError: each has errors of its own."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # aiohttp, botocore, ...: they have no base in common
+        raise OSError(f"{url}: {str(error) or type(error).__name__}") from error
+
+
 def is_relative(path: str) -> bool:
     """Whether a path is neither a URL nor absolute."""
     return _SCHEME not in path and not Path(path).is_absolute()
@@ -86,7 +140,7 @@ def list_files(field: str, path: str, suffix: str) -> list[StoredFile]:
     """
     try:
         found = _local(path, suffix) if _SCHEME not in path else _remote(path, suffix)
-    except (OSError, ImportError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigurationError(f"{field}: {path} cannot be listed: {error}") from error
     kept = sorted(url for url in found if not posixpath.basename(url).startswith((".", "_")))
     if not kept:
@@ -120,12 +174,13 @@ def _local(path: str, suffix: str) -> list[str]:
 
 
 def _remote(path: str, suffix: str) -> list[str]:
-    system, inner = url_to_fs(path)
-    if _GLOB & set(inner):
-        found = [name for name in system.glob(inner) if system.isfile(name)]
-    elif system.isdir(inner):
-        entries = system.ls(inner, detail=False)
-        found = [name for name in entries if str(name).endswith(suffix)]
-    else:
-        found = [inner] if system.isfile(inner) else []
-    return [str(system.unstrip_protocol(name)) for name in found]
+    with _as_os_error(path):
+        system, inner = url_to_fs(path)
+        if _GLOB & set(inner):
+            found = [name for name in system.glob(inner) if system.isfile(name)]
+        elif system.isdir(inner):
+            entries = system.ls(inner, detail=False)
+            found = [name for name in entries if str(name).endswith(suffix)]
+        else:
+            found = [inner] if system.isfile(inner) else []
+        return [str(system.unstrip_protocol(name)) for name in found]

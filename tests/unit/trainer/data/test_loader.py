@@ -4,6 +4,7 @@ import fsspec
 import pytest
 import torch
 
+from stabilizer.errors import ConfigurationError
 from trainer.data import StaleIteratorError, StreamLoader
 from trainer.data.documents import BadDocumentError
 from trainer.data.sources import ParquetSource
@@ -194,6 +195,22 @@ def test_bad_documents_of_handed_out_batches_are_counted(make_loader, monkeypatc
     for batch in loader:
         assert len(batch["sample_ids"]) == 4
     assert loader.passed_over > 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_bad_documents_in_a_row_are_told_alike_with_workers(
+    make_loader, monkeypatch, workers
+):
+    def is_bad(self, index):
+        raise BadDocumentError("web", f"{index} is bad")
+
+    monkeypatch.setattr(ParquetSource, "document", is_bad)
+    loader = make_loader(workers=workers)
+    with pytest.raises(ConfigurationError) as caught:
+        next(iter(loader))
+    assert caught.value.message.startswith("data.max_bad_in_a_row: 17 unusable documents in a row")
+    assert "\n" not in caught.value.message
+    assert loader.samples == 0
 
 
 def test_a_batch_moves_the_stream_by_the_samples_of_all_ranks(make_loader):
