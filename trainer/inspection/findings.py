@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from trainer.data.sequences.layout import DocumentLayout
 from trainer.data.sequences.pictures import open_upright
 from trainer.inspection.losses import LossModel
 from trainer.inspection.window import Occurrence
+from trainer.module import as_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class Finding:
             "position": where.position,
             "step": where.step,
             "attempt": where.attempt,
-            "loss": _finite(self.loss),
+            "loss": as_json(self.loss),
             "loss_from": self.loss_from,
             "words": self.words,
             "characters": self.characters,
@@ -160,7 +160,3 @@ def _unreadable(occurrence: Occurrence, damage: str) -> Finding:
 
 def _origin(occurrence: Occurrence) -> str | None:
     return None if occurrence.loss is None else "ledger"
-
-
-def _finite(value: float | None) -> float | str | None:
-    return value if value is None or math.isfinite(value) else str(value)

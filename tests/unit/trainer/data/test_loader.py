@@ -142,10 +142,19 @@ def test_two_ranks_read_together_what_one_rank_reads_alone(make_loader):
     assert {loader.samples for loader in (alone, *ranks)} == {40}
 
 
-def test_two_ranks_restore_and_skip_to_the_same_place(make_loader):
-    ranks = [make_loader(batch_size=2, rank=rank, world_size=2) for rank in (0, 1)]
+@pytest.mark.parametrize("workers", [0, 2])
+def test_two_ranks_restore_and_skip_to_the_same_place(make_loader, workers):
+    def make(rank):
+        return make_loader(batch_size=2, rank=rank, world_size=2, workers=workers)
+
+    trained = make(0)
+    positions(trained, 2)
+    ranks = [make(rank) for rank in (0, 1)]
     for loader in ranks:
-        loader.load_state_dict({"samples": 8})
+        loader.load_state_dict(trained.state_dict())
+    assert [positions(loader, 1) for loader in ranks] == [[[8, 9]], [[10, 11]]]
+    for loader in ranks:
+        loader.load_state_dict(trained.state_dict())
         loader.skip_samples(4)
     assert [positions(loader, 1) for loader in ranks] == [[[12, 13]], [[14, 15]]]
 

@@ -148,7 +148,7 @@ def test_the_worst_come_first_and_only_so_many_are_shown(inspect, tmp_path):
     shown = [text for text in page.texts if text.startswith("web/a:")]
     assert shown == ["web/a:2", "web/a:4", "web/a:1", "web/a:6"]
     assert len(lines) == 9
-    assert [lines[2]["loss"], lines[4]["loss"]] == ["nan", "inf"]
+    assert [lines[2]["loss"], lines[4]["loss"]] == ["NaN", "Infinity"]
     assert any("Shown are 4 of 9" in text for text in page.texts)
     assert len(list((tmp_path / "out" / "pictures").iterdir())) == 4
 
@@ -212,4 +212,4 @@ def test_a_window_without_a_document_is_a_page_too(tmp_path):
 
 def test_findings_are_plain_json():
     found = Finding(occurrence=occurrence(), document=None, loss=-math.inf, loss_from="ledger")
-    assert json.loads(json.dumps(found.as_json(), allow_nan=False))["loss"] == "-inf"
+    assert json.loads(json.dumps(found.as_json(), allow_nan=False))["loss"] == "-Infinity"
