@@ -85,7 +85,11 @@ def inspect(  # noqa: PLR0913  one parameter per option of the command line
         losses = checkpoint and LossModel(folder.config, tokenizer, checkpoint)
         inspector = Inspector(folder.reader(), tokenizer, folder.config.data, losses or None)
         title = f"{run or recipe}: {wanted}"
-        facts = write_report(out, title, inspector.inspect(occurrences), limit=limit)
+        remark = folder.remark()
+        findings = inspector.inspect(occurrences)
+        facts = write_report(out, title, findings, limit=limit, remark=remark)
+        if remark:
+            _say(remark)
         for name, value in facts.items():
             _say(f"{name}: {value}")
         _say(str(out / "index.html"))

@@ -23,7 +23,7 @@ PICTURES_FOLDER: Final = "pictures"
 
 
 def write_report(
-    out: Path, title: str, findings: Iterable[Finding], *, limit: int = 200
+    out: Path, title: str, findings: Iterable[Finding], *, limit: int = 200, remark: str = ""
 ) -> dict[str, str]:
     """Write the folder.
 
@@ -34,6 +34,7 @@ def write_report(
         title: Heading of the page.
         findings: What was found; read one by one, so that a long window needs little memory.
         limit: Documents whose content and pictures are written; the lines hold all.
+        remark: What a reader of the page must know besides.
 
     Returns:
         What is said about the window as a whole, by name.
@@ -42,12 +43,14 @@ def write_report(
         ConfigurationError: The folder cannot be written.
     """
     try:
-        return _write(out, title, findings, limit)
+        return _write(out, title, findings, limit, remark)
     except OSError as error:
         raise ConfigurationError(f"--out: {out} cannot be written: {error}") from error
 
 
-def _write(out: Path, title: str, findings: Iterable[Finding], limit: int) -> dict[str, str]:
+def _write(
+    out: Path, title: str, findings: Iterable[Finding], limit: int, remark: str
+) -> dict[str, str]:
     (out / PICTURES_FOLDER).mkdir(parents=True, exist_ok=True)
     for old in (out / PICTURES_FOLDER).glob("*.png"):
         old.unlink()
@@ -64,7 +67,8 @@ def _write(out: Path, title: str, findings: Iterable[Finding], limit: int) -> di
     for place, finding in enumerate(shown):
         _write_pictures(out / PICTURES_FOLDER, place, finding)
     facts = _facts(found)
-    page = render_page(title, facts, shown, _remark(found, len(shown)))
+    remarks = f"{_remark(found, len(shown))} {remark}".strip()
+    page = render_page(title, facts, shown, remarks)
     with (out / PAGE_FILE).open("w", encoding="utf-8") as file:
         file.writelines(page)
     return facts

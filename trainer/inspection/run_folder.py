@@ -12,11 +12,13 @@ from trainer.config import RunConfig, load_config
 from trainer.data import (
     CorpusTokenizer,
     DocumentReader,
+    StreamFaults,
     open_reader,
     open_tokenizer,
     open_training_stream,
 )
 from trainer.data.records import LEDGER_FOLDER, LedgerEntry, read_ledger
+from trainer.faults import RepeatedDocuments
 from trainer.inspection.window import Occurrence, Window
 
 _CONFIG_FILE: Final = "config.yaml"
@@ -109,6 +111,23 @@ class RunFolder:
         unknown = [p for p in window.samples(self.samples_per_step) if p not in known]
         return sorted([*recorded, *self._planned(unknown)], key=lambda each: each.position)
 
+    def remark(self) -> str:
+        """Say what this run read otherwise than the corpus holds it; empty: nothing."""
+        faults, texts = self.config.faults, []
+        if faults.bad_documents is not None:
+            first = faults.bad_documents.first_sample
+            last = first + faults.bad_documents.samples - 1
+            texts.append(
+                f"In this run the text at samples {first} to {last} was garbage on demand "
+                "(faults.bad_documents); shown is what the corpus holds."
+            )
+        if faults.corrupted_shard is not None:
+            texts.append(
+                f"This run read a damaged copy of {faults.corrupted_shard.shard} on demand "
+                "(faults.corrupted_shard); shown is what the corpus holds."
+            )
+        return " ".join(texts)
+
     def reader(self) -> DocumentReader:
         """Open the documents of the run, to be read by id."""
         return open_reader(self.config.data, seed=self.config.training.seed)
@@ -147,11 +166,22 @@ class RunFolder:
             self.tokenizer(),
             image_size=self.config.model.vision.image_size,
             seed=self.config.training.seed,
+            fault=self._position_fault(),
         )
         for position in positions:
             sample = stream.read(position).sample
             for sample_id, source in zip(sample.sample_ids, sample.sources, strict=True):
                 yield Occurrence(sample_id, source, position)
+
+    def _position_fault(self) -> StreamFaults:
+        fault = self.config.faults.repeated_documents
+        if fault is None:
+            return StreamFaults()
+        return StreamFaults(
+            position=RepeatedDocuments(
+                first_sample=fault.first_sample, samples=fault.samples, distinct=fault.distinct
+            )
+        )
 
 
 def _occurrences(entry: LedgerEntry) -> list[tuple[int, list[Occurrence]]]:

@@ -213,3 +213,8 @@ def test_a_window_without_a_document_is_a_page_too(tmp_path):
 def test_findings_are_plain_json():
     found = Finding(occurrence=occurrence(), document=None, loss=-math.inf, loss_from="ledger")
     assert json.loads(json.dumps(found.as_json(), allow_nan=False))["loss"] == "-Infinity"
+
+
+def test_a_remark_about_the_run_stands_on_the_page(tmp_path):
+    write_report(tmp_path / "out", "title", [], remark="It was <garbage> on demand.")
+    assert "It was &lt;garbage&gt; on demand." in (tmp_path / "out" / "index.html").read_text()

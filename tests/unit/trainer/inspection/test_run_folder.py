@@ -110,3 +110,21 @@ def test_what_has_moved_can_be_said(make_run, tmp_path):
     with pytest.raises(ConfigurationError, match=r"data\.folder"):
         RunFolder.open(tmp_path / "run", ["data.folder=/none"]).reader()
     assert run.reader().documents == 45
+
+
+def test_positions_that_repeat_on_demand_are_those_that_the_run_would_have_read(make_run):
+    fields = {"faults.repeated_documents": {"first_sample": 8, "samples": 4, "distinct": 1}}
+    found = make_run(**fields).occurrences(parse_window("7:13", "sample"))
+    names = [each.sample_id for each in found]
+    assert [each.position for each in found] == list(range(7, 13))
+    assert len(set(names[1:5])) == 1
+    assert len(set(names)) == 3
+
+
+def test_what_a_run_read_otherwise_than_the_corpus_holds_it_is_told(make_run):
+    assert make_run().remark() == ""
+    bad = {"first_sample": 16, "samples": 8}
+    shard = {"shard": "web_documents/part-00000.parquet"}
+    told = make_run(**{"faults.bad_documents": bad, "faults.corrupted_shard": shard}).remark()
+    assert "samples 16 to 23" in told
+    assert "damaged copy of web_documents/part-00000.parquet" in told
