@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from trainer.run.flops import training_flops
 from trainer.run.throughput import DataWait, Throughput
 
 
@@ -118,17 +117,3 @@ def test_nothing_is_known_before_the_first_step(clock):
     throughput = Throughput(wait=DataWait(clock), clock=clock, peak_flops=1.0)
     assert throughput.tokens_per_second is None
     assert throughput.mfu is None
-
-
-def test_operations_are_close_to_six_per_weight_and_token(make_config):
-    config = make_config(model__vocabulary_size=4096)  # the head is most of it
-    head = config.model.vocabulary_size * config.model.hidden_size
-    flops = training_flops(config)
-    assert flops > 6 * head * config.data.sequence_length
-    assert flops < 2 * 6 * head * config.data.sequence_length
-
-
-def test_operations_grow_with_layers_and_pictures(make_config):
-    small = training_flops(make_config())
-    assert training_flops(make_config(model__layers=4)) > small
-    assert training_flops(make_config(data__max_images=6)) > small
