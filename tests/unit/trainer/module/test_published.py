@@ -5,8 +5,11 @@ given to transformers' own `IdeficsConfig`; LLaMA-7B and -65B (arXiv:2302.13971,
 ViT-H/14 (laion/CLIP-ViT-H-14-laion2B-s32B-b79K), whose weights transformers' own classes count.
 """
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
@@ -16,19 +19,20 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from stabilizer.errors import ConfigurationError
 from trainer.config import load_config
-from trainer.module import build_skeleton
+from trainer.module import build_skeleton, open_pretrained
 from trainer.module.parts import part_of
 from trainer.module.sizes import count_weights
 
 LANGUAGE = {
     "idefics-9b": {
         "num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32,
-        "intermediate_size": 11008,
+        "intermediate_size": 11008, "rms_norm_eps": 1e-6,
     },
     "idefics-80b": {
         "num_hidden_layers": 80, "hidden_size": 8192, "num_attention_heads": 64,
-        "intermediate_size": 22016,
+        "intermediate_size": 22016, "rms_norm_eps": 1e-5,
     },
 }  # fmt: skip
 VISION = {
@@ -82,6 +86,36 @@ def test_the_parts_are_as_large_as_the_models_that_they_come_from(preset, skelet
     language = {"language_layers", "language_norms", "embeddings", "head"}
     assert count(model, language) == count(llama, language)
     assert count(model, {"vision", "vision_norms"}) == sum(p.numel() for p in clip.parameters())
+
+
+@pytest.mark.parametrize("kind", ["language", "vision", "whole"])
+def test_the_presets_fit_what_they_start_from(preset, skeletons, kind, tmp_path):
+    """Their `config.json` as old repositories have it: without what transformers 5 writes.
+
+    The weights are left out, so loading is refused: for them, and for nothing else.
+    """
+    llama = {"vocab_size": 32000, "hidden_act": "silu", **LANGUAGE[preset]}
+    perceiver = {"resampler_n_heads": 16, "resampler_head_dim": 96}
+    content = {
+        "language": {"model_type": "llama", **llama},
+        "vision": {
+            "model_type": "clip",
+            "text_config": {"hidden_size": 1024, "hidden_act": "gelu"},
+            "vision_config": {"hidden_size": 1280, **VISION},
+        },
+        "whole": {
+            "model_type": "idefics", **llama, "additional_vocab_size": 2,
+            "use_resampler": True, "cross_layer_interval": 4,
+            "vision_config": {"embed_dim": 1280, **VISION},
+            "perceiver_config": perceiver,
+        },
+    }[kind]  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    save_file({"nothing": torch.zeros(1)}, tmp_path / "model.safetensors")
+    config = load_config(preset, fields={"model.pretrained": {kind: str(tmp_path)}}).model
+    with pytest.raises(ConfigurationError, match="missing") as caught:
+        open_pretrained(config, skeletons[preset])
+    assert "config.json" not in caught.value.message
 
 
 @pytest.mark.parametrize(
