@@ -43,7 +43,8 @@ class TrainingConfig:
     compile: bool = False
     """torch.compile the model. Hooks on modules are then lost, so the agent measures no modules."""
     compile_backend: str = "inductor"
-    """Backend of torch.compile; aot_eager and eager compile fast and are for trying."""
+    """Backend of torch.compile. eager only traces and is for trying; aot_eager cannot do the
+    backward pass of the resampler (torch 2.13), which inductor and eager can."""
     deterministic: bool = True
     """Refuse operations whose result differs from time to time; costs some speed on GPUs."""
     threads: int = 1
