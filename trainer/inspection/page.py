@@ -6,6 +6,7 @@ Everything that comes from a document is escaped, and the page may load nothing 
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Final
@@ -14,6 +15,7 @@ from trainer.data import BadDocumentError, Document
 from trainer.data.documents import Mark
 from trainer.inspection.findings import Finding
 from trainer.inspection.pictures import thumbnail
+from trainer.module import as_json
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --line: color-mix(in srgb, currentColor 25%, transparent); }
@@ -25,8 +27,9 @@ dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr));
 dt { font-size: .8rem; opacity: .75; } dd { margin: 0; overflow-wrap: anywhere; }
 article { border: 1px solid var(--line); border-radius: .5rem; padding: .75rem; margin: 1rem 0; }
 p { margin: .5rem 0; overflow-wrap: anywhere; white-space: pre-wrap; }
-img { display: block; max-width: 100%; min-width: 4rem; image-rendering: pixelated;
-      border: 1px solid var(--line); margin: .5rem 0; }
+img { display: block; max-width: 100%; min-width: 4rem; max-height: 20rem; margin: .5rem 0;
+      object-fit: contain; object-position: left; image-rendering: pixelated;
+      border: 1px solid var(--line); }
 .bad { border-left: .25rem solid #c0392b; padding-left: .5rem; }
 .end { border: 0; border-top: 1px dashed var(--line); }
 .asked { opacity: .75; }
@@ -74,6 +77,20 @@ def _article(finding: Finding) -> str:
         "source": where.source,
         "position": str(where.position),
         "step": "-" if where.step is None else f"{where.step} (attempt {where.attempt})",
+    }
+    damage = "" if finding.damage is None else f'<p class="bad">{escape(finding.damage)}</p>\n'
+    content = ""
+    if finding.document is not None:  # else nothing was measured
+        facts |= _measures(finding)
+        content = "".join(_content(finding.document, finding.damage))
+    return (
+        f"<article>\n<h2>{escape(where.sample_id)}</h2>\n{_definitions(facts)}\n{damage}{content}"
+        "</article>\n"
+    )
+
+
+def _measures(finding: Finding) -> dict[str, str]:
+    return {
         "words": str(finding.words),
         "tokens": str(finding.tokens),
         "pictures": str(finding.pictures),
@@ -81,15 +98,10 @@ def _article(finding: Finding) -> str:
         "repeated characters": f"{finding.char_repetition:.1%}",
         "filters": ", ".join(finding.verdict) or "pass",
     }
-    damage = "" if finding.damage is None else f'<p class="bad">{escape(finding.damage)}</p>\n'
-    content = "" if finding.document is None else "".join(_content(finding.document))
-    return (
-        f"<article>\n<h2>{escape(where.sample_id)}</h2>\n{_definitions(facts)}\n{damage}{content}"
-        "</article>\n"
-    )
 
 
-def _content(document: Document) -> Iterator[str]:
+def _content(document: Document, told: str | None) -> Iterator[str]:
+    """Yield the parts of a document; what was told of it already is not told again."""
     learned = document.learned or (True,) * len(document.parts)
     for part, is_learned in zip(document.parts, learned, strict=True):
         if isinstance(part, Mark):
@@ -98,14 +110,15 @@ def _content(document: Document) -> Iterator[str]:
             opening = "<p>" if is_learned else '<p class="asked">'
             yield f"{opening}{escape(part)}</p>\n"
         else:
-            yield _picture(document.sample_id, part)
+            yield _picture(document.sample_id, part, told)
 
 
-def _picture(sample_id: str, file: bytes) -> str:
+def _picture(sample_id: str, file: bytes, told: str | None) -> str:
     try:
         shown = base64.b64encode(thumbnail(sample_id, file)).decode("ascii")
     except BadDocumentError as error:
-        return f'<p class="bad">{escape(str(error))}</p>\n'
+        problem = "that picture" if str(error) == told else str(error)
+        return f'<p class="bad">{escape(problem)}</p>\n'
     return f'<img alt="picture of the document" src="data:image/png;base64,{shown}">\n'
 
 
@@ -118,4 +131,6 @@ def _definitions(facts: Mapping[str, str]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if math.isfinite(value) else str(as_json(value))

@@ -93,7 +93,8 @@ def _write_pictures(folder: Path, place: int, finding: Finding) -> None:
 
 
 def _facts(findings: Sequence[Finding]) -> dict[str, str]:
-    losses = [f.loss for f in findings if f.loss is not None and math.isfinite(f.loss)]
+    known = [finding.loss for finding in findings if finding.loss is not None]
+    losses = [loss for loss in known if math.isfinite(loss)]
     sources = Counter(finding.occurrence.source for finding in findings)
     tokens: Counter[str] = Counter()
     for finding in findings:
@@ -107,6 +108,7 @@ def _facts(findings: Sequence[Finding]) -> dict[str, str]:
         ),
         "mean loss": f"{fmean(losses):.3f}" if losses else "-",
         "highest loss": f"{max(losses):.3f}" if losses else "-",
+        "losses not finite": str(len(known) - len(losses)),
         "against the filters": _counted(verdicts) or "none",
         "damaged": str(sum(finding.damage is not None for finding in findings)),
     }

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from trainer.data.documents import BadDocumentError, Reason
@@ -75,6 +75,12 @@ def open_upright(sample_id: str, file: bytes, *, draft: int | None = None) -> Im
             return _as_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadDocumentError(sample_id, str(error), Reason.PICTURE_TOO_LARGE) from error
+    except UnidentifiedImageError as error:  # PIL names an object in memory
+        raise BadDocumentError(
+            sample_id,
+            f"a picture cannot be decoded: it is none of {', '.join(FORMATS)}",
+            Reason.PICTURE_UNDECODABLE,
+        ) from error
     except _DECODER_ERRORS as error:
         raise BadDocumentError(
             sample_id, f"a picture cannot be decoded: {error}", Reason.PICTURE_UNDECODABLE

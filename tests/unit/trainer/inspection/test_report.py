@@ -150,6 +150,8 @@ def test_the_worst_come_first_and_only_so_many_are_shown(inspect, tmp_path):
     assert len(lines) == 9
     assert [lines[2]["loss"], lines[4]["loss"]] == ["NaN", "Infinity"]
     assert any("Shown are 4 of 9" in text for text in page.texts)
+    assert page.texts.count("NaN") == page.texts.count("Infinity") == 1
+    assert page.texts[page.texts.index("losses not finite") + 1] == "2"
     assert len(list((tmp_path / "out" / "pictures").iterdir())) == 4
 
 
@@ -171,7 +173,8 @@ def test_a_damaged_document_is_shown_as_far_as_it_goes(inspect, tmp_path):
     page, lines = report(tmp_path, inspect([broken], [occurrence("web/a:1")]))
     assert "still here" in page.texts
     assert page.images == []
-    assert any("cannot be decoded" in text for text in page.texts)
+    assert sum("cannot be decoded" in text for text in page.texts) == 1
+    assert "that picture" in page.texts
     assert "cannot be decoded" in lines[0]["damage"]
 
 
@@ -218,3 +221,11 @@ def test_findings_are_plain_json():
 def test_a_remark_about_the_run_stands_on_the_page(tmp_path):
     write_report(tmp_path / "out", "title", [], remark="It was <garbage> on demand.")
     assert "It was &lt;garbage&gt; on demand." in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_of_what_cannot_be_read_nothing_is_claimed(tmp_path):
+    gone = Finding(occurrence=occurrence(), document=None, loss=2.5, loss_from="ledger", damage="x")
+    page, _ = report(tmp_path, [gone])
+    assert "2.500" in page.texts
+    assert "words" not in page.texts
+    assert "pass" not in page.texts
