@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
-ROOT = Path(__file__).parents[2]
-RANK = Path(__file__).parent / "model_rank.py"
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory):
+def reports(start_ranks, tmp_path_factory):
     """What both ranks report, by the name of what they do."""
     folder = tmp_path_factory.mktemp("ranks")
     torch.manual_seed(5)
@@ -28,31 +21,8 @@ def reports(tmp_path_factory):
         num_attention_heads=2, max_position_embeddings=32, pad_token_id=0,
     )  # fmt: skip
     LlamaForCausalLM(llama).save_pretrained(folder / "llama")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     outs = [folder / f"{rank}.json" for rank in range(2)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(RANK), str(out), str(folder / "llama")],
-            env=os.environ
-            | {
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "WORLD_SIZE": "2",
-                "NODE_RANK": "0",
-                "LOCAL_RANK": str(rank),
-                "OMP_NUM_THREADS": "1",
-                "PYTHONPATH": str(ROOT),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank, out in enumerate(outs)
-    ]
-    texts = [process.communicate(timeout=240)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(texts)
+    start_ranks("model_rank.py", outs, folder / "llama")
     return [json.loads(out.read_text()) for out in outs]
 
 

@@ -3,51 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
-RANK = Path(__file__).parent / "rank.py"
+pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(start_ranks, tmp_path_factory):
     """Reports of both ranks by the name of a plan; all plans run one after the other."""
-    reports = _run(tmp_path_factory.mktemp("ranks"))
+    outs = [tmp_path_factory.mktemp("ranks") / f"{rank}.json" for rank in range(2)]
+    start_ranks("rank.py", outs)
+    reports = [json.loads(out.read_text()) for out in outs]
     return lambda plan: [report[plan] for report in reports]
-
-
-def _run(folder):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    outs = [folder / f"{rank}.json" for rank in range(2)]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(RANK), str(out)],
-            env=os.environ
-            | {
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "WORLD_SIZE": "2",
-                "NODE_RANK": "0",
-                "LOCAL_RANK": str(rank),
-                "OMP_NUM_THREADS": "1",
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank, out in enumerate(outs)
-    ]
-    texts = [process.communicate(timeout=240)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(texts)
-    return [json.loads(out.read_text()) for out in outs]
 
 
 def test_both_ranks_roll_back_at_the_same_boundary_and_stay_in_step(run):

@@ -122,11 +122,12 @@ def run_cli(*arguments):
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=100,
+        timeout=280,
         check=False,
     )
 
 
+@pytest.mark.timeout(300)
 def test_as_a_process_it_is_quiet_and_writes_everything(corpus, tmp_path):
     small = ["--set", "model.layers=2", "--set", "optimizer.warmup_steps=1"]
     result = run_cli("fit", "--data", corpus, "--steps", 3, "--out", tmp_path / "o", *small)
@@ -142,6 +143,7 @@ def test_as_a_process_it_is_quiet_and_writes_everything(corpus, tmp_path):
     }
 
 
+@pytest.mark.timeout(300)
 def test_a_mistake_ends_the_process_with_status_2_and_one_line(corpus, tmp_path):
     result = run_cli("fit", "--data", corpus, "--out", tmp_path, "--set", "model.heads=7")
     assert result.returncode == 2
