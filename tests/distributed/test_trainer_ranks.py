@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from trainer.checkpoints import SafeCheckpointIO
 from trainer.config import config_to_yaml, load_config
 from trainer.data.making import make_corpus
-from trainer.run import fit
+from trainer.run import export_model, fit
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
@@ -58,7 +60,7 @@ def make(folder):
 
 
 @pytest.fixture(scope="module")
-def ranks(folder, make):
+def ranks(start_ranks, folder, make):
     """Summaries of both ranks by the name of a run; all runs one after the other."""
     at_three = "checkpoints/attempt-0001-step-00000003"
     plan = {
@@ -71,29 +73,7 @@ def ranks(folder, make):
         "fsdp-resumed": (make("fsdp-saving", **FSDP, **SAVING), f"{folder}/fsdp-saving/{at_three}"),
         "fsdp-watched": (make("watched", **FSDP, **{"monitor.collector": "solo"}), None),
     }
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                str(Path(__file__).parent / "trainer_rank.py"),
-                json.dumps(plan),
-                str(folder / "report"),
-            ],
-            env=os.environ
-            | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-            | {"NODE_RANK": "0", "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
-            | {"PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    texts = [process.communicate(timeout=500)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(texts)
+    start_ranks("trainer_rank.py", json.dumps(plan), folder / "report")
     reports = [json.loads((folder / f"report.{rank}").read_text()) for rank in range(2)]
     return lambda name: [report[name] for report in reports]
 
@@ -148,6 +128,17 @@ def test_every_rank_writes_its_own_shards(folder, ranks):
     assert min(sizes) > 0.5 * max(sizes)
     assert json.loads((newest / "manifest.json").read_text())["sharded"] is True
     assert json.loads((newest / "health.json").read_text())["healthy"] is True
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_the_model_of_two_ranks_is_exported_whole(folder, ranks, tmp_path, kind):
+    ranks(f"{kind}-resumed")
+    taken = export_model(folder / f"{kind}-saving", tmp_path)
+    assert taken.name == "attempt-0002-step-00000006"
+    trained = SafeCheckpointIO().load_checkpoint(taken)["state_dict"]
+    exported = load_file(tmp_path / "model.safetensors")
+    assert len(exported) > 50
+    assert all(torch.equal(value, trained[f"model.{name}"]) for name, value in exported.items())
 
 
 def test_shards_of_two_ranks_are_gone_on_from_by_one(folder, make, ranks):
