@@ -61,6 +61,9 @@ def test_every_command_is_carried_out_and_read_back(collector, start_job, reach)
     assert collector.run("by-hand").state == "finished"
     with collector.http as http:
         entries = http.get(f"/runs/{run.id}/audit", params={"limit": 500}).json()["entries"]
+        registered = http.get(f"/runs/{run.id}").json()["config"]
+    assert registered["monitor"]["run"] == "by-hand"
+    assert registered["training"]["steps"] == 100_000
     changes = [entry for entry in entries if entry["action"] == "command_changed"]
     assert len({entry["subject"] for entry in changes}) == 6
     assert all(entry["reason"] for entry in entries)

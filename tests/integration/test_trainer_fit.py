@@ -158,3 +158,9 @@ def test_being_watched_changes_no_loss_by_a_bit(make_config):
         return [line["loss"] for line in losses(config)]
 
     assert curve("alone") == curve("watched", monitor__collector="solo", monitor__mode="auto")
+
+
+def test_bad_documents_of_our_own_are_told(make_config, caplog):
+    config = make_config(faults__bad_documents={"first_sample": 16, "samples": 8})
+    fit(config)
+    assert "bad_documents: documents 16 to 23 of the stream" in caplog.text

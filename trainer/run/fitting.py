@@ -30,7 +30,7 @@ from trainer.run.job import Job, build_job
 from trainer.run.resuming import Resume, choose_resume, facts_of, store_of
 from trainer.run.summary import Summary, heldout_loss
 from trainer.run.throughput import DataWait, Throughput
-from trainer.run.watching import AgentHealth, build_watcher
+from trainer.run.watching import AgentHealth, build_watcher, registered_config
 
 LOSSES_FILE: Final = "losses.jsonl"
 SUMMARY_FILE: Final = "summary.json"
@@ -90,6 +90,7 @@ def fit(
         processes=trainer.world_size,
         sharded=devices.is_sharded,
     )
+    job.module.hparams.update(registered_config(config))  # what the agent registers
     if trainer.is_global_zero:
         _begin_out(config)  # nothing was wrong: what an earlier run has left there may go
     return _Run(config, trainer, job, watcher, wait, clock).train(found)

@@ -140,6 +140,7 @@ def _stream_faults(config: RunConfig, tokenizer: CorpusTokenizer) -> StreamFault
     bad, repeated = config.faults.bad_documents, config.faults.repeated_documents
     tokens = position = None
     if bad is not None:
+        _log.warning("fault bad_documents: %s", _window(bad.first_sample, bad.samples))
         tokens = BadDocuments(
             first_sample=bad.first_sample,
             samples=bad.samples,
@@ -148,9 +149,16 @@ def _stream_faults(config: RunConfig, tokenizer: CorpusTokenizer) -> StreamFault
             seed=config.training.seed,
         )
     if repeated is not None:
+        _log.warning(
+            "fault repeated_documents: %s", _window(repeated.first_sample, repeated.samples)
+        )
         position = RepeatedDocuments(
             first_sample=repeated.first_sample,
             samples=repeated.samples,
             distinct=repeated.distinct,
         )
     return StreamFaults(tokens=tokens, position=position)
+
+
+def _window(first: int, samples: int) -> str:
+    return f"documents {first} to {first + samples - 1} of the stream are read otherwise"

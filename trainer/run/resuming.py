@@ -31,6 +31,17 @@ _MAY_DIFFER: Final = (
     "unfreeze",
 )
 
+_TOLD: Final = (
+    "data.",
+    "optimizer.",
+    "model.",
+    "training.steps",
+    "training.seed",
+    "training.accumulate",
+    "training.precision",
+)
+"""What changes the numbers of a run, or the schedule of its rates."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -119,7 +130,7 @@ def _compare(saved: object, config: RunConfig, path: Path) -> None:
             for name, (old, new) in other_model.items()
         ]
         raise ConfigurationError("\n".join(lines))
-    told = [name for name in differences if name.split(".")[0] in ("data", "optimizer", "model")]
+    told = [name for name in differences if name.startswith(_TOLD)]
     if told:
         _log.warning(
             "resumed with another %s than before: it is not the same run to a bit",

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any, Final
 
 from stabilizer.agent import StabilizerCallback
 from stabilizer.protocol.batches import SnapshotInfo
-from trainer.config import SOLO, MonitorConfig, find_policy
+from trainer.config import SOLO, MonitorConfig, RunConfig, find_policy
+
+_SECRETS: Final = re.compile(r"(?<=://)[^/@\s]*@|\?[\w.-]+=\S*\Z")
+"""What an address may carry besides the place: a user with a password, and a signed query."""
 
 
 def build_watcher(monitor: MonitorConfig, *, token: str | None) -> StabilizerCallback | None:
@@ -30,6 +37,25 @@ def build_watcher(monitor: MonitorConfig, *, token: str | None) -> StabilizerCal
         snapshot_every=monitor.snapshot_every,
         keep_snapshots=monitor.keep_snapshots,
     )
+
+
+def registered_config(config: RunConfig) -> dict[str, Any]:
+    """Return what the collector may know of a configuration: all of it, without passwords.
+
+    Addresses of data lose what stands in front of the host and behind the path.
+    """
+    fields: dict[str, Any] = json.loads(json.dumps(asdict(config)), object_pairs_hook=_without)
+    return fields
+
+
+def _without(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: _bare(value) for name, value in pairs}
+
+
+def _bare(value: Any) -> Any:  # noqa: ANN401  JSON
+    if isinstance(value, str) and "://" in value:
+        return _SECRETS.sub("", value)
+    return [_bare(one) for one in value] if isinstance(value, list) else value
 
 
 class AgentHealth:
