@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import ClassVar, Literal
 
 from pydantic import ConfigDict
@@ -72,10 +73,11 @@ class CorruptedShardConfig:
     """Length of the stretch, or of the end, as a part of the file."""
 
     def __post_init__(self) -> None:
+        path = PurePath(self.shard)
         require(0 < self.part <= 1, "faults.corrupted_shard.part", self.part, "above 0, at most 1")
         require(
-            bool(self.shard.strip()),
+            bool(self.shard.strip()) and not path.is_absolute() and ".." not in path.parts,
             "faults.corrupted_shard.shard",
             self.shard,
-            "a file below data.folder",
+            "a file below data.folder, named from there",
         )

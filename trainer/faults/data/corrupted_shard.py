@@ -7,6 +7,7 @@ copy.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Final, Literal, TypeAlias
@@ -33,6 +34,9 @@ def show_corrupted_corpus(
 ) -> Path:
     """Build a folder of links to a corpus in which one file is a damaged copy.
 
+    Folders of the corpus that are links are followed, each a folder of its own in the
+    view: whatever is taken away there is a link.
+
     Args:
         corpus: Folder of the corpus.
         shard: The file, relative to the corpus.
@@ -47,20 +51,23 @@ def show_corrupted_corpus(
     Raises:
         ConfigurationError: The corpus has no such file.
     """
-    if not (corpus / shard).is_file() or ".." in Path(shard).parts:
+    is_inside = not Path(shard).is_absolute() and ".." not in Path(shard).parts
+    if not is_inside or not (corpus / shard).is_file():
         raise ConfigurationError(
             f"faults.corrupted_shard.shard: {shard!r} cannot be used; allowed: a file in {corpus}, "
             f"such as {_some_file(corpus)}"
         )
     if view.is_symlink() or view.exists():
         shutil.rmtree(view)
-    for path in sorted(corpus.rglob("*")):
+    damaged = view / shard
+    for path in list(_files(corpus)):
         target = view / path.relative_to(corpus)
-        if path.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(path.resolve())
-    (view / shard).unlink()
-    corrupt_file(corpus / shard, view / shard, damage=damage, part=part, seed=seed)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(path.resolve())
+    damaged.parent.mkdir(parents=True, exist_ok=True)
+    if damaged.is_symlink():  # writing through it would reach the corpus
+        damaged.unlink()
+    corrupt_file(corpus / shard, damaged, damage=damage, part=part, seed=seed)
     return view
 
 
@@ -99,7 +106,23 @@ def _footer(content: bytes | bytearray) -> int:
     return _KEPT
 
 
+def _files(folder: Path, inside: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Yield the files below a folder, sorted; a link back to a folder around it is left out."""
+    real = folder.resolve()
+    if real in inside:
+        return
+    try:
+        entries = sorted(folder.iterdir())
+    except PermissionError:  # whoever reads a source there is told of it
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _files(entry, (*inside, real))
+        elif entry.is_file():
+            yield entry
+
+
 def _some_file(corpus: Path) -> str:
-    files = (path for path in sorted(corpus.rglob("*/*")) if path.is_file())
-    found = next(files, None)
-    return str(found.relative_to(corpus)) if found is not None else "none: it is empty"
+    names = (path.relative_to(corpus) for path in _files(corpus))
+    found = next((name for name in names if len(name.parts) > 1), None)
+    return str(found) if found is not None else "none: it is empty"

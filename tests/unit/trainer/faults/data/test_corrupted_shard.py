@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stabilizer.errors import ConfigurationError
+from trainer.config.faults import CorruptedShardConfig
 from trainer.faults import corrupt_file, show_corrupted_corpus
 
 
@@ -89,3 +90,35 @@ def test_a_file_that_is_none_of_the_corpus_is_refused(shard, tmp_path, name):
     with pytest.raises(ConfigurationError, match=r"corrupted_shard\.shard.*web/other\.parquet"):
         show_corrupted_corpus(corpus, name, tmp_path / "view")
     assert not Path(tmp_path / "view").exists()
+
+
+def test_a_file_named_by_its_whole_path_is_refused_and_stays(shard, tmp_path):
+    before = shard.read_bytes()
+    with pytest.raises(ConfigurationError, match=r"corrupted_shard\.shard.*web/other\.parquet"):
+        show_corrupted_corpus(shard.parents[1], str(shard), tmp_path / "view")
+    assert shard.read_bytes() == before
+    assert not (tmp_path / "view").exists()
+
+
+@pytest.mark.parametrize("name", [" ", "/corpus/web/part.parquet", "../web/part.parquet"])
+def test_the_configuration_takes_only_what_lies_below_the_corpus(name):
+    with pytest.raises(
+        ConfigurationError, match=r"faults\.corrupted_shard\.shard.*below data\.fold"
+    ):
+        CorruptedShardConfig(shard=name)
+    assert CorruptedShardConfig(shard="web/part.parquet").shard == "web/part.parquet"
+
+
+def test_folders_that_are_links_are_shown_and_stay_as_they_are(shard, tmp_path):
+    corpus, before = tmp_path / "linked", shard.read_bytes()
+    corpus.mkdir()
+    (corpus / "pages").symlink_to(shard.parent)
+    (corpus / "again").symlink_to(shard.parent)
+    (corpus / "around").symlink_to(corpus)
+    view = show_corrupted_corpus(corpus, "pages/part.parquet", tmp_path / "view")
+    assert (view / "pages" / "part.parquet").read_bytes() != before
+    assert (view / "again" / "part.parquet").read_bytes() == before
+    assert (view / "pages" / "other.parquet").read_bytes() == b"another file"
+    assert not (view / "around").exists()
+    assert shard.read_bytes() == before
+    assert sorted(path.name for path in shard.parent.iterdir()) == ["other.parquet", "part.parquet"]
