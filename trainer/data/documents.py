@@ -54,6 +54,21 @@ class BadDocumentError(StabilizerError):
         self.reason = reason
 
 
+def whole_text(sample_id: str, text: str) -> str:
+    """Return a text of a document, if it can be written down.
+
+    JSON may name half of a surrogate pair, which no tokenizer and no file takes.
+
+    Raises:
+        BadDocumentError: It holds one.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadDocumentError(sample_id, f"a text is no Unicode: {error}") from error
+    return text
+
+
 class Mark(Enum):
     """What stands in a document beside text and pictures."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Final
+from typing import Final, TextIO
 
 from stabilizer.errors import ConfigurationError
 from trainer.data import BadDocumentError
@@ -20,6 +21,7 @@ from trainer.inspection.pictures import thumbnail
 PAGE_FILE: Final = "index.html"
 LINES_FILE: Final = "documents.jsonl"
 PICTURES_FOLDER: Final = "pictures"
+_PICTURE: Final = re.compile(r"\d{5,}-\d+\.png")
 
 
 def write_report(
@@ -52,11 +54,12 @@ def _write(
     out: Path, title: str, findings: Iterable[Finding], limit: int, remark: str
 ) -> dict[str, str]:
     (out / PICTURES_FOLDER).mkdir(parents=True, exist_ok=True)
-    for old in (out / PICTURES_FOLDER).glob("*.png"):
-        old.unlink()
+    for old in (out / PICTURES_FOLDER).iterdir():
+        if _PICTURE.fullmatch(old.name):  # others are not ours
+            old.unlink()
     found: list[Finding] = []  # all, without their content
     shown: list[Finding] = []  # the worst ones
-    with (out / LINES_FILE).open("w", encoding="utf-8") as lines:
+    with _open(out / LINES_FILE) as lines:
         for finding in findings:
             lines.write(json.dumps(finding.as_json(), ensure_ascii=False) + "\n")
             found.append(replace(finding, document=None))
@@ -69,9 +72,14 @@ def _write(
     facts = _facts(found)
     remarks = f"{_remark(found, len(shown))} {remark}".strip()
     page = render_page(title, facts, shown, remarks)
-    with (out / PAGE_FILE).open("w", encoding="utf-8") as file:
+    with _open(out / PAGE_FILE) as file:
         file.writelines(page)
     return facts
+
+
+def _open(path: Path) -> TextIO:
+    """Open a file for text; names in a tar may be bytes that are no Unicode, told as escapes."""
+    return path.open("w", encoding="utf-8", errors="backslashreplace")
 
 
 def _badness(finding: Finding) -> tuple[float, int]:

@@ -15,7 +15,15 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from trainer.data.documents import BadDocumentError, Document, Mark, Part, Reason, Skip
+from trainer.data.documents import (
+    BadDocumentError,
+    Document,
+    Mark,
+    Part,
+    Reason,
+    Skip,
+    whole_text,
+)
 from trainer.data.sources.files import StoredFile
 from trainer.data.sources.shards import BadShardError, Content, Shards, blocks_of
 
@@ -94,14 +102,15 @@ def _lines(file: StoredFile) -> Content[array[int]]:
 def _turns(sample_id: str, line: bytes) -> list[dict[str, Any]]:
     try:
         content: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: nested without end
         raise BadDocumentError(sample_id, f"the line is no JSON: {error}") from error
     content = content if isinstance(content, dict) else {}
     turns = content.get("turns", content.get("messages"))
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise BadDocumentError(sample_id, "the line has no list of turns or messages")
     roles = [turn.get("role") for turn in turns]
-    if not set(roles) <= _ROLES:
+    unknown = [role for role in roles if not isinstance(role, str) or role not in _ROLES]
+    if unknown:
         raise BadDocumentError(
             sample_id, f"roles are {roles}; allowed: {', '.join(sorted(_ROLES))}"
         )
@@ -123,7 +132,7 @@ def _parts(sample_id: str, file: StoredFile, turn: dict[str, Any]) -> Iterator[t
         yield _picture(sample_id, file, image), False
     for item in items:
         if isinstance(item, dict) and isinstance(item.get("text"), str):
-            yield item["text"], is_learned
+            yield whole_text(sample_id, item["text"]), is_learned
         else:
             yield _picture(sample_id, file, item), False
     yield Mark.END_OF_TURN, is_learned

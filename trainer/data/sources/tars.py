@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import IO, Any, Final, NamedTuple
 
-from trainer.data.documents import BadDocumentError, Document, Part, Reason, Skip
+from trainer.data.documents import BadDocumentError, Document, Part, Reason, Skip, whole_text
 from trainer.data.sources.files import StoredFile
 from trainer.data.sources.shards import BadShardError, Content, Shards, blocks_of
 
@@ -168,10 +168,10 @@ def _read(sample_id: str, file: StoredFile, *spans: _Span) -> list[bytes]:
 def _caption(sample_id: str, content: bytes, is_json: bool) -> str:
     try:
         text: Any = json.loads(content) if is_json else content.decode("utf-8")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: nested without end
         raise BadDocumentError(sample_id, f"its caption cannot be read: {error}") from error
     if isinstance(text, dict):
         text = next((text[key] for key in _CAPTION_KEYS if key in text), None)
     if not isinstance(text, str) or not text.strip():
         raise BadDocumentError(sample_id, "its caption is no text, or empty")
-    return text.strip()
+    return whole_text(sample_id, text.strip())

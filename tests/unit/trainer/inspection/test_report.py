@@ -201,6 +201,22 @@ def test_an_old_report_is_replaced(inspect, tmp_path):
     assert list((tmp_path / "out" / "pictures").iterdir()) == []
 
 
+def test_pictures_that_are_no_part_of_a_report_stay(inspect, tmp_path):
+    theirs = tmp_path / "out" / "pictures" / "holiday.png"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(png())
+    for document in (PAGE, Document("web/a:0", "web", ("no picture now",))):
+        report(tmp_path, inspect([document], [occurrence()]))
+    assert list(theirs.parent.iterdir()) == [theirs]
+
+
+def test_a_name_that_is_no_unicode_is_told_as_an_escape(inspect, tmp_path):
+    name = "web/a:\udcff"
+    page, lines = report(tmp_path, inspect([Document(name, "web", ("text",))], [occurrence(name)]))
+    assert "web/a:\\udcff" in page.texts
+    assert lines[0]["sample_id"] == name
+
+
 def test_a_folder_that_cannot_be_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="--out"):

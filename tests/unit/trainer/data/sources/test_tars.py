@@ -94,6 +94,8 @@ def test_long_names_are_read(source_of):
         ([("a.jpg", b"j"), ("a.txt", b" \n")], "no text, or empty"),
         ([("a.jpg", b"j"), ("a.txt", b"\xff\xfe")], "caption cannot be read"),
         ([("a.jpg", b"j"), ("a.json", b"{")], "caption cannot be read"),
+        ([("a.jpg", b"j"), ("a.json", b"[" * 100_000)], "caption cannot be read"),
+        ([("a.jpg", b"j"), ("a.json", b'{"text": "\\ud83d"}')], "no Unicode"),
         ([("a.jpg", b"j"), ("a.json", b'{"label": 3}')], "no text, or empty"),
     ],
 )
