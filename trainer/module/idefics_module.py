@@ -12,7 +12,7 @@ from transformers import IdeficsForVisionText2Text
 from typing_extensions import override
 
 from trainer.config import OptimizerConfig, UnfreezeConfig
-from trainer.module.losses import TokenLosses, token_losses
+from trainer.module.losses import DocumentLosses, TokenLosses, token_losses
 from trainer.module.optimization import build_optimizer, build_schedule
 from trainer.module.ranks import reduce_losses
 from trainer.module.unfreezing import UnfreezeSchedule
@@ -53,8 +53,8 @@ class IdeficsModule(LightningModule):
 
     `stabilizer_job` is set by `StabilizerCallback`; while it is None nothing is reported.
     `last_losses` holds the unweighted losses of the newest microbatch, on its device, and
-    `last_document_losses` the mean of every document in it, [D] float32, where the batch tells them
-    apart.
+    `last_document_losses` the mean of every document in it, where the batch tells them apart, with
+    how many tokens it is of.
     """
 
     stabilizer_job: MetricLog | None = None
@@ -80,7 +80,7 @@ class IdeficsModule(LightningModule):
         super().__init__()
         self.model = model
         self.last_losses: dict[str, Tensor] = {}
-        self.last_document_losses: Tensor | None = None
+        self.last_document_losses: DocumentLosses | None = None
         self._config = config
         self._steps = steps
         self._unfreeze = tuple(unfreeze)
@@ -147,11 +147,8 @@ class IdeficsModule(LightningModule):
             job.log("loss", mean.detach(), source=source)
 
 
-def document_losses(losses: TokenLosses, batch: Inputs) -> Tensor | None:
-    """Return the mean loss of every document, [D] float32, detached.
-
-    NaN where nothing of a document is predicted; None where the batch does not tell them apart.
-    """
+def document_losses(losses: TokenLosses, batch: Inputs) -> DocumentLosses | None:
+    """Return the mean loss of every document, detached; None where the batch has no documents."""
     if "document_ids" not in batch or "sample_ids" not in batch:
         return None
     return losses.per_document(batch["document_ids"], len(batch["sample_ids"]))

@@ -6,12 +6,22 @@ Shape letters: B batch, S sequence, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 IGNORED_LABEL = -100  # torch.nn.functional.cross_entropy's ignore_index
+
+
+class DocumentLosses(NamedTuple):
+    """What is known of each of D documents, on the device of the logits."""
+
+    means: Tensor
+    """[D] float32, mean cross-entropy; NaN too where nothing is predicted."""
+    tokens: Tensor
+    """[D] float32, how many tokens are predicted: tells the two kinds of NaN apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +47,15 @@ class TokenLosses:
         return kept.sum() / counted.sum().clamp(min=1)
 
     @torch.no_grad()
-    def per_document(self, document_ids: Tensor, documents: int) -> Tensor:
-        """Return the mean cross-entropy of every document; NaN where nothing of it is predicted.
+    def per_document(self, document_ids: Tensor, documents: int) -> DocumentLosses:
+        """Return the mean cross-entropy of every document, and of how many tokens it is.
 
         Args:
             document_ids: [B, S] int64, the number of each token's document, negative at padding.
             documents: Their number, D.
 
         Returns:
-            [D] float32, on the same device; no host synchronisation.
+            Both [D], on the same device; no host synchronisation.
         """
         # Whatever is not counted goes to one more document, which nobody sees.
         owner = torch.where(self.counted, document_ids[:, 1:], documents).flatten()
@@ -53,7 +63,7 @@ class TokenLosses:
         counts = torch.zeros_like(sums)
         sums.index_add_(0, owner, self.cross_entropy.detach().flatten())
         counts.index_add_(0, owner, torch.ones_like(self.cross_entropy).flatten())
-        return (sums / counts)[:documents]
+        return DocumentLosses((sums / counts)[:documents], counts[:documents])
 
 
 def token_losses(logits: Tensor, labels: Tensor) -> TokenLosses:

@@ -45,7 +45,8 @@ class LedgerEntry:
     rows: Sequence[int]
     """Place in `positions` of each document's sequence."""
     losses: Sequence[float | None] = ()
-    """Mean loss of each document; None where nothing was predicted; empty: not recorded."""
+    """Mean loss of each document, NaN if it was; None where nothing was predicted; empty: not
+    recorded."""
     skipped: Sequence[Sequence[str]] = ()
     """What, source, reason and id of what was passed over."""
     skipped_windows: Sequence[Sequence[int]] = ()
@@ -117,20 +118,25 @@ class Ledger:
     def begin(cls, folder: Path, max_bytes: int, *, rank: int, resumes: bool) -> Ledger:
         """Begin a ledger, or the next attempt of one.
 
+        All ranks call this before one of them writes: a run's attempts are counted over all of
+        them, so that a rank that is new begins where the others do.
+
         Args:
             folder: Where its files are.
             max_bytes: Most bytes of all files of this rank.
             rank: Of this process.
-            resumes: Whether the run goes on; else what an earlier run left there is removed.
+            resumes: Whether the run goes on; else what an earlier run left there is removed, by
+                rank 0 that of ranks which there are no more, too.
         """
-        mine = [segment for segment in segments(folder) if segment.rank == rank]
+        found = segments(folder)
         if resumes:
-            newest = max((segment.attempt for segment in mine), default=0)
+            newest = max((segment.attempt for segment in found), default=0)
             return cls(folder, max_bytes, rank, newest + 1)
         ledger = cls(folder, max_bytes, rank)
         with _Told(ledger):
-            for segment in mine:
-                segment.path.unlink()
+            for segment in found:
+                if rank in (0, segment.rank):
+                    segment.path.unlink(missing_ok=True)
         return ledger
 
     def begin_attempt(self) -> None:
@@ -199,10 +205,12 @@ class _Told:
 
 
 def _to_json(value: float | None) -> float | str | None:
-    """NaN means that nothing was predicted and becomes null; Inf is told as a string."""
-    if value is None or math.isnan(value):
-        return None
-    return value if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
+    """None, where nothing was predicted, is null; what is not finite is told as a string."""
+    if value is None or math.isfinite(value):
+        return value
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"
 
 
 def _from_json(value: float | str | None) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
@@ -15,8 +16,9 @@ from trainer.data.records.ledger import Ledger, LedgerEntry
 class StreamRecorder(Callback):
     """Writes down, at every step, which documents this rank read for it, and their losses.
 
-    Losses are those that the module leaves in `last_document_losses`, [D] for the D documents of a
-    microbatch. A step that does not lie above the one before begins a new attempt.
+    Losses are those that the module leaves in `last_document_losses`: two tensors [D] for the D
+    documents of a microbatch, the mean of each and its number of predicted tokens. A step that does
+    not lie above the one before begins a new attempt.
     """
 
     def __init__(self, ledger: Ledger, loader: StreamLoader) -> None:
@@ -53,14 +55,13 @@ class StreamRecorder(Callback):
         batch_idx: int,
     ) -> None:
         """Note a microbatch, and write a line if it completed a step."""
-        losses = getattr(pl_module, "last_document_losses", None)
         self._parts.append(
             {
                 "positions": batch["positions"],
                 "sample_ids": batch["sample_ids"],
                 "sources": batch["source"],
                 "rows": batch["rows"],
-                "losses": losses.tolist() if isinstance(losses, Tensor) else [],
+                "losses": _losses(getattr(pl_module, "last_document_losses", None)),
                 "skipped": batch["skipped"],
             }
         )
@@ -99,3 +100,11 @@ class StreamRecorder(Callback):
         )
         self._seen_windows = len(windows)
         self._ledger.write(entry)
+
+
+def _losses(left: tuple[Tensor, Tensor] | None) -> list[float | None]:
+    """Return the mean loss of each document; None where nothing of it is predicted."""
+    if left is None:
+        return []
+    means, tokens = torch.stack(left).tolist()  # both in one copy to the host
+    return [mean if count else None for mean, count in zip(means, tokens, strict=True)]

@@ -54,13 +54,14 @@ def test_documents_in_one_sequence_have_losses_of_their_own(example):
     logits, labels = example
     losses = token_losses(logits, labels)
     numbers = torch.tensor([[0, 0, 0, -1, -1], [1, 1, 1, 2, 2]])
-    found = losses.per_document(numbers, 4)
+    found, tokens = losses.per_document(numbers, 4)
     each = functional.cross_entropy(
         logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none"
     ).view(2, 4)
     assert found[0] == pytest.approx(each[0, :2].mean())
     assert found[1] == pytest.approx(each[1, 1])
     assert found[2] == pytest.approx(each[1, 2:].mean())
+    assert tokens.tolist() == [2, 1, 2, 0]
     assert found[3].isnan()  # a document without a predicted token
 
 
@@ -68,9 +69,10 @@ def test_a_loss_that_is_not_finite_stays_with_its_document(example):
     logits, labels = example
     logits[1, 3] = math.nan
     numbers = torch.tensor([[0] * 5, [1] * 5])
-    found = token_losses(logits, labels).per_document(numbers, 2)
+    found, tokens = token_losses(logits, labels).per_document(numbers, 2)
     assert found[0].isfinite()
     assert found[1].isnan()
+    assert tokens[1] > 0
 
 
 def test_without_a_predicted_token_the_loss_is_zero_and_has_a_gradient():

@@ -51,10 +51,11 @@ def vars_of(each):
 def test_losses_that_are_not_finite_are_told_apart(begin):
     ledger = begin()
     ledger.write(entry(1, losses=(math.nan, math.inf)))
-    ledger.write(entry(2, losses=(-math.inf, 0.0)))
+    ledger.write(entry(2, losses=(-math.inf, None)))
     first, second = read_ledger(ledger.folder)
-    assert list(first.losses) == [None, math.inf]
-    assert list(second.losses) == [-math.inf, 0.0]
+    assert math.isnan(first.losses[0])
+    assert first.losses[1] == math.inf
+    assert list(second.losses) == [-math.inf, None]
 
 
 def test_attempts_stand_one_behind_the_other(begin):
@@ -85,6 +86,24 @@ def test_ranks_leave_each_others_files_alone(begin):
         ledger.write(entry(1, rank=ledger.rank))
     begin(rank=1)
     assert steps(ledgers[0].folder) == [(1, 1, 0)]
+
+
+def test_a_rank_that_is_new_begins_the_attempt_of_the_others(begin):
+    first = begin()
+    first.write(entry(1))
+    first.begin_attempt()
+    first.write(entry(1, attempt=first.attempt))
+    resumed = [begin(rank=rank, resumes=True) for rank in (0, 1)]
+    for ledger in resumed:
+        ledger.write(entry(2, attempt=ledger.attempt, rank=ledger.rank))
+    assert steps(first.folder)[-2:] == [(3, 2, 0), (3, 2, 1)]
+
+
+def test_a_fresh_run_leaves_nothing_of_ranks_that_are_no_more(begin):
+    for rank in (0, 1, 2):
+        begin(rank=rank).write(entry(1, rank=rank))
+    begin().write(entry(1))
+    assert steps(begin(rank=5, resumes=True).folder) == [(1, 1, 0)]
 
 
 @pytest.mark.parametrize("max_bytes", [4_000, 20_000])

@@ -1,3 +1,4 @@
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -27,7 +28,8 @@ class Job:
                 batch = next(iterator)
                 self.recorder.on_train_batch_start(self.trainer, self.module, batch, 0)
                 numbers = torch.arange(len(batch["sample_ids"]))
-                self.module.last_document_losses = numbers + 10.0 * self.trainer.global_step
+                means = numbers + 10.0 * self.trainer.global_step
+                self.module.last_document_losses = means, torch.ones_like(means)
                 self.trainer.global_step += microbatch == self._accumulate - 1
                 self.recorder.on_train_batch_end(self.trainer, self.module, None, batch, 0)
 
@@ -105,6 +107,17 @@ def test_what_was_passed_over_is_told(make_job):
     assert {tuple(skip[:3]) for skip in skipped} == {
         ("documents", "web_documents", "too_many_pictures")
     }
+
+
+def test_a_loss_that_is_nan_is_told_apart_from_nothing_predicted(make_job):
+    job = make_job()
+    batch = next(iter(job.loader))
+    job.module.last_document_losses = torch.full((2,), math.nan), torch.tensor([3.0, 0.0])
+    job.trainer.global_step = 1
+    job.recorder.on_train_batch_end(job.trainer, job.module, None, batch, 0)
+    (entry,) = job.entries()
+    assert math.isnan(entry.losses[0])
+    assert entry.losses[1] is None
 
 
 def test_a_module_that_leaves_no_losses_is_written_without(make_job, make_stream):
