@@ -11,8 +11,9 @@ import json
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from os import SEEK_END
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from stabilizer.errors import ConfigurationError
 
@@ -81,13 +82,21 @@ def add_to_quarantine(path: Path, sample_ids: Iterable[str], *, remark: str) -> 
     """
     known = read_quarantine(path).sample_ids if path.exists() else frozenset()
     new = [name for name in dict.fromkeys(sample_ids) if name not in known]
-    lines = [json.dumps({"sample_id": name, "remark": remark}) + "\n" for name in new]
+    lines = "".join(json.dumps({"sample_id": name, "remark": remark}) + "\n" for name in new)
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(lines)
+        with path.open("a+b") as file:  # ends of lines as they are
+            file.write(_end_of_line(file) + lines.encode("utf-8") if new else b"")
     except OSError as error:
         raise ConfigurationError(f"data.quarantine: {path} cannot be written: {error}") from error
     return new
+
+
+def _end_of_line(file: IO[bytes]) -> bytes:
+    """Return what must stand before a new line: an end of the last one, if a person left none."""
+    if not file.seek(0, SEEK_END):
+        return b""
+    file.seek(-1, SEEK_END)
+    return b"" if file.read(1) == b"\n" else b"\n"
 
 
 def _merged(windows: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -68,6 +68,14 @@ def test_documents_are_added_once(file):
     assert remarks == ["first", "first", "second"]
 
 
+def test_a_last_line_without_an_end_stays_a_line(file):
+    file.write_text('{"positions": [3, 5]}\n{"sample_id": "a"}')
+    assert add_to_quarantine(file, ["a"], remark="x") == []
+    assert add_to_quarantine(file, ["b"], remark="x") == ["b"]
+    assert read_quarantine(file) == Quarantine(frozenset("ab"), ((3, 5),))
+    assert file.read_text().count("\n") == 3
+
+
 def test_a_file_of_another_kind_is_not_added_to(file):
     file.write_text("losses of a run\n")
     with pytest.raises(ConfigurationError):
