@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from dash import ALL, Dash, Input, Output, State, ctx, no_update
@@ -12,15 +11,14 @@ from dash.exceptions import PreventUpdate
 from dashboard import ids
 from dashboard.callbacks.dialogs import on_dismiss, on_submit
 from dashboard.client import Collector
-from dashboard.components.control import armed_badge, audit_list, silence_list, switch_card
+from dashboard.components.control import armed_badge
 from dashboard.components.deeds import SWITCH, UNSILENCE, ending_form
 from dashboard.components.forms import arming_form
 from dashboard.components.problem import problem_of
 from dashboard.errors import DashboardError
 from dashboard.handlers import deeds
+from dashboard.handlers.control import PARTS, view_control
 from stabilizer.clock import Clock
-
-_ENTRIES = 200
 
 
 def register(app: Dash, collector: Collector, clock: Clock) -> None:
@@ -35,9 +33,7 @@ def register(app: Dash, collector: Collector, clock: Clock) -> None:
 def _register_views(app: Dash, collector: Collector, clock: Clock) -> None:
     @app.callback(
         Output(ids.CONTROL_PROBLEM, "children"),
-        Output(ids.CONTROL_STATE, "children"),
-        Output(ids.CONTROL_SILENCES, "children"),
-        Output(ids.CONTROL_AUDIT, "children"),
+        *(Output(part, "children") for part in PARTS),
         Output(ids.SWITCH_FACTS, "data"),
         Input(ids.LIVE_CONTROL, "data"),
         Input(ids.LIVE_DECISIONS, "data"),
@@ -50,27 +46,23 @@ def _register_views(app: Dash, collector: Collector, clock: Clock) -> None:
         _clock: int | None,
         facts: dict[str, Any] | None,
     ) -> tuple[Any, ...]:
-        client = collector.asked_now()
         try:
-            state, entries = await asyncio.gather(client.control(), client.audit())
+            view = await view_control(collector.asked_now(), facts, clock.now())
         except DashboardError as error:
             if facts:
                 raise PreventUpdate from error
-            return problem_of(error, "/control"), *[no_update] * 4
-        now = clock.now()
-        return (
-            None,
-            switch_card(state, now),
-            silence_list(state.silences, now),
-            audit_list(entries, now, _ENTRIES),
-            {"disarmed": state.disarmed},
-        )
+            return problem_of(error, "/control"), *[no_update] * (len(PARTS) + 1)
+        return None, *view.parts, view.facts
 
     @app.callback(
         Output(ids.ARMED_BADGE, "children"),
         Input(ids.LIVE_CONTROL, "data"),
+        Input(ids.CLOCK, "n_intervals"),
     )
-    async def show_armed(_news: Any) -> Component | None:  # noqa: ANN401
+    async def show_armed(
+        _news: Any,  # noqa: ANN401
+        _clock: int | None,
+    ) -> Component | None:
         try:
             return armed_badge(await collector.asked_now().control())
         except DashboardError as error:

@@ -204,3 +204,20 @@ def test_everything_is_disarmed_and_armed_again(stack, open_page):
     page.get_by_role("button", name="Arm", exact=True).click()
     confirm(page, "Arm again", "demo is over")
     expect(page.locator("#armed-badge")).to_be_empty()
+
+
+def test_a_press_on_the_page_of_the_switch_that_straddles_a_decision_counts(stack, open_page):
+    page = open_page("/control")
+    button = page.get_by_role("button", name="Disarm everything")
+    element = button.element_handle()
+    run = stack.feed("noisy")
+    expect(page.locator("#control-audit")).to_contain_text(run.run_id[:8])
+    button.hover()
+    page.mouse.down()
+    change = {"mode": "observe", "reason": "in between"}
+    assert run.http.patch(f"/runs/{run.run_id}", json=change).status_code == 200
+    page.mouse.up()
+    expect(page.get_by_role("dialog")).to_contain_text("The policy acts on no run at all")
+    page.keyboard.press("Escape")
+    expect(page.locator("#control-audit")).to_contain_text("in between")
+    assert element.evaluate("element => element.isConnected")
