@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from trainer.checkpoints.errors import CheckpointError
+from trainer.checkpoints.random_states import RandomStates
 from trainer.checkpoints.store import CheckpointStore, StoredCheckpoint
 
 FACTS_KEY: Final = "trainer_facts"
@@ -58,6 +61,8 @@ class Checkpoints(Callback):
         every: Optimizer steps between two.
         facts: Put into each, for whoever resumes.
         health: The agent's word, where the job is watched. None: finite is healthy.
+        resumed: What the job goes on from; if it lies in the store, what lies behind it there is
+            abandoned once it has been loaded.
     """
 
     def __init__(
@@ -67,18 +72,20 @@ class Checkpoints(Callback):
         every: int,
         facts: dict[str, Any] | None = None,
         health: SnapshotHealth | None = None,
+        resumed: Path | None = None,
     ) -> None:
         self._store = store
         self._every = every
         self._facts = facts or {}
         self._health = health
+        self._resumed = resumed
         self._attempt = 0
         self._step = 0
         self._saved_step = -1
         self._is_due = False
         self._unjudged: list[tuple[StoredCheckpoint, int]] = []
         self.failures = 0
-        """Checkpoints that could not be written."""
+        """How often one could not be written, marked or removed."""
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -88,6 +95,11 @@ class Checkpoints(Callback):
         self._is_due = False
         self._unjudged = []
         trainer.strategy.barrier("Checkpoints.on_train_start")  # all have counted before one writes
+        if trainer.is_global_zero:
+            self._sweep()
+            if self._resumed is not None and self._store.holds(self._resumed):
+                with _Told(self, "checkpoints cannot be marked"):
+                    self._store.abandon(self._step)
 
     @override
     def on_train_batch_start(
@@ -139,14 +151,30 @@ class Checkpoints(Callback):
         """Write a checkpoint of the present state; all ranks, between two steps."""
         path = self._store.place(self._attempt, self._step)
         is_finite = _is_finite(trainer)
+        if trainer.is_global_zero:
+            self._sweep()
+        is_written = False
         with _Told(self, f"no checkpoint at step {self._step}", trainer):
-            trainer.save_checkpoint(path)
-            self._saved_step, self._is_due = self._step, False
-            if trainer.is_global_zero:
+            with _all_random_states(trainer):
+                trainer.save_checkpoint(path)
+            is_written = True
+        # Without a common verdict one rank would try again, and wait for others that do not.
+        if not trainer.strategy.reduce_boolean_decision(is_written):
+            return
+        self._saved_step, self._is_due = self._step, False
+        if trainer.is_global_zero:
+            # Apart from the writing, whose failure is met with a barrier: here no rank waits.
+            with _Told(self, f"the checkpoint at step {self._step} cannot be marked"):
                 self._note(StoredCheckpoint(self._attempt, self._step, path), is_finite)
 
+    def _sweep(self) -> None:
+        """Make room: a write that broke for want of it must not keep the next one from its own."""
+        with _Told(self, "what broken writes have left cannot be removed"):
+            self._store.sweep()
+
     def _note(self, checkpoint: StoredCheckpoint, is_finite: bool) -> None:
-        self._store.mark(checkpoint, healthy=is_finite and self._health is None)
+        is_healthy = is_finite and self._health is None
+        self._store.mark(checkpoint, healthy=is_healthy, finite=is_finite)
         if is_finite and self._health is not None:
             self._unjudged.append((checkpoint, self._health.attempt))
         self._store.tidy()
@@ -188,6 +216,13 @@ class _Told:
         if self._trainer is not None:
             self._trainer.strategy.barrier("Trainer.save_checkpoint")  # where other ranks wait
         return True
+
+
+def _all_random_states(trainer: Trainer) -> AbstractContextManager[None]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+    found = (callback for callback in callbacks if isinstance(callback, RandomStates))
+    states = next(found, None)
+    return nullcontext() if states is None else states.of_all_ranks()
 
 
 def _is_finite(trainer: Trainer) -> bool:

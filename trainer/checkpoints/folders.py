@@ -37,6 +37,11 @@ def begin_folder(folder: Path) -> Path:
     return part
 
 
+def drop_part(folder: Path) -> None:
+    """Remove what a broken write has left, as far as possible: it takes room on a full disk."""
+    shutil.rmtree(part_of(folder), ignore_errors=True)
+
+
 def commit_folder(folder: Path, facts: dict[str, Any]) -> None:
     """Let what was written take the folder's name, durably.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -24,13 +26,25 @@ _log = logging.getLogger(__name__)
 class RandomStates(Callback):
     """Saves the global generators of python, numpy and torch, and restores them on a resume.
 
-    All ranks must save together, as they do in Lightning. The states come back when training
-    starts, behind everything that draws while a job is set up.
+    A checkpoint holds the state of every rank when it is written inside `of_all_ranks`, on all
+    ranks together; otherwise only this rank's, since a copy in memory is every rank's own affair:
+    one may take it and another not. The states come back when training starts, behind everything
+    that draws while a job is set up.
     """
 
     def __init__(self) -> None:
         """Have nothing to restore."""
         self._pending: list[dict[str, Any]] = []
+        self._gathers = False
+
+    @contextmanager
+    def of_all_ranks(self) -> Iterator[None]:
+        """Gather what is saved in here from all ranks, which must all come here."""
+        self._gathers = True
+        try:
+            yield
+        finally:
+            self._gathers = False
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -41,10 +55,10 @@ class RandomStates(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Put the states of all ranks into the checkpoint."""
+        """Put this rank's state into the checkpoint, or those of all ranks."""
         own = _to_plain(capture_random_state([trainer.strategy.root_device]))
         states: list[Any] = [own]
-        if trainer.world_size > 1:
+        if self._gathers and trainer.world_size > 1:
             states = [None] * trainer.world_size
             dist.all_gather_object(states, own)
         checkpoint[KEY] = states

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -24,6 +25,7 @@ from trainer.checkpoints.folders import (
     begin_folder,
     check_files,
     commit_folder,
+    drop_part,
     part_of,
     read_manifest,
 )
@@ -34,7 +36,7 @@ from trainer.checkpoints.storage import (
     write_state,
     write_tensors,
 )
-from trainer.checkpoints.tree import join_tree, split_tree
+from trainer.checkpoints.tree import Tree, join_tree, split_tree
 
 _STATE = "state_dict"
 _OPTIMIZERS = "optimizer_states"
@@ -66,6 +68,14 @@ class ShardedStrategy(ModelParallelStrategy):
         """
         folder = Path(self.broadcast(str(filepath)))
         skeleton, tensors = split_tree(checkpoint)
+        try:
+            self._write(folder, skeleton, tensors)
+        except CheckpointError:
+            if self.is_global_zero:  # all ranks have failed: nobody writes any more
+                drop_part(folder)
+            raise
+
+    def _write(self, folder: Path, skeleton: Tree, tensors: dict[str, Tensor]) -> None:
         error: Exception | None = None
         if self.is_global_zero:
             try:

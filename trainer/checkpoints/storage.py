@@ -34,6 +34,7 @@ from trainer.checkpoints.folders import (
     begin_folder,
     check_files,
     commit_folder,
+    drop_part,
     read_manifest,
     remove_folder,
 )
@@ -58,10 +59,14 @@ class SafeCheckpointIO(CheckpointIO):
         """
         folder = Path(path)
         skeleton, tensors = split_tree(checkpoint)
-        part = begin_folder(folder)
-        write_state(part, skeleton)
-        write_tensors(part, tensors, alone=True)
-        commit_folder(folder, {"sharded": False})
+        try:
+            part = begin_folder(folder)
+            write_state(part, skeleton)
+            write_tensors(part, tensors, alone=True)
+            commit_folder(folder, {"sharded": False})
+        except (CheckpointError, OSError):
+            drop_part(folder)
+            raise
 
     @override
     def load_checkpoint(

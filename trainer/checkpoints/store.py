@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from trainer.checkpoints.errors import CheckpointError
 from trainer.checkpoints.folders import remove_folder, sweep, write_json
 
 HEALTH_FILE: Final = "health.json"
+
+_log = logging.getLogger(__name__)
 _NAME: Final = re.compile(r"attempt-(\d{4,})-step-(\d{8,})")
 
 
@@ -33,6 +36,11 @@ class StoredCheckpoint:
         return bool(_read_health(self.path).get("healthy"))
 
     @property
+    def is_finite(self) -> bool:
+        """Whether all its numbers are finite, as far as that was noted."""
+        return bool(_read_health(self.path).get("finite", True))
+
+    @property
     def is_abandoned(self) -> bool:
         """Whether the run went back behind it: what it holds has been thrown away."""
         return bool(_read_health(self.path).get("abandoned"))
@@ -46,7 +54,8 @@ class CheckpointStore:
 
         Args:
             folder: Where they are.
-            keep: Newest ones that are kept; the newest healthy one is kept beside them.
+            keep: Newest ones that are kept; the newest healthy and the newest finite one
+                are kept beside them.
         """
         self.folder = folder
         self._keep = keep
@@ -68,14 +77,33 @@ class CheckpointStore:
         """Return those that have not been abandoned, oldest first."""
         return [checkpoint for checkpoint in self.all() if not checkpoint.is_abandoned]
 
+    def holds(self, folder: Path) -> bool:
+        """Tell whether a checkpoint's folder lies in here."""
+        return folder.resolve().parent == self.folder.resolve()
+
     def latest(self) -> StoredCheckpoint | None:
-        """Return the newest one that has not been abandoned; None if there is none."""
-        return next(reversed(self.usable()), None)
+        """Return the newest one that was not abandoned and is finite; None if there is none."""
+        for checkpoint in reversed(self.usable()):
+            if checkpoint.is_finite:
+                return checkpoint
+            _log.warning("%s holds numbers that are not finite: passed over", checkpoint.path)
+        return None
 
     def mark(
-        self, checkpoint: StoredCheckpoint, *, healthy: bool = False, abandoned: bool = False
+        self,
+        checkpoint: StoredCheckpoint,
+        *,
+        healthy: bool = False,
+        abandoned: bool = False,
+        finite: bool | None = None,
     ) -> None:
         """Note what is known of a checkpoint; what was known before stays.
+
+        Args:
+            checkpoint: Which one.
+            healthy: Whether it is known to be healthy now.
+            abandoned: Whether the run went back behind it.
+            finite: Whether all its numbers are finite; None: as known before.
 
         Raises:
             OSError: It cannot be written.
@@ -83,6 +111,8 @@ class CheckpointStore:
         health = _read_health(checkpoint.path)
         health |= {"healthy": healthy or bool(health.get("healthy"))}
         health |= {"abandoned": abandoned or bool(health.get("abandoned"))}
+        if finite is not None:
+            health |= {"finite": finite}
         write_json(checkpoint.path / HEALTH_FILE, health)
 
     def abandon(self, behind: int) -> Sequence[StoredCheckpoint]:
@@ -96,16 +126,25 @@ class CheckpointStore:
             self.mark(checkpoint, abandoned=True)
         return left
 
-    def tidy(self) -> None:
-        """Remove what need not be kept; the newest healthy one always stays.
+    def sweep(self) -> None:
+        """Remove what broken writes have left; only while nobody writes.
 
         Raises:
             OSError: Something cannot be removed.
         """
         sweep(self.folder)
+
+    def tidy(self) -> None:
+        """Remove what need not be kept; the newest healthy and the newest finite one stay.
+
+        Raises:
+            OSError: Something cannot be removed.
+        """
+        self.sweep()
         usable = self.usable()
         kept = set(usable[-self._keep :])
         kept |= set([checkpoint for checkpoint in usable if checkpoint.is_healthy][-1:])
+        kept |= set([checkpoint for checkpoint in usable if checkpoint.is_finite][-1:])
         for checkpoint in self.all():
             if checkpoint not in kept:
                 remove_folder(checkpoint.path)
@@ -116,10 +155,11 @@ def find_checkpoint(store: CheckpointStore, wanted: str) -> Path | None:
 
     Args:
         store: Of this run.
-        wanted: latest; auto: the latest one, or none if there is none; otherwise a folder.
+        wanted: latest: the newest one that is finite; auto: the same, or none if there is none at
+            all; otherwise a folder.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There is none, or none that is finite.
     """
     if wanted not in ("latest", "auto"):
         folder = Path(wanted)
@@ -129,6 +169,11 @@ def find_checkpoint(store: CheckpointStore, wanted: str) -> Path | None:
             )
         return folder
     newest = store.latest()
+    if newest is None and store.usable():
+        raise CheckpointError(
+            f"--resume: no checkpoint in {store.folder} is finite; allowed: another training.out, "
+            "or the folder of one of them, to go on from it all the same"
+        )
     if newest is None and wanted == "latest":
         raise CheckpointError(
             f"--resume: there is no checkpoint in {store.folder}; allowed: auto, to start anew "

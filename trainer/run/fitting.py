@@ -156,15 +156,13 @@ class _Run:
             callbacks += [recorder, ProgressLine(clock=self.clock, log_seconds=seconds)]
         callbacks += [*self._stream_recorder(resumes=resume is not None), RandomStates()]
         if config.training.checkpoint_every:
-            store = store_of(config)
-            if resume is not None and self.trainer.is_global_zero:
-                store.abandon(resume.step)
             callbacks.append(
                 Checkpoints(
-                    store,
+                    store_of(config),
                     every=config.training.checkpoint_every,
                     facts=facts_of(config),
                     health=None if watcher is None else AgentHealth(watcher),
+                    resumed=None if resume is None else resume.path,
                 )
             )
         return callbacks

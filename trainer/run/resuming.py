@@ -102,7 +102,7 @@ def choose_resume(config: RunConfig, wanted: str | None) -> Resume | None:
 
 
 def _refuse_to_mix(config: RunConfig, store: CheckpointStore) -> None:
-    newest = store.latest()
+    newest = next(reversed(store.usable()), None)
     if config.training.checkpoint_every and newest is not None:
         raise ConfigurationError(
             f"training.out: {config.training.out!r} cannot be used; allowed: another folder, or "

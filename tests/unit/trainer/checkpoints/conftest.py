@@ -71,7 +71,7 @@ class Kit:
     def train(self, *callbacks, steps=12, every=3, resume=None, accumulate=1, health=None):
         seed_everything(0, verbose=False)
         job, points = Job(), Points()
-        self.checkpoints = Checkpoints(self.store, every=every, health=health)
+        self.checkpoints = Checkpoints(self.store, every=every, health=health, resumed=resume)
         trainer = Trainer(
             accelerator="cpu",
             max_steps=steps,

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from trainer.checkpoints import CheckpointStore
+from trainer.checkpoints import CheckpointError, CheckpointStore
 
 
 class Rewind(Callback):
@@ -106,6 +107,7 @@ def test_weights_that_are_not_finite_are_not_healthy(kit):
     kit.train(Spoil(), steps=15, every=3)
     healthy = {checkpoint.step: checkpoint.is_healthy for checkpoint in kit.store.all()}
     assert healthy == {3: True, 12: False, 15: False}
+    assert {c.step: c.is_finite for c in kit.store.all()} == {3: True, 12: False, 15: False}
 
 
 class Word:
@@ -142,3 +144,73 @@ def test_a_checkpoint_that_cannot_be_written_costs_no_training(kit, caplog):
     assert len(job.losses) == 7
     assert kit.checkpoints.failures == 4  # at steps 3, 6 and 7, and once more at the end
     assert "no checkpoint at step 3" in caplog.text
+
+
+def test_one_that_cannot_be_noted_is_not_met_with_a_barrier_of_the_writing(kit, monkeypatch):
+    met, barrier = [], SingleDeviceStrategy.barrier
+    monkeypatch.setattr(
+        SingleDeviceStrategy,
+        "barrier",
+        lambda self, name=None: met.append(name) or barrier(self, name),
+    )
+    kit.store.folder.mkdir()
+    elsewhere = kit.store.folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    (kit.store.folder / ".old.part").symlink_to(elsewhere)  # cannot be swept
+    kit.train(steps=6, every=3)
+    assert kit.steps() == [(1, 3), (1, 6)]
+    assert kit.checkpoints.failures > 0
+    assert met.count("Trainer.save_checkpoint") == 2
+
+
+def test_what_broken_writes_have_left_is_gone_before_the_next_one_begins(kit):
+    seen = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 0:
+                seen.append(list(kit.store.folder.glob(".*.part")))
+                (kit.store.folder / ".attempt-0001-step-00000099.part").mkdir()
+
+        def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+            seen.append(list(kit.store.folder.glob(".*.part")))
+
+    (kit.store.folder / ".attempt-0001-step-00000098.part").mkdir(parents=True)
+    kit.train(Look(), steps=3, every=3)
+    assert seen == [[], []]
+
+
+def test_a_write_that_fails_leaves_nothing_behind(kit, tmp_path):
+    class Odd(Callback):
+        def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+            checkpoint["odd"] = torch.zeros(3).to_sparse()  # no tensor that safetensors can hold
+
+    job = kit.train(Odd(), steps=4, every=3)
+    assert len(job.losses) == 4
+    assert kit.checkpoints.failures == 3
+    assert list(kit.store.folder.iterdir()) == []
+
+
+def test_a_resume_abandons_what_lies_behind_it_once_it_is_loaded(kit):
+    kit.train(steps=6, every=3)
+    first, last = kit.store.all()
+    file = next((first.path / "tensors").iterdir())
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        kit.train(steps=6, every=3, resume=first.path)
+    assert not last.is_abandoned
+    file.write_bytes(whole)
+    kit.train(steps=4, every=100, resume=first.path)
+    assert kit.steps() == [(1, 3), (2, 4)]
+
+
+def test_a_resume_from_another_run_abandons_nothing_here(kit, tmp_path):
+    here = kit.store
+    kit.train(steps=6, every=3)
+    kit.store = CheckpointStore(tmp_path / "other")
+    kit.train(steps=3, every=3)
+    foreign = kit.store.latest().path
+    kit.store = here
+    kit.train(steps=4, every=100, resume=foreign)
+    assert [(c.attempt, c.step) for c in here.usable()] == [(1, 6), (2, 4)]

@@ -98,3 +98,34 @@ def test_resume_without_a_checkpoint_starts_anew_only_if_that_was_meant(store, t
         find_checkpoint(store, "latest")
     with pytest.raises(CheckpointError, match="none is no folder; allowed: latest, auto"):
         find_checkpoint(store, str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("wanted", ["latest", "auto"])
+def test_resume_passes_over_what_is_not_finite_and_says_so(store, add, caplog, wanted):
+    first = add(1, 100, finite=True)
+    add(1, 200, finite=False)
+    assert find_checkpoint(store, wanted) == first.path
+    assert "step-00000200 holds numbers that are not finite" in caplog.text
+
+
+@pytest.mark.parametrize("wanted", ["latest", "auto"])
+def test_resume_does_not_start_anew_over_checkpoints_of_which_none_is_finite(store, add, wanted):
+    only = add(1, 100, finite=False)
+    with pytest.raises(CheckpointError, match=r"is finite; allowed: another training\.out"):
+        find_checkpoint(store, wanted)
+    assert find_checkpoint(store, str(only.path)) == only.path
+
+
+def test_the_newest_finite_one_is_kept_though_nobody_has_called_it_healthy(store, add):
+    add(1, 100, finite=True)
+    add(1, 200, finite=True)
+    for step in (300, 400, 500):
+        add(1, step, finite=False)
+    store.tidy()
+    assert steps(store.all()) == [(1, 200), (1, 400), (1, 500)]
+
+
+def test_what_is_known_to_be_finite_stays_known(store, add):
+    checkpoint = add(1, 100, finite=False)
+    store.mark(checkpoint, abandoned=True)
+    assert not checkpoint.is_finite
