@@ -82,6 +82,14 @@ def test_accumulated_microbatches_are_one_step(make_config):
     assert len(losses(config)) == 12
 
 
+def test_every_step_of_a_pass_has_all_its_microbatches(make_config):
+    config = make_config(training__accumulate=4, training__steps=7)
+    per_pass = len(build_job(config).loader)
+    assert per_pass % 4 == 0
+    assert per_pass // 4 < 7  # a pass ends on the way
+    assert fit(config).samples == 7 * 4 * 8
+
+
 def test_bad_documents_make_the_loss_jump_in_their_window_alone(make_config):
     window = {"first_sample": 160, "samples": 16}
     steps = {"training__steps": 26, "optimizer__learning_rate": 3e-3}

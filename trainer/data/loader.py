@@ -30,7 +30,7 @@ class StreamLoader:
     middle goes on there with the next `iter()`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  plain numbers, all by name
         self,
         stream: SampleStream,
         *,
@@ -39,6 +39,7 @@ class StreamLoader:
         rank: int = 0,
         world_size: int = 1,
         epoch_samples: int = 0,
+        accumulate: int = 1,
     ) -> None:
         """Start at sample 0.
 
@@ -49,15 +50,17 @@ class StreamLoader:
             rank: Of this process, from 0.
             world_size: Number of ranks.
             epoch_samples: Samples of the stream, over all ranks, in an epoch; 0: one pass over the
-                corpus, rounded down to whole batches but at least one.
+                corpus, rounded down to whole optimizer steps but at least one.
+            accumulate: Batches of one optimizer step; one cut short would be a smaller step.
         """
         self._stream = stream
         self._batch_size = batch_size
         self._workers = workers
         self._rank = rank
         self._step = batch_size * world_size
-        passes = stream.samples_per_pass - stream.samples_per_pass % self._step
-        self._epoch = epoch_samples or max(passes, self._step)
+        whole = self._step * accumulate
+        passes = stream.samples_per_pass - stream.samples_per_pass % whole
+        self._epoch = epoch_samples or max(passes, whole)
         self._samples = 0
         self._health = DataHealth(stream.shards_skipped)
         self._skipped_windows: list[tuple[int, int]] = []

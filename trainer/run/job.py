@@ -76,6 +76,7 @@ def build_job(
         rank=rank,
         world_size=processes,
         epoch_samples=config.data.epoch_samples,
+        accumulate=config.training.accumulate,
     )
     module = _build_module(config, tokenizer, sharded=sharded)
     if rank:  # dropout masks of its own; rank 0 draws as a run of one process does

@@ -177,6 +177,14 @@ def test_a_corpus_smaller_than_a_batch_is_an_epoch_of_one_batch(make_loader):
     assert len(make_loader(epoch_samples=0, batch_size=64)) == 1
 
 
+def test_a_pass_ends_with_a_whole_optimizer_step(make_loader):
+    loader = make_loader(epoch_samples=0, accumulate=3)
+    assert len(loader) == len(list(loader)) == 45 // (4 * 3) * 3
+    assert len(make_loader(epoch_samples=0, accumulate=3, world_size=2)) == 3
+    assert len(make_loader(epoch_samples=0, accumulate=32)) == 32  # one step, longer than a pass
+    assert len(make_loader(accumulate=4)) == EPOCH // 4  # what is asked for stays
+
+
 @pytest.mark.parametrize("state", [{}, {"samples": -1}, {"samples": "4"}, {"epoch": 3}])
 def test_a_foreign_state_is_refused_and_moves_nothing(make_loader, state):
     loader = make_loader()
