@@ -19,6 +19,7 @@ _MIXTURE = 1  # what a key is for, so that no two orders are alike
 _DOCUMENTS = 2
 _SUBSTITUTES = 3
 _INSIDE = 4
+_NEAR_SUBSTITUTES = 4  # from where the document lies; a damaged stretch may be all that is there
 _KEPT_LAYOUTS = 4  # passes whose blocks are laid out; ranks and workers read one or two at a time
 
 
@@ -76,7 +77,8 @@ class MixtureOrder:
         """Return what is read instead when the document of this position cannot be used.
 
         It is drawn at random from what is shuffled together with that document: damage often lies
-        side by side, and what is near is cheap to read.
+        side by side, and what is near is cheap to read. From the fifth attempt on it is drawn from
+        the whole source, since all that is near may be damaged.
 
         Args:
             position: Where the document stands.
@@ -86,6 +88,8 @@ class MixtureOrder:
         order = self._orders[source]
         number_of_pass, index = divmod(turn, order.size)
         draw = mix(self._seed, _SUBSTITUTES, position, attempt)
+        if attempt > _NEAR_SUBSTITUTES:
+            return Place(self._names[source], draw % order.size)
         key = self._key(source, number_of_pass)
         return Place(self._names[source], order.substitute(index, key, draw))
 

@@ -35,11 +35,12 @@ class Pages:
         return Document(f"web/p:{index}", "web", (self._texts[index],))
 
 
-def make_reader(texts, damaged=(), **options):
+def make_reader(texts, damaged=(), blocks=None, shuffle_blocks=0, **options):
     pages = Pages(texts, damaged)
-    return DocumentReader(
-        {"web": pages}, MixtureOrder({"web": pages.blocks}, {"web": 1}, 0), **options
+    order = MixtureOrder(
+        {"web": blocks or pages.blocks}, {"web": 1}, 0, shuffle_blocks=shuffle_blocks
     )
+    return DocumentReader({"web": pages}, order, **options)
 
 
 def names(reader, count=20):
@@ -120,6 +121,17 @@ def test_a_shard_full_of_damage_does_not_stop_the_job():
     reader = make_reader(texts, damaged=range(100, 220), max_bad_in_a_row=16)
     found = names(reader, 400)
     assert not {f"web/p:{i}" for i in range(100, 220)} & set(found)
+
+
+def test_a_damaged_block_that_is_shuffled_with_no_other_does_not_stop_the_job():
+    texts = [str(i) for i in range(50)]
+    blocks = {"blocks": [10] * 5, "shuffle_blocks": 2}  # two, two, and one alone
+    usual = names(make_reader(texts, **blocks), 50)
+    alone = {int(name.removeprefix("web/p:")) for name in usual[40:]}
+    assert len({number // 10 for number in alone}) == 1
+    found = names(make_reader(texts, damaged=alone, **blocks), 50)
+    assert found[:40] == usual[:40]
+    assert not set(found[40:]) & set(usual[40:])
 
 
 def test_a_document_is_read_by_its_id_whatever_keeps_it_out_of_the_stream():

@@ -89,4 +89,7 @@ def test_substitutes_are_others_of_the_same_source_and_always_the_same(together)
 def test_substitutes_lie_among_the_blocks_that_are_read_anyway():
     order = MixtureOrder({"web": [10] * 20}, {"web": 1}, 0, shuffle_blocks=4)
     near = {order.locate(i).number // 10 for i in range(40)}
-    assert {order.substitute(7, n).number // 10 for n in range(200)} == near
+    drawn = {order.substitute(i, n).number // 10 for i in range(40) for n in range(1, 5)}
+    assert drawn == near
+    late = {order.substitute(7, n).number // 10 for n in range(5, 300)}
+    assert late == set(range(20))  # all that is near may be damaged
