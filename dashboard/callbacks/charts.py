@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dash import ClientsideFunction, Dash, Input, Output, State, no_update
+from dash import ClientsideFunction, Dash, Input, Output, Patch, State, ctx, no_update
 from dash.exceptions import PreventUpdate
 
 from dashboard import ids
@@ -29,6 +29,13 @@ _REDRAW_SECONDS = 2.0
 """A chart that its lines have outgrown is drawn anew no more often than this."""
 _MAP_STEPS = 10
 """Layers are measured every so many steps: asking more often shows nothing else."""
+_VIEW = {
+    "width": (ids.CHART_WIDTH, "data"),
+    "zoom": (ids.RUN_RANGE, "data"),
+    "picked": (ids.PICKED, "value"),
+    "log": (ids.LOG_LOSS, "checked"),
+}
+"""How a person looks at the panels: component and property."""
 _QUIET = (MissingError, SignInRequiredError)
 """Told by the page as a whole."""
 
@@ -61,18 +68,15 @@ def _register_drawing(app: Dash, collector: Collector, clock: Clock) -> None:
             Output(ids.CHARTS_PROBLEM, "children"),
         ],
         inputs={
-            "_news": [Input(ids.LIVE_DECISIONS, "data"), Input(ids.REDRAW, "data")],
-            "view": {
-                "width": Input(ids.CHART_WIDTH, "data"),
-                "zoom": Input(ids.RUN_RANGE, "data"),
-                "picked": Input(ids.PICKED, "value"),
-                "log": Input(ids.LOG_LOSS, "checked"),
-            },
+            "_redraw": Input(ids.REDRAW, "data"),
+            "decisions": Input(ids.LIVE_DECISIONS, "data"),
+            "view": {name: Input(*prop) for name, prop in _VIEW.items()},
         },
         state={"run_id": State(ids.RUN_ID, "data"), "shown": State(ids.SHOWN, "data")},
     )
     async def draw(
-        _news: Any,  # noqa: ANN401  JSON, looked at for its change only
+        _redraw: Any,  # noqa: ANN401  JSON, looked at for its change only
+        decisions: Any,  # noqa: ANN401  likewise
         view: dict[str, Any],
         run_id: str,
         shown: dict[str, Any] | None,
@@ -83,19 +87,33 @@ def _register_drawing(app: Dash, collector: Collector, clock: Clock) -> None:
         except _QUIET as error:
             raise PreventUpdate from error
         except DashboardError as error:
-            return *[no_update] * (len(PANELS) + 3), None if shown else small_problem(error)
+            missed = _missed(clock) if shown else no_update
+            return *[no_update] * (len(PANELS) + 1), missed, no_update, small_problem(error)
         drawn = {
             "number": (shown or {}).get("number", 0) + 1,
             "panels": panels.shown,
             "read_to": panels.read_to,
             "drawn_at": clock.monotonic(),
             "series": fingerprint(panels.series),
+            "asked": {"view": view, "decisions": decisions},
         }
         # There may be thousands of them, and hardly ever others than before.
         is_known = (shown or {}).get("series") == drawn["series"]
         series = no_update if is_known else list(panels.series)
         figures = [panels.figures[panel] for panel in PANELS]
         return *figures, _style(look), drawn, series, None
+
+
+def _missed(clock: Clock) -> Patch:
+    """Mark what a page has as other than what it should show.
+
+    It may have been extended since it was read here, so that only these two parts are replaced;
+    by the second of them, an extension of it that is still under way is left out.
+    """
+    missed = Patch()
+    missed["asked"] = None
+    missed["drawn_at"] = clock.monotonic()
+    return missed
 
 
 def _style(look: Look) -> dict[str, Any]:
@@ -105,23 +123,33 @@ def _style(look: Look) -> dict[str, Any]:
 
 def _register_extending(app: Dash, collector: Collector, clock: Clock) -> None:
     @app.callback(
-        Output(ids.EXTENSION, "data"),
-        Output(ids.REDRAW, "data"),
-        Input(ids.LIVE_FRAMES, "data"),
-        Input(ids.CLOCK, "n_intervals"),
-        State(ids.RUN_ID, "data"),
-        State(ids.SHOWN, "data"),
-        State(ids.RUN_RANGE, "data"),
+        output=[Output(ids.EXTENSION, "data"), Output(ids.REDRAW, "data")],
+        inputs={
+            "_news": [Input(ids.LIVE_FRAMES, "data"), Input(ids.CLOCK, "n_intervals")],
+        },
+        state={
+            "run_id": State(ids.RUN_ID, "data"),
+            "shown": State(ids.SHOWN, "data"),
+            "asked": {
+                "view": {name: State(*prop) for name, prop in _VIEW.items()},
+                "decisions": State(ids.LIVE_DECISIONS, "data"),
+            },
+        },
         prevent_initial_call=True,
     )
     async def extend(
-        _frames: Any,  # noqa: ANN401
-        _clock: int | None,
+        _news: Any,  # noqa: ANN401  JSON, looked at for its change only
         run_id: str,
         shown: Any,  # noqa: ANN401
-        zoom: list[float] | None,
+        asked: dict[str, Any],
     ) -> tuple[Any, Any]:
-        if not shown or not looks_at_the_newest(read_zoom(zoom), shown["read_to"]):
+        now = clock.monotonic()
+        if _is_other(shown, asked):
+            if shown and _drawn_just_now(shown, now):
+                raise PreventUpdate
+            return no_update, now
+        zoom = read_zoom(asked["view"]["zoom"])
+        if not shown or not looks_at_the_newest(zoom, shown["read_to"]):
             raise PreventUpdate
         try:
             extension = await extend_panels(collector.asked_now(), run_id, shown)
@@ -139,9 +167,8 @@ def _register_extending(app: Dash, collector: Collector, clock: Clock) -> None:
                 "read_to": extension.read_to,
             },
         }
-        # Less than nothing: it was drawn before this machine started.
-        is_due = not 0 <= clock.monotonic() - shown["drawn_at"] < _REDRAW_SECONDS
-        return update, shown["number"] if extension.outgrown and is_due else no_update
+        is_due = extension.outgrown and not _drawn_just_now(shown, now)
+        return update, now if is_due else no_update
 
     # In the browser: what was read for a figure that has been replaced meanwhile is left out.
     app.clientside_callback(  # type: ignore[no-untyped-call]  # Dash has no types for it
@@ -153,6 +180,23 @@ def _register_extending(app: Dash, collector: Collector, clock: Clock) -> None:
         State(ids.PANEL_NAMES, "data"),
         prevent_initial_call=True,
     )
+
+
+def _is_other(shown: dict[str, Any] | None, asked: dict[str, Any]) -> bool:
+    """Whether the panels show other than what was asked for, and nobody is drawing them.
+
+    A drawing that failed says so. One whose answer never came does not: that is looked after with
+    the clock alone, since with news a drawing may just be under way.
+    """
+    if shown and shown.get("asked") is None:
+        return True
+    is_tick = ids.CLOCK in ctx.triggered_prop_ids.values()
+    return is_tick and (not shown or shown["asked"] != asked)
+
+
+def _drawn_just_now(shown: dict[str, Any], now: float) -> bool:
+    # Less than nothing: it was drawn before this machine started.
+    return 0 <= now - float(shown["drawn_at"]) < _REDRAW_SECONDS
 
 
 def _register_map(app: Dash, collector: Collector) -> None:
@@ -169,6 +213,7 @@ def _register_map(app: Dash, collector: Collector) -> None:
             Output(ids.HEATMAP_PROBLEM, "children"),
         ],
         inputs={
+            "_clock": Input(ids.CLOCK, "n_intervals"),
             "frames": Input(ids.LIVE_FRAMES, "data"),
             "view": {
                 "width": Input(ids.CHART_WIDTH, "data"),
@@ -184,6 +229,7 @@ def _register_map(app: Dash, collector: Collector) -> None:
         state={"run_id": State(ids.RUN_ID, "data"), "shown": State(ids.HEATMAP_SHOWN, "data")},
     )
     async def draw_map(
+        _clock: int | None,
         frames: dict[str, Any] | None,
         view: dict[str, Any],
         chosen: dict[str, Any],
@@ -192,14 +238,17 @@ def _register_map(app: Dash, collector: Collector) -> None:
     ) -> tuple[Any, ...]:
         look = _look(**view)
         asked = {**view, **chosen}
-        if shown and shown["asked"] == asked and not _has_moved(frames, shown, look.zoom):
+        is_tick = ids.CLOCK in ctx.triggered_prop_ids.values()
+        is_same = shown and shown["asked"] == asked
+        if shown and is_same and (is_tick or not _has_moved(frames, shown, look.zoom)):
             raise PreventUpdate
         try:
             maps = await draw_maps(collector.asked_now(), run_id, look, _wanted(chosen))
         except _QUIET as error:
             raise PreventUpdate from error
         except DashboardError as error:
-            return *[no_update] * 8, None if shown else small_problem(error)
+            missed = {**shown, "asked": None} if shown else no_update
+            return *[no_update] * 7, missed, small_problem(error)
         figure = maps.heatmap or empty_figure("nothing is measured on modules")
         return (
             figure,

@@ -40,7 +40,9 @@ class Drawn(TypedDict):
     read_to: int
     """Last step that is known; for a look at the past alone, where the run stood."""
     drawn_at: float
-    """Of the last whole drawing, in seconds; by the clock of whoever draws."""
+    """Of the last whole drawing or attempt at one, in seconds; by the clock of whoever draws."""
+    asked: dict[str, Any] | None
+    """What was asked for; None once something else has been asked for and could not be drawn."""
     series: str
     """Fingerprint of all that can be picked."""
 
@@ -182,6 +184,9 @@ def _last_step(data: Sequence[SeriesData], attempt: int) -> int:
 async def extend_panels(client: CollectorClient, run_id: str, drawn: Drawn) -> Extension | None:
     """Ask for the newest samples only; None if there are none.
 
+    Where there are none, the run may have begun another attempt that the page has missed: then
+    nothing is added and the panels are to be drawn anew.
+
     Raises:
         DashboardError: The collector cannot be asked, or has no such run.
     """
@@ -192,7 +197,7 @@ async def extend_panels(client: CollectorClient, run_id: str, drawn: Drawn) -> E
     attempt = next((shown["attempt"] for shown in panels.values()), None)
     if not series or attempt is None:
         # Nothing was measured yet when it was drawn: there may be series now.
-        return Extension(updates={}, shown=panels, read_to=drawn["read_to"], outgrown=True)
+        return _to_draw_anew(drawn)
     query = SeriesQuery(
         series=series,
         attempt=attempt,
@@ -210,9 +215,14 @@ async def extend_panels(client: CollectorClient, run_id: str, drawn: Drawn) -> E
             after[panel] = extension.shown
             outgrown |= extension.outgrown
     if not updates:
-        return None
+        is_past = (await client.run(run_id)).attempt != attempt
+        return _to_draw_anew(drawn) if is_past else None
     read_to = max(drawn["read_to"], _last_step(data, attempt))
     return Extension(updates=updates, shown=after, read_to=read_to, outgrown=outgrown)
+
+
+def _to_draw_anew(drawn: Drawn) -> Extension:
+    return Extension(updates={}, shown=drawn["panels"], read_to=drawn["read_to"], outgrown=True)
 
 
 def looks_at_the_newest(zoom: tuple[float, float] | None, read_to: int) -> bool:

@@ -37,6 +37,19 @@ def named_in_dialogs():
             yield from dataclasses.asdict(form).values()
 
 
+NEWS, TICK = "live-frames.data", "clock.n_intervals"
+VIEW = {"width": 800, "zoom": [100, 200.5], "picked": ["loss"], "log": True}
+DECISIONS = {"run_id": RUN, "count": 4}
+LONG_AGO = -60.0
+SHOWN = {
+    "number": 3,
+    "panels": {},
+    "read_to": 900,
+    "drawn_at": LONG_AGO,
+    "asked": {"view": VIEW, "decisions": DECISIONS},
+}
+
+
 class House:
     """A dashboard before a collector that answers what the test says."""
 
@@ -235,9 +248,25 @@ class TestAway:
         where = (ids.CHART_LOSS, "figure")
         told = house.call(where, "chart-width.data", **values).json()["response"]
         assert "Not done" in json.dumps(told[ids.CHARTS_PROBLEM])
-        values[ids.SHOWN] = {"number": 3, "panels": {}, "read_to": 5, "drawn_at": 0.0}
+        values[ids.SHOWN] = SHOWN
         kept = house.call(where, "chart-width.data", **values).json()["response"]
-        assert kept == {ids.CHARTS_PROBLEM: {"children": None}}
+        assert set(kept) == {ids.CHARTS_PROBLEM, ids.SHOWN}
+        assert "Not done" in json.dumps(kept[ids.CHARTS_PROBLEM])
+        # Nothing else of it: it may have been extended meanwhile.
+        changed = kept[ids.SHOWN]["data"]["operations"]
+        assert [one["location"] for one in changed] == [["asked"], ["drawn_at"]]
+        assert changed[0]["params"] == {"value": None}
+
+    def test_a_map_that_was_drawn_stays_and_is_known_to_be_another(self, house):
+        values = {
+            ids.RUN_ID: RUN,
+            ids.CHART_WIDTH: 800,
+            ids.HEATMAP_SHOWN: {"asked": {}, "step": 9},
+        }
+        told = house.call((ids.HEATMAP, "figure"), "chart-width.data", **values).json()["response"]
+        assert set(told) == {ids.HEATMAP_PROBLEM, ids.HEATMAP_SHOWN}
+        assert "Not done" in json.dumps(told[ids.HEATMAP_PROBLEM])
+        assert told[ids.HEATMAP_SHOWN]["data"] == {"asked": None, "step": 9}
 
     @pytest.mark.parametrize(
         ("where", "values"),
@@ -252,3 +281,78 @@ class TestAway:
     def test_what_cannot_be_told_yet_is_left_as_it_is(self, house, where, values):
         answer = house.call(where, "live-frames.data", **{ids.RUN_ID: RUN, **(values or {})})
         assert answer.status_code in ((204,) if values is not None else (200,))
+
+
+class TestOtherThanAskedFor:
+    """Panels that show something else than a person asked for are drawn anew, in good time."""
+
+    def redraw(self, house, triggered, shown, **changes):
+        """Bring the panels up to date; returns whether they are to be drawn anew."""
+        values = {
+            ids.RUN_ID: RUN,
+            ids.SHOWN: shown,
+            ids.CHART_WIDTH: VIEW["width"],
+            ids.RUN_RANGE: VIEW["zoom"],
+            ids.PICKED: VIEW["picked"],
+            ids.LOG_LOSS: VIEW["log"],
+            ids.LIVE_DECISIONS: DECISIONS,
+        }
+        answer = house.call((ids.EXTENSION, "data"), triggered, **values | changes)
+        if answer.status_code == 204:
+            return False
+        assert set(answer.json()["response"]) == {ids.REDRAW}
+        return True
+
+    @pytest.mark.parametrize("triggered", [NEWS, TICK])
+    def test_those_that_show_what_was_asked_for_stay(self, house, triggered):
+        assert not self.redraw(house, triggered, SHOWN)
+
+    @pytest.mark.parametrize("triggered", [NEWS, TICK])
+    def test_after_a_drawing_that_failed_the_next_occasion_is_taken(self, house, triggered):
+        assert self.redraw(house, triggered, {**SHOWN, "asked": None})
+
+    def test_but_not_again_and_again_at_once(self, house):
+        assert not self.redraw(house, NEWS, {**SHOWN, "asked": None, "drawn_at": -1.0})
+        assert self.redraw(house, NEWS, {**SHOWN, "asked": None, "drawn_at": -2.0})
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {ids.RUN_RANGE: [100, 200]},
+            {ids.CHART_WIDTH: 801},
+            {ids.PICKED: []},
+            {ids.LOG_LOSS: False},
+            {ids.LIVE_DECISIONS: {"run_id": RUN, "count": 5}},
+        ],
+        ids=lambda change: next(iter(change)),
+    )
+    def test_a_drawing_that_never_came_is_missed_by_the_clock(self, house, change):
+        assert not self.redraw(house, NEWS, SHOWN, **change)  # it may be under way
+        assert self.redraw(house, TICK, SHOWN, **change)
+
+    def test_so_is_the_first_one_of_all(self, house):
+        assert not self.redraw(house, NEWS, None)
+        assert self.redraw(house, TICK, None)
+
+    def test_what_an_earlier_version_drew_is_drawn_anew(self, house):
+        old = {name: value for name, value in SHOWN.items() if name != "asked"}
+        assert self.redraw(house, NEWS, old)
+
+    @pytest.mark.parametrize(("triggered", "is_asked"), [(TICK, False), (NEWS, True)])
+    def test_a_map_is_asked_for_by_news_and_by_the_clock_only_when_missed(
+        self, house, requests, triggered, is_asked
+    ):
+        chosen = {"metric": None, "kind": None, "colouring": None, "decisions": DECISIONS}
+        asked = {"width": 800, "zoom": None, **chosen}
+        values = {
+            ids.RUN_ID: RUN,
+            ids.CHART_WIDTH: 800,
+            ids.LIVE_DECISIONS: DECISIONS,
+            ids.HEATMAP_SHOWN: {"asked": asked, "step": 9},
+        }
+        house.call((ids.HEATMAP, "figure"), triggered, **values)
+        assert bool(requests) is is_asked
+        requests.clear()
+        values[ids.HEATMAP_SHOWN] = {"asked": None, "step": 9}
+        house.call((ids.HEATMAP, "figure"), triggered, **values)
+        assert requests
