@@ -16,6 +16,7 @@ from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dashboard.app.bodies import MAX_BODY_BYTES, read_ahead
 from dashboard.app.sessions import Sessions
 from dashboard.settings import DashboardSettings
 from dashboard.visitor import Visitor, visited_by
@@ -28,6 +29,11 @@ _OPEN_PREFIXES: Final = ("/assets/", "/_dash-component-suites/", "/_favicon.ico"
 """Nothing of any run is in them."""
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 _HOST: Final = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::\d{1,5})?\Z")
+_OUTDATED: Final = 4401
+"""Closes a WebSocket of somebody else than who is there now. Dash's worker opens another after a
+second, with the cookie that the browser has then; after 1000 and 4001 it would not."""
+_ASKS: Final = '"type":"callback_request"'
+"""In what Dash's worker sends when a page, new or connected again, wants something done."""
 _SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -54,7 +60,13 @@ class AccessGuard:
         visitor = self.visitor(headers)
         if refusal is None and visitor is None and _is_page(scope, headers):
             refusal = _to_sign_in(scope)
+        if refusal is None and scope["type"] == "http":
+            whole = await read_ahead(headers, receive)
+            refusal = _too_large() if whole is None else None
+            receive = whole or receive
         if refusal is None:
+            if scope["type"] == "websocket":
+                receive = self._while_up_to_date(headers, visitor, receive, send)
             with visited_by(visitor):
                 await self._app(scope, receive, _with_security_headers(send))
         elif scope["type"] == "websocket":
@@ -68,6 +80,32 @@ class AccessGuard:
         if found is not None or self._settings.must_sign_in:
             return found
         return Visitor(name=self._settings.person, token=self._settings.token)
+
+    def _while_up_to_date(
+        self, headers: Headers, visitor: Visitor | None, receive: Receive, send: Send
+    ) -> Receive:
+        """Close a WebSocket when a page asks over it in the name of somebody who is not there now.
+
+        All tabs of a browser share one, and its headers stay those of its beginning: a page that is
+        opened after signing in would be told for ever what holds for who came before. Other
+        messages pass, so that a tab that merely stays open is not connected again and again.
+        """
+        num_taken_up = self._sessions.num_taken_up
+
+        async def wrapped() -> Message:
+            message = await receive()
+            if _ASKS not in (message.get("text") or ""):
+                return message
+            is_outdated = self.visitor(headers) != visitor
+            if visitor is None or visitor.session is None:
+                # Whoever has signed in since may be at this browser: its cookie will tell.
+                is_outdated |= self._sessions.num_taken_up != num_taken_up
+            if not is_outdated:
+                return message
+            await send({"type": "websocket.close", "code": _OUTDATED, "reason": "signed in anew"})
+            return {"type": "websocket.disconnect", "code": _OUTDATED}
+
+        return wrapped
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         host = headers.get("host", "")
@@ -127,6 +165,11 @@ def _to_sign_in(scope: Scope) -> Response:
     path, query = scope["raw_path"], scope["query_string"]  # as they were sent, still quoted
     target = path + (b"?" + query if query else b"")
     return RedirectResponse(f"{SIGN_IN}?next={quote(target, safe='')}", 303)
+
+
+def _too_large() -> Response:
+    text = f"A body may have {MAX_BODY_BYTES} bytes at most.\n"
+    return PlainTextResponse(text, 413, {"Connection": "close"})  # what is left of it is not read
 
 
 def _with_security_headers(send: Send) -> Send:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,6 +16,9 @@ from stabilizer.listening import listen, orderly_signals, url_of
 
 _GRACE_SECONDS = 3
 """Open pages hold a connection for ever: they are cut off after this."""
+_MAX_MESSAGE_BYTES: Final = 2**16
+"""A page sends over its WebSocket which callback it asks for and its own path: some hundred bytes,
+and never more than the address of a page may have. Without a bound it would be 16 MiB."""
 
 
 class DashboardServer(uvicorn.Server):
@@ -66,5 +70,6 @@ def _config(app: FastAPI) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        ws_max_size=_MAX_MESSAGE_BYTES,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )

@@ -60,6 +60,80 @@ def test_the_dashboard_itself_restarts_and_open_pages_go_on(stack, open_page, ch
     charts.wait_for_step(page, 25)
 
 
+LOST = "This page has lost the dashboard"
+CUT = """
+window.SharedWorker = class extends SharedWorker {
+    constructor(...given) { super(...given); window.line = this.port; }
+};
+"""
+
+
+@pytest.fixture
+def open_timed(stack, open_page):
+    """Open a page whose time a test can let pass."""
+
+    def open_(path, before=""):
+        page = open_page("/healthz")
+        page.clock.install()
+        page.add_init_script(before)
+        page.goto(stack.page_url + path)
+        return page
+
+    return open_
+
+
+@pytest.mark.complaints(*NETWORK)
+def test_a_page_that_has_lost_the_dashboard_says_so_until_it_is_back(stack, open_timed, charts):
+    run = stack.feed("alone")
+    run.frames(20)
+    page = open_timed(f"/runs/{run.run_id}")
+    charts.wait_for_step(page, 20)
+    expect(page.locator("#link-badge")).to_contain_text("live")
+    expect(page.get_by_text(LOST)).to_be_hidden()
+    stack.dashboard.popen.terminate()
+    assert stack.dashboard.popen.wait(20) == 0
+    page.clock.run_for(75_000)
+    expect(page.get_by_text(LOST)).to_be_visible()
+    expect(page.get_by_text("dashboard away")).to_be_visible()
+    expect(page.locator("#link-badge")).to_be_hidden()
+    assert 20 in charts.steps(page)  # what was known stays
+    run.frames(5)
+    stack.dashboard, _ = stack.start_dashboard(stack.page_url.rsplit(":", 1)[1])
+    charts.wait_for_step(page, 25)
+    expect(page.get_by_text(LOST)).to_be_hidden()
+    expect(page.locator("#link-badge")).to_contain_text("live")
+
+
+def test_a_page_that_hears_nothing_any_more_is_loaded_anew(stack, open_timed, charts):
+    run = stack.feed("deaf")
+    run.frames(20)
+    page = open_timed(f"/runs/{run.run_id}", CUT)
+    charts.wait_for_step(page, 20)
+    expect(page.locator("#link-badge")).to_contain_text("live")
+    page.evaluate("window.line.close()")
+    run.frames(5)
+    with page.expect_navigation():
+        page.clock.run_for(75_000)
+    charts.wait_for_step(page, 25)
+    expect(page.locator("#link-badge")).to_contain_text("live")
+
+
+@pytest.mark.complaints(*NETWORK)
+def test_a_browser_without_shared_workers_asks_by_itself(stack, open_timed, charts):
+    run = stack.feed("mobile")
+    run.frames(20)
+    page = open_timed(f"/runs/{run.run_id}", "delete window.SharedWorker")
+    charts.wait_for_step(page, 20)
+    expect(page.locator("#link-badge")).to_contain_text("refreshed every 5 s")
+    run.frames(5)
+    charts.wait_for_step(page, 25)
+    stack.stop_collector()
+    expect(page.locator("#link-badge")).to_contain_text("collector away")
+    stack.start_collector_again()
+    expect(page.locator("#link-badge")).to_contain_text("refreshed every 5 s")
+    expect(page.get_by_text(LOST)).to_be_hidden()
+
+
 class TestSigningIn:
     @pytest.fixture
     def stack(self, tmp_path, make_stack):
@@ -106,3 +180,24 @@ class TestSigningIn:
         expect(page.get_by_text("Your session has ended")).to_be_visible()
         page.locator("#banner").get_by_role("link", name="Sign in").click()
         expect(page.get_by_text("Sign in to go on where you were")).to_be_visible()
+
+    @pytest.mark.complaints(*NETWORK)
+    def test_signing_in_again_heals_every_tab_of_the_browser(self, stack, open_page):
+        run = stack.feed("shared")
+        run.frames(10)
+        first = open_page(f"/signin?next=/runs/{run.run_id}")
+        self.sign_in(first, TOKEN)
+        second = first.context.new_page()
+        second.goto(f"{stack.page_url}/runs/{run.run_id}")
+        pages = (first, second)
+        for page in pages:
+            expect(page.locator("#link-badge")).to_contain_text("live")
+        first.request.post(stack.page_url + "/signout")
+        for page in pages:
+            expect(page.locator("#link-badge")).to_contain_text("session expired")
+        first.locator("#banner").get_by_role("link", name="Sign in").click()
+        self.sign_in(first, TOKEN)
+        expect(first.get_by_role("heading", name="shared")).to_be_visible()
+        for page in pages:
+            expect(page.locator("#link-badge")).to_contain_text("live")
+            expect(page.get_by_text("Your session has ended")).to_be_hidden()

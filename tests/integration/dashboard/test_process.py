@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
 ROOT = Path(__file__).parents[3]
@@ -70,3 +71,21 @@ def test_it_says_where_serves_and_ends_orderly_also_while_pages_are_open(
             output, errors = process.communicate(timeout=WAIT_SECONDS)
     assert (process.returncode, output) == (0, "")
     assert "Traceback" not in errors
+
+
+def test_no_message_or_body_of_anybody_takes_much_memory(start, collector):
+    process = start("--port", 0, DASHBOARD_COLLECTOR_URL=collector.url)
+    url = process.stdout.readline().removeprefix("dashboard on ").strip()
+    with httpx.Client(base_url=url, trust_env=False) as client:
+        pieces = (b"[" * 2**16 for _ in range(17))  # as many as are refused, and one to spare
+        assert client.post("/_dash-update-component", content=pieces).status_code == 413
+        page = url.replace("http", "ws", 1) + "/_dash-ws-callback"
+        callbacks = client.get("/_dash-dependencies").json()
+        with connect(page, origin=url, proxy=None) as socket:
+            ask_for_news(socket, callbacks)
+            socket.send('{"type": "heartbeat", "more": "' + "x" * 2**16 + '"}')
+            with pytest.raises(ConnectionClosedError) as closed:
+                list(socket)
+        assert closed.value.rcvd.code == 1009  # message too big
+        with connect(page, origin=url, proxy=None) as socket:
+            ask_for_news(socket, callbacks)

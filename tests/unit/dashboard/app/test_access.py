@@ -1,14 +1,17 @@
 """Who may come in: the Host header, pages of other sites, sessions, WebSockets."""
 
+import asyncio
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from fastapi import FastAPI, WebSocket
+from fastapi import FastAPI, Request, WebSocket
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
+from starlette.datastructures import Headers
 from starlette.websockets import WebSocketDisconnect
 
 from dashboard.app.access import COOKIE, AccessGuard, local_path
+from dashboard.app.bodies import MAX_BODY_BYTES, read_ahead
 from dashboard.app.sessions import Sessions
 from dashboard.settings import load_dashboard_settings
 from dashboard.visitor import current_visitor
@@ -25,12 +28,17 @@ class House:
     def __init__(self, clock, base_url=LOOPBACK, **given):
         self.settings = load_dashboard_settings(person="ada", **given)
         self.sessions = Sessions(clock, self.settings.session_hours)
+        self.num_ended, self.bodies = 0, []
         app = FastAPI()
         app.add_api_websocket_route("/live", self.live)
         for method in ("get", "head", "post", "put", "patch", "delete", "options"):
-            getattr(app, method)("/{path:path}")(self.who)
+            getattr(app, method)("/{path:path}")(self.answer)
         app.add_middleware(AccessGuard, settings=self.settings, sessions=self.sessions)
         self.client = TestClient(app, base_url=base_url, follow_redirects=False)
+
+    async def answer(self, request: Request):
+        self.bodies.append(await request.body())
+        return await self.who()
 
     async def who(self):
         visitor = current_visitor()
@@ -39,7 +47,9 @@ class House:
     async def live(self, socket: WebSocket):
         await socket.accept()
         await socket.send_json(await self.who())
-        await socket.close()
+        async for message in socket.iter_text():
+            await socket.send_text(message)
+        self.num_ended += 1
 
     def get(self, path="/", **headers):
         return self.client.get(
@@ -51,13 +61,15 @@ class House:
             "/", headers={name.replace("_", "-"): h for name, h in headers.items()}
         )
 
+    def open(self, **headers):
+        """Open a WebSocket."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.client.websocket_connect(f"ws://{LOOPBACK[7:]}/live", headers=named)
+
     def connect(self, **headers):
         """Open a WebSocket; returns what it says first, or the code with which it was refused."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
-            with self.client.websocket_connect(
-                f"ws://{LOOPBACK[7:]}/live", headers=named
-            ) as socket:
+            with self.open(**headers) as socket:
                 return socket.receive_json()
         except WebSocketDisconnect as refused:
             return refused.code
@@ -225,6 +237,81 @@ class TestSessions:
         assert beyond.post().json() is None
 
 
+class TestWebSocketOfAnother:
+    """A browser's tabs share one WebSocket, with the cookie of its beginning."""
+
+    ASKS = '{"type":"callback_request","rendererId":"tab"}'
+    OTHERS = ('{"type":"heartbeat"}', '{"type":"get_props_response","payload":{}}', "", "[")
+
+    @pytest.fixture
+    def beyond(self, make_house):
+        return make_house(**BEYOND)
+
+    def sign_in(self, house, name="grace"):
+        """Sign in, and come back with the cookie; returns it."""
+        cookie = f"{COOKIE}={house.sessions.begin(name, SecretStr(TOKEN))}"
+        assert house.get(cookie=cookie).json()["name"] == name
+        return cookie
+
+    def is_heard(self, socket, message=ASKS):
+        socket.send_text(message)
+        return socket.receive_text() == message
+
+    def code_of_end(self, house, socket):
+        socket.send_text(self.ASKS)
+        with pytest.raises(WebSocketDisconnect) as closed:
+            socket.receive_text()
+        return closed.value.code
+
+    def test_of_who_is_still_there_every_message_passes(self, beyond):
+        with beyond.open(cookie=self.sign_in(beyond)) as socket:
+            assert socket.receive_json()["name"] == "grace"
+            self.sign_in(beyond, "ada")  # in another browser
+            assert all(self.is_heard(socket, message) for message in (self.ASKS, *self.OTHERS))
+
+    @pytest.mark.parametrize("ends", ["by its time", "by signing out", "by signing in anew"])
+    def test_of_a_session_that_has_ended_the_next_page_gets_another(self, beyond, clock, ends):
+        cookie = self.sign_in(beyond)
+        with beyond.open(cookie=cookie) as socket:
+            socket.receive_json()
+            if ends == "by its time":
+                clock.advance(12 * 3600)
+            else:
+                beyond.sessions.end(cookie.partition("=")[2])
+            if ends == "by signing in anew":
+                self.sign_in(beyond)
+            assert all(self.is_heard(socket, message) for message in self.OTHERS)
+            assert self.code_of_end(beyond, socket) == 4401
+        assert beyond.num_ended == 1  # the app was told that it is over
+
+    def test_of_nobody_it_stays_until_somebody_has_signed_in_and_come_back(self, beyond):
+        with beyond.open() as socket:
+            assert socket.receive_json() is None
+            assert all(self.is_heard(socket) for _ in range(3))
+            session = beyond.sessions.begin("grace", SecretStr(TOKEN))
+            assert self.is_heard(socket)  # the browser may not have the cookie yet
+            assert beyond.get(cookie=f"{COOKIE}={session}").json()["name"] == "grace"
+            assert self.code_of_end(beyond, socket) == 4401
+
+    def test_of_nobody_another_one_is_not_closed_for_the_same_reason_again(self, beyond):
+        cookie = self.sign_in(beyond)
+        with beyond.open() as socket:
+            assert socket.receive_json() is None
+            beyond.get(cookie=cookie)
+            assert self.is_heard(socket)
+
+    def test_on_loopback_signing_in_and_out_is_noticed_as_well(self, house):
+        with house.open(host=LOOPBACK[7:]) as socket:
+            assert socket.receive_json()["name"] == "ada"
+            assert self.is_heard(socket)
+            cookie = self.sign_in(house)
+            assert self.code_of_end(house, socket) == 4401
+        with house.open(host=LOOPBACK[7:], cookie=cookie) as socket:
+            assert socket.receive_json()["name"] == "grace"
+            house.sessions.end(cookie.partition("=")[2])
+            assert self.code_of_end(house, socket) == 4401
+
+
 class TestToSignIn:
     @pytest.fixture
     def beyond(self, make_house):
@@ -300,6 +387,54 @@ class TestLocalPath:
     )
     def test_all_others_lead_to_the_list_of_runs(self, target):
         assert local_path(target) == "/"
+
+
+class TestBodies:
+    @pytest.mark.parametrize("method", ["POST", "GET", "PUT"])
+    @pytest.mark.parametrize("given", [{}, BEYOND], ids=["signed in", "nobody"])
+    def test_one_beyond_the_limit_is_refused_before_anything_reads_it(
+        self, make_house, method, given
+    ):
+        house = make_house(**given)
+        for content in (b"x" * (MAX_BODY_BYTES + 1), (b"x" * 2**16 for _ in range(17))):
+            answer = house.client.request(method, "/", content=content)
+            assert answer.status_code == 413
+            assert str(MAX_BODY_BYTES) in answer.text
+        assert house.bodies == []
+
+    def test_one_that_is_announced_too_large_is_not_even_begun(self, house):
+        answer = house.client.post("/", content=b"", headers={"content-length": "9" * 18})
+        assert answer.status_code == 413
+
+    @pytest.mark.parametrize("pieces", [[], [b""], [b"a" * MAX_BODY_BYTES], [b"ab", b"", b"c"]])
+    def test_up_to_the_limit_it_arrives_as_it_was_sent(self, house, pieces):
+        assert house.client.post("/", content=iter(pieces)).status_code == 200
+        assert house.bodies == [b"".join(pieces)]
+
+    def test_a_browser_that_goes_half_way_is_told_to_the_app(self):
+        sent = [{"type": "http.request", "body": b"a", "more_body": True}]
+        sent += [{"type": "http.disconnect"}] * 2
+
+        async def receive():
+            return sent.pop(0)
+
+        async def scenario():
+            once_more = await read_ahead(Headers(), receive)
+            return [await once_more() for _ in range(2)]
+
+        assert asyncio.run(scenario()) == [{"type": "http.disconnect"}] * 2
+
+    def test_after_the_body_the_app_still_hears_when_the_browser_goes(self):
+        sent = [{"type": "http.request", "body": b"a"}, {"type": "http.disconnect"}]
+
+        async def receive():
+            return sent.pop(0)
+
+        async def scenario():
+            once_more = await read_ahead(Headers(), receive)
+            return [(await once_more())["type"] for _ in range(2)]
+
+        assert asyncio.run(scenario()) == ["http.request", "http.disconnect"]
 
 
 class TestHeaders:

@@ -66,7 +66,23 @@ def test_ended_ones_take_no_memory(sessions, clock):
         sessions.begin(f"p{number}", TOKEN)
     clock.advance(7200)
     sessions.begin("ada", TOKEN)
-    assert len(sessions._by_id) == 1
+    assert len(sessions._by_id) == len(sessions._unused) == 1
+
+
+def test_a_session_counts_as_taken_up_when_a_browser_comes_with_it_and_once(sessions, clock):
+    first, second, third = (sessions.begin("ada", TOKEN) for _ in range(3))
+    assert sessions.num_taken_up == 0
+    for _ in range(2):
+        sessions.visitor(first)
+        sessions.visitor("made-up")
+        sessions.visitor(None)
+        assert sessions.num_taken_up == 1
+    sessions.end(second)
+    sessions.visitor(second)
+    clock.advance(7200)
+    sessions.visitor(third)
+    assert sessions.num_taken_up == 1
+    assert second not in sessions._unused
 
 
 def test_beyond_the_limit_the_oldest_ends(sessions, monkeypatch):
