@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from fastapi.concurrency import run_in_threadpool
 
@@ -16,11 +17,16 @@ from stabilizer.errors import StabilizerError
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_SECONDS: Final = 60.0
+"""Between two sweeps that end by a mistake of ours."""
+
 
 class Sweeper:
     """Sweeps until told to stop. A sweep that fails is counted and logged, and the next follows.
 
-    A mistake of ours, unlike a database that is away, ends the sweeps; readiness then says so.
+    After a mistake of ours, unlike a database that is away, readiness says that nobody sweeps, and
+    the next sweep comes later each time, until one works again. The process goes on: jobs report
+    and are commanded by it, and most mistakes are about one run or one command.
 
     Args:
         services: What is swept, in a worker thread.
@@ -35,11 +41,18 @@ class Sweeper:
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failing = False
+        self._num_mistakes = 0  # in a row
 
     @property
     def is_running(self) -> bool:
         """Whether sweeps go on; false before the start, after the end, and after a mistake."""
-        return self._task is not None and not self._task.done()
+        return self._task is not None and not self._task.done() and self._num_mistakes == 0
+
+    @property
+    def pause_seconds(self) -> float:
+        """Time until the next sweep; twice as long after each mistake of ours in a row."""
+        longest = max(self._interval_seconds, _LONGEST_SECONDS)
+        return min(self._interval_seconds * 2.0 ** min(self._num_mistakes, 32), longest)
 
     @asynccontextmanager
     async def running(self, stop_seconds: float) -> AsyncIterator[None]:
@@ -50,7 +63,6 @@ class Sweeper:
         """
         self._stop.clear()
         self._task = asyncio.create_task(self._run(), name="sweeper")
-        self._task.add_done_callback(_log_mistake)
         try:
             yield
         finally:
@@ -60,10 +72,26 @@ class Sweeper:
 
     async def _run(self) -> None:
         while not self._stop.is_set():
-            await run_in_threadpool(self.sweep_once)
+            sweep = run_in_threadpool(self.sweep_once)
+            [outcome] = await asyncio.gather(sweep, return_exceptions=True)
+            self._note(outcome if isinstance(outcome, BaseException) else None)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._interval_seconds):
+                async with asyncio.timeout(self.pause_seconds):
                     await self._stop.wait()
+
+    def _note(self, mistake: BaseException | None) -> None:
+        if mistake is None:
+            self._num_mistakes = 0
+            return
+        self._num_mistakes += 1
+        self._metrics.sweeps.labels("failed").inc()
+        # Where it is does not change from one to the next.
+        logger.critical(
+            "sweep ended by a mistake of ours, will be tried again in %g s: %r",
+            self.pause_seconds,
+            mistake,
+            exc_info=mistake if self._num_mistakes == 1 else None,
+        )
 
     def sweep_once(self) -> bool:
         """Sweep now, in this thread; tell whether it could be done."""
@@ -82,8 +110,3 @@ class Sweeper:
         self._failing = False
         self._metrics.sweeps.labels("done").inc()
         return True
-
-
-def _log_mistake(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        logger.critical("sweeps ended by a mistake of ours", exc_info=task.exception())

@@ -85,19 +85,51 @@ def test_a_sweep_that_fails_is_counted_and_the_next_follows(metrics, caplog):
     assert levels == ["ERROR", "INFO"]  # once when it began, once when it was over
 
 
-def test_a_mistake_of_ours_ends_it_loudly(metrics, caplog):
-    services = Services(ValueError("mistake"))
+def test_after_a_mistake_of_ours_it_is_told_loudly_and_tried_again(metrics, caplog):
+    services = Services(ValueError("mistake"), TypeError("another"))
+    services.wanted = 4
+    with caplog.at_level(logging.ERROR):
+        assert run_until_enough(Sweeper(services, SOON, metrics), services)
+    assert [record.levelname for record in caplog.records] == ["CRITICAL", "CRITICAL"]
+    assert [bool(record.exc_info) for record in caplog.records] == [True, False]
+    assert "another" in caplog.records[1].message
+    assert count(metrics, "failed") == 2
+    assert count(metrics, "done") >= 1
+
+
+def test_from_a_mistake_to_the_next_sweep_that_works_it_does_not_count_as_running(metrics):
+    services = Services(ValueError("mistake"), ValueError("mistake"))
+    services.wanted = 4
     sweeper = Sweeper(services, SOON, metrics)
+    seen = []
 
-    async def main():
-        async with asyncio.timeout(20), sweeper.running(stop_seconds=1):
-            await asyncio.wait({sweeper._task})
-            await asyncio.sleep(0)
-            return sweeper.is_running
+    def sweep():  # looks from its own thread, while the loop waits for it
+        seen.append(sweeper.is_running)
+        services.sweep()
 
-    with caplog.at_level(logging.CRITICAL):
-        assert not asyncio.run(main())
-    assert [record.levelname for record in caplog.records] == ["CRITICAL"]
+    services.runs = SimpleNamespace(sweep_lost=sweep)
+    run_until_enough(sweeper, services)
+    assert seen[:4] == [True, False, False, True]
+
+
+@pytest.mark.parametrize("interval", [1.0, 300.0])
+def test_each_mistake_in_a_row_doubles_the_pause_up_to_a_minute(metrics, interval):
+    sweeper = Sweeper(Services(), interval, metrics)
+    pauses = [sweeper.pause_seconds]
+    for _ in range(2000):
+        sweeper._note(ValueError("mistake"))
+        pauses.append(sweeper.pause_seconds)
+    assert pauses[:3] == ([1.0, 2.0, 4.0] if interval == 1 else [300.0] * 3)
+    assert pauses[-1] == max(60.0, interval)
+    sweeper._note(None)
+    assert sweeper.pause_seconds == interval
+
+
+def test_it_ends_at_once_while_it_waits_after_a_mistake(metrics):
+    services = Services(ValueError("mistake"))
+    sweeper = Sweeper(services, NEVER, metrics)
+    run_until_enough(sweeper, services)
+    assert (services.sweeps, sweeper.is_running) == (1, False)
 
 
 def test_before_the_start_it_is_not_running(metrics):
