@@ -85,7 +85,7 @@ def inspect(  # noqa: PLR0913  one parameter per option of the command line
         losses = checkpoint and LossModel(folder.config, tokenizer, checkpoint)
         inspector = Inspector(folder.reader(), tokenizer, folder.config.data, losses or None)
         title = f"{run or recipe}: {wanted}"
-        remark = folder.remark()
+        remark = f"{folder.remark()} {folder.gaps(wanted, attempt=attempt)}".strip()
         findings = inspector.inspect(occurrences)
         facts = write_report(out, title, findings, limit=limit, remark=remark)
         if remark:
@@ -132,7 +132,11 @@ def quarantine(  # noqa: PLR0913  one parameter per option of the command line
         names = list(sample_id or [])
         if window is not None:
             folder = _open(run, recipe, overrides)
-            names += [each.sample_id for each in _found(folder, parse_window(window, by), attempt)]
+            wanted = parse_window(window, by)
+            names += [each.sample_id for each in _found(folder, wanted, attempt)]
+            gaps = folder.gaps(wanted, attempt=attempt)
+            if gaps:
+                _say(gaps)
         if not names:
             raise ConfigurationError("--sample-id: allowed: at least one, or a --window")
         new = add_to_quarantine(file, names, remark=remark or f"window {window}")

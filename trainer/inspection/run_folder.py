@@ -22,6 +22,7 @@ from trainer.faults import RepeatedDocuments
 from trainer.inspection.window import Occurrence, Window
 
 _CONFIG_FILE: Final = "config.yaml"
+_MAX_STRETCHES: Final = 5  # of steps, in a sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,28 @@ class RunFolder:
         unknown = [p for p in window.samples(self.samples_per_step) if p not in known]
         return sorted([*recorded, *self._planned(unknown)], key=lambda each: each.position)
 
+    def gaps(self, window: Window, *, attempt: int | None = None) -> str:
+        """Say which steps of a window the ledger has lost; empty: none, or nothing is by step.
+
+        Args:
+            window: As for `occurrences`.
+            attempt: As for `occurrences`.
+        """
+        if window.unit != "step" or self._ledger is None:
+            return ""
+        absent, partial = self._lost(window, attempt)
+        if len(absent) == window.end - window.start:
+            return (
+                f"The ledger does not know {window}: shown is what the stream holds there for a "
+                "run that never skipped anything or went back."
+            )
+        texts = []
+        if absent:
+            texts.append(f"Not in the ledger: {_steps(absent)}; their documents are not here.")
+        if partial:
+            texts.append(f"Of {_steps(partial)} the ledger has lost what some ranks read.")
+        return " ".join(texts)
+
     def remark(self) -> str:
         """Say what this run read otherwise than the corpus holds it; empty: nothing."""
         faults, texts = self.config.faults, []
@@ -157,6 +180,21 @@ class RunFolder:
             if window.unit == "sample" or each.attempt == steps[each.step or 0]
         ]
 
+    def _lost(self, window: Window, attempt: int | None) -> tuple[list[int], list[int]]:
+        """Return the steps that are not in the ledger, and those that some ranks' files lack."""
+        ranks: dict[int, set[int]] = {}
+        known: dict[int, tuple[int, set[int]]] = {}
+        for entry in self.entries():  # oldest first: the newest attempt stays
+            ranks.setdefault(entry.attempt, set()).add(entry.rank)
+            if entry.step not in window or attempt not in (None, entry.attempt):
+                continue
+            if known.get(entry.step, (0, ()))[0] != entry.attempt:
+                known[entry.step] = entry.attempt, set()
+            known[entry.step][1].add(entry.rank)
+        absent = [step for step in range(window.start, window.end) if step not in known]
+        partial = [step for step, (which, read) in sorted(known.items()) if read < ranks[which]]
+        return absent, partial
+
     def _planned(self, positions: Iterable[int]) -> Iterator[Occurrence]:
         positions = list(positions)
         if not positions:
@@ -182,6 +220,18 @@ class RunFolder:
                 first_sample=fault.first_sample, samples=fault.samples, distinct=fault.distinct
             )
         )
+
+
+def _steps(numbers: Sequence[int]) -> str:
+    """Write steps that ascend as "steps 3 to 5, 9", the first stretches of them."""
+    starts = [n for i, n in enumerate(numbers) if not i or numbers[i - 1] != n - 1]
+    ends = [n for n, after in zip(numbers, [*numbers[1:], -1], strict=True) if after != n + 1]
+    texts = [
+        str(start) if start == end else f"{start} to {end}"
+        for start, end in zip(starts, ends, strict=True)
+    ]
+    more = ["and so on"] if len(texts) > _MAX_STRETCHES else []
+    return f"step{'s' if len(numbers) > 1 else ''} {', '.join(texts[:_MAX_STRETCHES] + more)}"
 
 
 def _occurrences(entry: LedgerEntry) -> list[tuple[int, list[Occurrence]]]:

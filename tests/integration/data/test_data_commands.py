@@ -134,6 +134,16 @@ def test_documents_in_quarantine_never_come_again(run, tmp_path):
     assert "0 documents added" in again.stdout.replace("\n", "")
 
 
+def test_steps_that_are_not_in_the_ledger_are_told_by_both_commands(run, tmp_path):
+    arguments = ["--run", run, "--window", f"{STEPS}:{STEPS + 3}", "--by", "step"]
+    said = f"Not in the ledger: steps {STEPS + 1} to {STEPS + 2}"
+    inspected = command("inspect", *arguments, "--out", tmp_path / "out")
+    assert inspected.exit_code == 0, inspected.output
+    assert said in inspected.stdout
+    assert said in (tmp_path / "out" / "index.html").read_text()
+    assert said in command("quarantine", tmp_path / "bad.jsonl", *arguments).stdout
+
+
 def test_a_document_can_be_named(tmp_path):
     file = tmp_path / "quarantine.jsonl"
     result = command("quarantine", file, "--sample-id", "web/a:1", "--sample-id", "web/a:2")

@@ -128,3 +128,28 @@ def test_what_a_run_read_otherwise_than_the_corpus_holds_it_is_told(make_run):
     told = make_run(**{"faults.bad_documents": bad, "faults.corrupted_shard": shard}).remark()
     assert "samples 16 to 23" in told
     assert "damaged copy of web_documents/part-00000.parquet" in told
+
+
+def test_steps_that_the_ledger_has_lost_are_named(make_run, tmp_path):
+    run = make_run([(1, 4, 12, ()), (1, 5, 16, ()), (1, 7, 24, ()), (2, 8, 32, ())])
+    said = run.gaps(parse_window("2:10", "step"))
+    assert said == "Not in the ledger: steps 2 to 3, 6, 9; their documents are not here."
+    assert {o.step for o in run.occurrences(parse_window("2:10", "step"))} == {4, 5, 7, 8}
+    assert run.gaps(parse_window("4:6", "step")) == ""
+    assert run.gaps(parse_window("7:9", "step")) == ""
+    assert "step 8;" in run.gaps(parse_window("7:9", "step"), attempt=1)
+    assert run.gaps(parse_window("0:99", "sample")) == ""  # what is lost is read from the stream
+    assert "does not know steps 1 to 3" in run.gaps(parse_window("1:4", "step"))
+    assert RunFolder(run.config, None).gaps(parse_window("1:4", "step")) == ""
+
+
+def test_steps_of_which_a_ranks_part_is_lost_are_named(make_run, tmp_path):
+    run = make_run([(1, step, 4 * step, ()) for step in (1, 2, 3)])
+    other = Ledger.begin(tmp_path / "run" / "ledger", 10**6, rank=1, resumes=False)
+    for step in (2, 3):
+        line = {"positions": (step,), "sample_ids": ("web/a:0",), "sources": ("web",), "rows": (0,)}
+        other.write(LedgerEntry(attempt=1, step=step, rank=1, **line))
+    other.close()
+    said = run.gaps(parse_window("1:4", "step"))
+    assert said == "Of step 1 the ledger has lost what some ranks read."
+    assert run.gaps(parse_window("2:4", "step")) == ""
