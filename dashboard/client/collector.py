@@ -9,7 +9,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter
 
 from dashboard.client.audit_log import AuditLogs
-from dashboard.client.http import Parameters, read, send
+from dashboard.client.http import Parameters, read, send, send_change
 from dashboard.visitor import Visitor, current_visitor
 from stabilizer.protocol.commands import Command
 from stabilizer.protocol.decisions import Alert, Incident, Mode
@@ -117,10 +117,10 @@ class CollectorClient:
         content = await send(self._collector.http, "GET", path, self._visitor, params=params)
         return read(adapter, content, self._collector.url)
 
-    async def _send(
+    async def _change(
         self, method: str, path: str, adapter: TypeAdapter[Answer], body: BaseModel
     ) -> Answer:
-        content = await send(self._collector.http, method, path, self._visitor, body=body)
+        content = await send_change(self._collector.http, method, path, self._visitor, body=body)
         return read(adapter, content, self._collector.url)
 
     # what there is
@@ -188,7 +188,9 @@ class CollectorClient:
 
     async def preview(self, run_id: str, request: CommandPreviewRequest) -> CommandPreview:
         """Return what a command would do."""
-        return await self._send("POST", f"{_run(run_id)}/commands/preview", _PREVIEW, request)
+        path = f"{_run(run_id)}/commands/preview"
+        content = await send(self._collector.http, "POST", path, self._visitor, body=request)
+        return read(_PREVIEW, content, self._collector.url)
 
     async def preview_of(self, command_id: str) -> CommandPreview:
         """Return what a stored command would do now."""
@@ -196,7 +198,7 @@ class CollectorClient:
 
     async def order(self, run_id: str, command: CommandCreate) -> Command:
         """Give a command by hand."""
-        return await self._send("POST", f"{_run(run_id)}/commands", _COMMAND, command)
+        return await self._change("POST", f"{_run(run_id)}/commands", _COMMAND, command)
 
     async def approve(self, command_id: str, reason: str) -> Command:
         """Let a proposed command go to the job."""
@@ -212,7 +214,7 @@ class CollectorClient:
 
     async def _answer(self, command_id: str, verb: str, reason: str) -> Command:
         note = Note(reason=reason)
-        return await self._send("POST", f"{_command(command_id)}/{verb}", _COMMAND, note)
+        return await self._change("POST", f"{_command(command_id)}/{verb}", _COMMAND, note)
 
     # the switches
 
@@ -222,7 +224,7 @@ class CollectorClient:
 
     async def set_mode(self, run_id: str, mode: Mode, reason: str) -> Run:
         """Say how far the policy may go on a run."""
-        return await self._send("PATCH", _run(run_id), _RUN, RunUpdate(mode=mode, reason=reason))
+        return await self._change("PATCH", _run(run_id), _RUN, RunUpdate(mode=mode, reason=reason))
 
     async def control(self) -> ControlState:
         """Return the switch over all runs, and the silences in force."""
@@ -230,16 +232,17 @@ class CollectorClient:
 
     async def set_control(self, update: ControlUpdate) -> ControlState:
         """Arm or disarm the policy of all runs."""
-        return await self._send("PUT", "/control", _CONTROL, update)
+        return await self._change("PUT", "/control", _CONTROL, update)
 
     async def silence(self, silence: SilenceCreate) -> Silence:
         """Mute a rule."""
-        return await self._send("POST", "/silences", _SILENCE, silence)
+        return await self._change("POST", "/silences", _SILENCE, silence)
 
     async def end_silence(self, silence_id: str, reason: str) -> None:
         """End a silence before its time."""
         path = f"/silences/{_segment(silence_id)}"
-        await send(self._collector.http, "DELETE", path, self._visitor, params={"reason": reason})
+        params = {"reason": reason}
+        await send_change(self._collector.http, "DELETE", path, self._visitor, params=params)
 
 
 def _run(run_id: str) -> str:

@@ -21,6 +21,13 @@ from stabilizer.protocol.problems import Problem
 PREFIX: Final = "/api/v1"
 ACTOR_HEADER: Final = "X-Stabilizer-Actor"
 
+PERHAPS_DONE: Final = (
+    "It may have been sent and done all the same: look at the commands and the log before you "
+    "send it again"
+)
+_NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+"""Failures before the first byte of a request has left."""
+
 Parameters: TypeAlias = Mapping[str, str | int | float | bool | Sequence[str] | None]
 Answer = TypeVar("Answer")
 
@@ -71,6 +78,33 @@ async def send(
     if answer.is_success:
         return answer.content
     raise refusal(answer)
+
+
+async def send_change(
+    http: httpx.AsyncClient,
+    method: str,
+    path: str,
+    visitor: Visitor | None,
+    *,
+    params: Parameters | None = None,
+    body: BaseModel | None = None,
+) -> bytes:
+    """Make a request that changes something and return the body of its good answer.
+
+    Raises:
+        CollectorUnavailableError: As for `send`; where only the answer may have been lost, it says
+            that what was asked may have been done.
+        DashboardError: As for `send`.
+    """
+    try:
+        return await send(http, method, path, visitor, params=params, body=body)
+    except CollectorUnavailableError as error:
+        cause = error.__cause__
+        if not isinstance(cause, httpx.HTTPError) or isinstance(cause, _NEVER_SENT):
+            raise
+        raise CollectorUnavailableError(
+            f"{error.message}. {PERHAPS_DONE}", url=error.url
+        ) from error
 
 
 def refusal(answer: httpx.Response) -> DashboardError:

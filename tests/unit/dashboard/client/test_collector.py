@@ -9,19 +9,29 @@ import pytest
 from pydantic import SecretStr
 
 from dashboard.client import Collector
+from dashboard.client.http import PERHAPS_DONE
 from dashboard.errors import CollectorUnavailableError, SignInRequiredError
 from dashboard.visitor import Visitor, visited_by
+from stabilizer.protocol.decisions import Mode
 from stabilizer.protocol.queries import (
     AuditAction,
     AuditEntry,
     AuditPage,
     AuditReason,
+    CommandCreate,
+    ControlUpdate,
     RunQuery,
     RunSort,
     SeriesQuery,
+    SilenceCreate,
 )
 from stabilizer.protocol.runs import RunState
-from stabilizer.protocol.views import HeatmapQuery, HeatmapStatistic, Overview
+from stabilizer.protocol.views import (
+    CommandPreviewRequest,
+    HeatmapQuery,
+    HeatmapStatistic,
+    Overview,
+)
 
 ADA = Visitor(name="ada", token=SecretStr("t" * 43))
 ODD = ["a/b", "a b", "..", ".", "a?b#c", "a%2Fb", "gr\u00fcn", "a\nb", "a;b=c", "'\"<&>"]
@@ -241,3 +251,42 @@ class TestAudit:
         recorder = Recorder(AuditLog(1))
         asking(recorder, lambda client: client.audit(run_id))
         assert recorder.path == path
+
+
+class TestLostAnswers:
+    def said(self, act):
+        def lose(request):
+            raise httpx.ReadTimeout("slow", request=request)
+
+        with pytest.raises(CollectorUnavailableError) as caught:
+            asking(Recorder(lose), act)
+        return caught.value.message
+
+    @pytest.mark.parametrize(
+        "deed",
+        [
+            lambda c: c.order("r", CommandCreate(parameters={"kind": "pause"}, reason="x")),
+            lambda c: c.approve("c", "x"),
+            lambda c: c.reject("c", "x"),
+            lambda c: c.cancel("c", "x"),
+            lambda c: c.set_mode("r", Mode.AUTO, "x"),
+            lambda c: c.set_control(ControlUpdate(disarmed=True, reason="x")),
+            lambda c: c.silence(SilenceCreate(rule="r", until=NOW, reason="x")),
+            lambda c: c.end_silence("s", "x"),
+        ],
+        ids=["order", "approve", "reject", "cancel", "mode", "control", "silence", "end"],
+    )
+    def test_of_a_deed_it_is_said_that_it_may_have_been_done(self, deed):
+        assert PERHAPS_DONE in self.said(deed)
+
+    @pytest.mark.parametrize(
+        "question",
+        [
+            lambda c: c.control(),
+            lambda c: c.preview_of("c"),
+            lambda c: c.preview("r", CommandPreviewRequest(parameters={"kind": "pause"})),
+        ],
+        ids=["control", "preview_of", "preview"],
+    )
+    def test_a_question_does_nothing(self, question):
+        assert PERHAPS_DONE not in self.said(question)

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from pydantic import SecretStr, TypeAdapter
 
-from dashboard.client.http import read, send
+from dashboard.client.http import PERHAPS_DONE, read, send, send_change
 from dashboard.errors import (
     CollectorUnavailableError,
     DashboardError,
@@ -26,7 +26,7 @@ ADA = Visitor(name="ada lovelace", token=SecretStr("t" * 43))
 CONTROL = TypeAdapter(ControlState)
 
 
-def ask(answer, method="GET", path="/control", visitor=ADA, *, base_url=URL, **given):
+def ask(answer, method="GET", path="/control", visitor=ADA, *, base_url=URL, how=send, **given):
     """Make a request; returns what came back, and the requests that were made."""
     requests = []
 
@@ -40,7 +40,7 @@ def ask(answer, method="GET", path="/control", visitor=ADA, *, base_url=URL, **g
         transport = httpx.MockTransport(respond)
         async with httpx.AsyncClient(base_url=base_url, transport=transport) as http:
             try:
-                return await send(http, method, path, visitor, **given)
+                return await how(http, method, path, visitor, **given)
             except DashboardError as error:
                 return error
 
@@ -203,6 +203,53 @@ class TestStrangers:
         )
         error, _ = ask(broken)
         assert isinstance(error, CollectorUnavailableError)
+
+
+class TestChanges:
+    """Of a deed whose answer is lost nobody knows whether it was done: the person is told so."""
+
+    def failed(self, failure, how=send_change):
+        error, requests = ask(failure, method="POST", path="/runs/a/commands", how=how)
+        assert isinstance(error, CollectorUnavailableError)
+        assert error.url == URL
+        assert len(requests) == 1  # it is not sent again by itself
+        return error.message
+
+    @pytest.mark.parametrize(
+        "failure",
+        [
+            httpx.ReadTimeout("slow"),
+            httpx.WriteTimeout("slow"),
+            httpx.ReadError("reset"),
+            httpx.RemoteProtocolError("closed without an answer"),
+        ],
+        ids=lambda failure: type(failure).__name__,
+    )
+    def test_what_may_have_been_done_is_called_so(self, failure):
+        said = self.failed(failure)
+        assert f"does not answer ({type(failure).__name__}). {PERHAPS_DONE}" in said
+        assert PERHAPS_DONE not in self.failed(failure, how=send)
+
+    @pytest.mark.parametrize(
+        "failure",
+        [httpx.ConnectError("no"), httpx.ConnectTimeout("no"), httpx.PoolTimeout("no")],
+        ids=lambda failure: type(failure).__name__,
+    )
+    def test_what_never_left_is_not(self, failure):
+        assert PERHAPS_DONE not in self.failed(failure)
+
+    @pytest.mark.parametrize("status", [409, 422, 500, 503])
+    def test_nor_is_what_the_collector_refused_itself(self, status):
+        error, _ = ask(problem(status), method="POST", how=send_change)
+        assert PERHAPS_DONE not in error.message
+
+    def test_an_answer_that_comes_is_the_answer(self):
+        assert ask(httpx.Response(201, content=b"abc"), "POST", how=send_change)[0] == b"abc"
+
+    def test_without_a_visitor_nothing_is_sent(self):
+        error, requests = ask(httpx.Response(200), "POST", visitor=None, how=send_change)
+        assert isinstance(error, SignInRequiredError)
+        assert requests == []
 
 
 class TestRead:
