@@ -42,6 +42,20 @@ _RUN_ID = State(ids.RUN_ID, "data")
 _ATTEMPT = State(ids.ORDER_ATTEMPT, "data")
 
 
+def _renewing() -> list[Input]:
+    """What an open dialog looks ahead anew with: the run goes on while a person thinks.
+
+    As the cards of proposed commands do. Not with every step: nobody reads as fast.
+    """
+    return [Input(ids.LIVE_DECISIONS, "data"), Input(ids.CLOCK, "n_intervals")]
+
+
+def _is_renewal() -> bool:
+    """Whether nothing has changed in the dialog itself."""
+    triggered = set(ctx.triggered_prop_ids.values())
+    return bool(triggered) and triggered <= {ids.LIVE_DECISIONS, ids.CLOCK}
+
+
 def register(app: Dash, collector: Collector, clock: Clock) -> None:
     """Register the dialogs of a run's page."""
     _register_word(app, collector)
@@ -74,6 +88,24 @@ def _register_word(app: Dash, collector: Collector) -> None:
         target = {"verb": verb.value, "id": command_id}
         return form, _TITLES[verb], True, target, no_update
 
+    @app.callback(
+        output=Output(WORD.preview, "children"),
+        inputs={"_news": _renewing()},
+        state={
+            "target": State(ids.WORD_TARGET, "data"),
+            "is_open": State(WORD.dialog, "opened"),
+        },
+        prevent_initial_call=True,
+    )
+    async def renew_preview(
+        _news: Any,  # noqa: ANN401  JSON, looked at for its change only
+        target: dict[str, str] | None,
+        is_open: bool | None,
+    ) -> Component:
+        if not is_open or not target or target["verb"] != Verb.APPROVE:
+            raise PreventUpdate
+        return await deeds.preview_word(collector.asked_now(), target["id"])
+
     async def give_word(reason: str | None, target: dict[str, str] | None) -> deeds.Outcome:
         if not target:
             raise PreventUpdate
@@ -105,14 +137,27 @@ def _register_order(app: Dash, collector: Collector) -> None:
     @app.callback(
         output=Output(ORDER.preview, "children"),
         inputs={
+            "_news": _renewing(),
             "fields": {
                 name: Input(state.component_id, state.component_property)
                 for name, state in _ORDER_FIELDS.items()
-            }
+            },
         },
-        state={"run_id": _RUN_ID, "attempt": _ATTEMPT},
+        state={
+            "run_id": _RUN_ID,
+            "attempt": _ATTEMPT,
+            "is_open": State(ORDER.dialog, "opened"),
+        },
     )
-    async def preview(fields: dict[str, Any], run_id: str, attempt: int | None) -> Component:
+    async def preview(
+        _news: Any,  # noqa: ANN401  JSON, looked at for its change only
+        fields: dict[str, Any],
+        run_id: str,
+        attempt: int | None,
+        is_open: bool | None,
+    ) -> Component:
+        if not is_open and _is_renewal():
+            raise PreventUpdate
         read = deeds.OrderFields(**fields)
         return await deeds.preview_order(collector.asked_now(), run_id, attempt, read)
 

@@ -179,6 +179,14 @@ async def open_silence(client: CollectorClient, run_id: str) -> Component:
 # looking ahead
 
 
+async def preview_word(client: CollectorClient, command_id: str) -> Component:
+    """Show what a stored command would do now, or why it cannot be approved any more."""
+    try:
+        return preview_panel(await client.preview_of(command_id))
+    except DashboardError as error:
+        return error_notice(_words(error))
+
+
 async def preview_order(
     client: CollectorClient, run_id: str, attempt: int | None, fields: OrderFields
 ) -> Component:

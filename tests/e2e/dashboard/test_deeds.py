@@ -109,6 +109,20 @@ class TestProposal:
         confirm(page, "Approve", "too late")
         expect(dialog).to_contain_text("is rejected")
 
+    def test_what_it_would_do_is_told_anew_while_a_person_thinks(self, diverging, open_page):
+        page = open_page(f"/runs/{diverging.run_id}")
+        page.locator("#run-proposals").get_by_role("button", name="Approve").click()
+        dialog = page.get_by_role("dialog")
+        preview = dialog.locator(".form-preview")
+        expect(preview).to_contain_text("34 steps")
+        dialog.get_by_label("Reason").fill("let me think")
+        diverging.frames(6, loss=lambda step: HIGH)
+        pause = {"parameters": {"kind": "pause"}, "reason": "somebody else's"}
+        given = diverging.http.post(f"/runs/{diverging.run_id}/commands", json=pause)
+        assert given.status_code == 201
+        expect(preview).to_contain_text("40 steps")
+        expect(dialog.get_by_label("Reason")).to_have_value("let me think")
+
     def test_what_a_job_says_stays_text(self, stack, open_page):
         run = stack.feed("<img src=x onerror=alert(1)>")
         run.frames(30)
@@ -135,6 +149,10 @@ class TestByHand:
         dialog.get_by_label("Skip").fill("5")
         expect(dialog.locator(".form-preview")).to_contain_text("100 steps")
         expect(dialog.locator(".form-preview")).to_contain_text("320 samples")
+        run.frames(10)
+        note = {"mode": "observe", "reason": "in between"}
+        assert run.http.patch(f"/runs/{run.run_id}", json=note).status_code == 200
+        expect(dialog.locator(".form-preview")).to_contain_text("110 steps")
         confirm(page, "Give the command", "the data from there on is bad")
         expect(dialog).not_to_be_visible()
         expect(page.locator("#run-commands")).to_contain_text("Roll back to step 20")

@@ -40,6 +40,14 @@ def named_in_dialogs():
 NEWS, TICK = "live-frames.data", "clock.n_intervals"
 VIEW = {"width": 800, "zoom": [100, 200.5], "picked": ["loss"], "log": True}
 DECISIONS = {"run_id": RUN, "count": 4}
+WORD = {ids.WORD_TARGET: {"verb": "approve", "id": COMMAND}, deeds.WORD.dialog: True}
+ORDER = {
+    ids.RUN_ID: RUN,
+    ids.ORDER_ATTEMPT: 1,
+    deeds.ORDER.kind: "pause",
+    deeds.ORDER.dialog: True,
+}
+OCCASIONS = ("live-decisions.data", TICK)
 LONG_AGO = -60.0
 SHOWN = {
     "number": 3,
@@ -356,3 +364,52 @@ class TestOtherThanAskedFor:
         values[ids.HEATMAP_SHOWN] = {"asked": None, "step": 9}
         house.call((ids.HEATMAP, "figure"), triggered, **values)
         assert requests
+
+
+class TestLookingAhead:
+    """A dialog that is open looks ahead again as the run goes on; a closed one asks nothing."""
+
+    def looked(self, house, requests, form, triggered, values):
+        """Renew what a form looks ahead to; returns what was asked for, and what is shown."""
+        answer = house.call((form.preview, "children"), triggered, **values)
+        paths = [path for _, path, _ in requests]
+        return paths, answer.text if answer.status_code != 204 else None
+
+    @pytest.mark.parametrize("triggered", OCCASIONS)
+    def test_an_approval_shows_what_it_would_do_by_now(self, house, requests, triggered):
+        paths, shown = self.looked(house, requests, deeds.WORD, triggered, WORD)
+        assert paths == [f"/api/v1/commands/{COMMAND}/preview"]
+        assert "answered with status 503" in shown  # better than what holds no more
+
+    @pytest.mark.parametrize("triggered", OCCASIONS)
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {deeds.WORD.dialog: False},
+            {deeds.WORD.dialog: None},
+            {ids.WORD_TARGET: None},
+            {ids.WORD_TARGET: {"verb": "reject", "id": COMMAND}},
+        ],
+        ids=str,
+    )
+    def test_no_other_word_does(self, house, requests, triggered, change):
+        values = {**WORD, **change}
+        assert self.looked(house, requests, deeds.WORD, triggered, values) == ([], None)
+
+    @pytest.mark.parametrize("triggered", [*OCCASIONS, f"{deeds.ORDER.kind}.value"])
+    def test_so_does_a_command_by_hand(self, house, requests, triggered):
+        paths, shown = self.looked(house, requests, deeds.ORDER, triggered, ORDER)
+        assert paths == [f"/api/v1/runs/{RUN}/commands/preview"]
+        assert "answered with status 503" in shown
+
+    @pytest.mark.parametrize("triggered", OCCASIONS)
+    @pytest.mark.parametrize("is_open", [False, None])
+    def test_closed_it_asks_nothing(self, house, requests, triggered, is_open):
+        values = {**ORDER, deeds.ORDER.dialog: is_open}
+        assert self.looked(house, requests, deeds.ORDER, triggered, values) == ([], None)
+
+    def test_while_it_opens_its_fields_are_looked_at(self, house, requests):
+        values = {**ORDER, deeds.ORDER.dialog: False}
+        triggered = f"{deeds.ORDER.kind}.value"
+        paths, _ = self.looked(house, requests, deeds.ORDER, triggered, values)
+        assert paths == [f"/api/v1/runs/{RUN}/commands/preview"]
