@@ -71,6 +71,10 @@ def ranks(start_ranks, folder, make):
         "fsdp-bf16": (make("bf16", **FSDP, **{"training.precision": "bf16"}), None),
         "fsdp-saving": (make("fsdp-saving", **FSDP, **SAVING), None),
         "fsdp-resumed": (make("fsdp-saving", **FSDP, **SAVING), f"{folder}/fsdp-saving/{at_three}"),
+        "fsdp-other": (
+            make("other", **FSDP, **{"optimizer.learning_rate": 5e-3, "model.dropout": 0.1}),
+            f"{folder}/fsdp-saving/{at_three}",
+        ),
         "fsdp-watched": (make("watched", **FSDP, **{"monitor.collector": "solo"}), None),
     }
     start_ranks("trainer_rank.py", json.dumps(plan), folder / "report")
@@ -117,6 +121,14 @@ def test_two_ranks_resume_to_the_bit(folder, ranks, kind):
     first, again = losses(folder, out, 1), losses(folder, out, 2)
     assert list(again) == [4, 5, 6]
     assert again == {step: first[step] for step in again}
+
+
+def test_shards_are_gone_on_from_at_another_rate(folder, ranks):
+    assert ranks("fsdp-other")[0]["steps"] == 6
+    before = {line["step"]: line["lr"] for line in lines(folder, "fsdp-saving")}
+    rates = {line["step"]: line["lr"] for line in lines(folder, "other")}
+    assert list(rates) == [4, 5, 6]
+    assert rates == pytest.approx({step: before[step] / 2 for step in rates})
 
 
 def test_every_rank_writes_its_own_shards(folder, ranks):

@@ -114,6 +114,46 @@ def test_another_model_is_refused_with_every_field_that_differs(make_config):
     assert fields == ["model.heads", "model.hidden_size"]
 
 
+OTHER_RATES = [
+    {"training__steps": 8},
+    {"training__steps": 8, "optimizer__learning_rate": 5e-3, "optimizer__schedule": "cosine"},
+    {"training__steps": 8, "optimizer__warmup_steps": 6, "optimizer__weight_decay": 0.3}
+    | {"optimizer__betas": [0.7, 0.8], "optimizer__eps": 1e-6},
+]
+
+
+@pytest.mark.parametrize("other", OTHER_RATES, ids=["steps", "rate-and-shape", "all-the-rest"])
+def test_a_resume_trains_at_the_rates_that_are_configured_now(make_config, other):
+    saving = {"training__checkpoint_every": 4, "optimizer__final_ratio": 0.0}
+    fit(make_config(training__steps=4, **saving))
+    config, fresh = make_config(**saving | other), make_config("fresh", **saving | other)
+    fit(config, resume="latest")
+    fit(fresh)
+    rates, expected = ([losses(run)[step][1] for step in range(5, 9)] for run in (config, fresh))
+    assert rates == expected
+    ends = [SafeCheckpointIO().load_checkpoint(store(run).latest().path) for run in (config, fresh)]
+    of_both = [end["optimizer_states"][0]["param_groups"] for end in ends]
+    for group, wanted in zip(*of_both, strict=True):
+        assert group == wanted
+    assert ends[0]["lr_schedulers"][0]["base_lrs"] == ends[1]["lr_schedulers"][0]["base_lrs"]
+
+
+def test_a_resume_leaves_the_rate_of_a_fault_alone(make_config):
+    """The same to a bit where nothing has changed; the factor stays on another rate."""
+    fields = {"faults__lr_too_high": {"step": 2, "factor": 10.0}, "training__checkpoint_every": 4}
+    config = make_config(**fields)
+    fit(config)
+    whole, checkpoint = losses(config), str(store(config).all()[0].path)
+    fit(make_config(**fields), resume=checkpoint)
+    assert losses(config) == whole
+    peak = 2 * config.optimizer.learning_rate
+    fit(make_config(optimizer__learning_rate=peak, **fields), resume=checkpoint)
+    again = losses(config)
+    assert [again[step][1] for step in range(5, 10)] == pytest.approx(
+        [2 * whole[step][1] for step in range(5, 10)]
+    )
+
+
 def test_other_data_is_allowed_and_told(make_config, caplog):
     fit(make_config(training__checkpoint_every=4, training__steps=4))
     fit(make_config(training__steps=6, optimizer__z_loss_weight=0.0), resume="latest")

@@ -2,6 +2,7 @@
 
 from trainer.module.architecture import build_model, build_skeleton, materialise
 from trainer.module.idefics_module import IdeficsModule, MetricLog
+from trainer.module.optimization import follow_configuration
 from trainer.module.pretrained import PretrainedWeights, open_pretrained
 from trainer.module.progress import ProgressLine
 from trainer.module.records import LossRecorder, as_json
@@ -21,6 +22,7 @@ __all__ = [
     "build_model",
     "build_skeleton",
     "count_weights",
+    "follow_configuration",
     "materialise",
     "open_pretrained",
 ]

@@ -41,13 +41,18 @@ def parameter_groups(
                 is_matrix = parameter.ndim >= 2 and group not in _WITHOUT_DECAY
                 group = "decayed" if is_matrix else "others"
             groups[group].append((name, parameter))
-    decays = {"decayed": config.weight_decay, "others": 0.0}
-    decays |= {str(kind): decay for kind, decay in config.weight_decay_by_kind.items()}
+    decays = group_decays(config)
     return [
         {"name": group, "params": parameters, "weight_decay": decays[group]}
         for group, parameters in groups.items()
         if parameters
     ]
+
+
+def group_decays(config: OptimizerConfig) -> dict[str, float]:
+    """Return the weight decay of every group that there may be, by its name."""
+    decays = {"decayed": config.weight_decay, "others": 0.0}
+    return decays | {str(kind): decay for kind, decay in config.weight_decay_by_kind.items()}
 
 
 def follow_names(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from trainer.checkpoints import Checkpoints, RandomStates
 from trainer.config import RunConfig, config_to_yaml
 from trainer.data.records import LEDGER_FOLDER, Ledger, StreamRecorder
 from trainer.module import LossRecorder, ProgressLine, at_equal_size
+from trainer.run.configured_rates import ConfiguredRates
 from trainer.run.devices import choose_devices
 from trainer.run.flops import training_flops
 from trainer.run.job import Job, build_job
@@ -148,7 +149,7 @@ class _Run:
     ) -> list[Callback]:
         """Return all callbacks; faults come before what watches, and what saves comes last."""
         config, watcher = self.config, self.watcher
-        callbacks: list[Callback] = [*self.job.faults, throughput]
+        callbacks: list[Callback] = [ConfiguredRates(config), *self.job.faults, throughput]
         if watcher is not None:
             callbacks.append(watcher)
         if recorder is not None:

@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from stabilizer.agent.control.lr_override import LrOverride
 from stabilizer.errors import ConfigurationError
 from trainer.config import OptimizerConfig
 from trainer.module import build_model
-from trainer.module.optimization import build_optimizer, build_schedule
+from trainer.module.optimization import build_optimizer, build_schedule, follow_configuration
 
 
 def config(**options):
@@ -91,6 +92,91 @@ def test_a_restored_schedule_goes_on_as_the_unbroken_one():
     restored[0].load_state_dict(optimizer_state)
     restored[1].load_state_dict(schedule_state)
     assert steps(*restored, 8) == steps(*unbroken, 8)
+
+
+@pytest.fixture
+def resume():
+    """Return a function: optimizer and schedule of other options, restored after 7 of 10 steps."""
+
+    def restored(*changed, steps=10, spoil=lambda optimizer, schedule: None, **options):
+        parts = []
+        for given, count in ((config(), 10), (config(**options), steps)):
+            optimizer = build_optimizer(nn.Linear(2, 2), given)
+            schedule = build_schedule(optimizer, given, count)
+            if parts:
+                optimizer.load_state_dict(parts[0].state_dict())
+                schedule.load_state_dict(parts[1].state_dict())
+            else:
+                for _ in range(7):
+                    optimizer.step()
+                    schedule.step()
+                spoil(optimizer, schedule)
+            parts += [optimizer, schedule]
+        follow_configuration(
+            parts[2], parts[3], config(**options), changed=changed, peak_before=2.0
+        )
+        return parts[2], parts[3]
+
+    return restored
+
+
+def rate(optimizer):
+    return optimizer.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"steps": 24}, 2.0 * 17 / 20),
+        ({"steps": 7}, 0.0),
+        ({"learning_rate": 3.0}, 1.5),
+        ({"schedule": "constant"}, 2.0),
+        ({"final_ratio": 0.5}, 1.5),
+        ({"warmup_steps": 9}, 1.6),
+    ],
+)
+def test_a_restored_schedule_follows_what_is_configured_otherwise(resume, fields, expected):
+    optimizer, schedule = resume(*fields, **fields)
+    assert rate(optimizer) == pytest.approx(expected)
+    steps, peak = fields.get("steps", 10), fields.get("learning_rate", 2.0)
+    assert schedule.base_lrs == [peak] * len(optimizer.param_groups)
+    optimizer.step()
+    schedule.step()
+    options = {name: value for name, value in fields.items() if name != "steps"}
+    assert rate(optimizer) == pytest.approx(rates(steps, 9, **options)[8])
+
+
+def test_moments_and_decays_follow_the_configuration_and_the_rate_stays(resume):
+    fields = {"betas": (0.5, 0.6), "eps": 1e-5, "weight_decay": 0.7}
+    optimizer, _ = resume(*fields, **fields)
+    assert rate(optimizer) == 1.0
+    decayed, others = optimizer.param_groups
+    assert (decayed["betas"], decayed["eps"], decayed["weight_decay"]) == ((0.5, 0.6), 1e-5, 0.7)
+    assert (others["betas"], others["eps"], others["weight_decay"]) == ((0.5, 0.6), 1e-5, 0.0)
+
+
+def make_too_high(optimizer, schedule):
+    schedule.base_lrs = [30 * peak for peak in schedule.base_lrs]
+    for group in optimizer.param_groups:
+        group["lr"] *= 30
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"), [({}, 30.0), ({"learning_rate": 3.0}, 45.0), ({"eps": 1e-5}, 30.0)]
+)
+def test_a_rate_that_a_fault_has_made_too_high_stays_too_high(resume, fields, expected):
+    optimizer, _ = resume(*fields, spoil=make_too_high, **fields)
+    assert rate(optimizer) == pytest.approx(expected)
+
+
+def test_a_cut_by_the_agent_stays_on_top(resume):
+    optimizer, _ = resume("learning_rate", learning_rate=3.0)
+    cuts = LrOverride()
+    cuts.load_state_dict({"cuts": [{"factor": 0.5, "hold_steps": 5, "ramp_steps": 0}]})
+    cuts.attach([optimizer])
+    optimizer.step()
+    assert cuts.effective["decayed"] == pytest.approx(0.75)
+    assert rate(optimizer) == pytest.approx(1.5)
 
 
 def test_the_step_is_adamw_to_a_bit_of_rounding():
