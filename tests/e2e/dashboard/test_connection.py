@@ -182,7 +182,8 @@ class TestSigningIn:
         expect(page.get_by_text("Sign in to go on where you were")).to_be_visible()
 
     @pytest.mark.complaints(*NETWORK)
-    def test_signing_in_again_heals_every_tab_of_the_browser(self, stack, open_page):
+    @pytest.mark.parametrize("ends", ["signed out", "dashboard restarted"])
+    def test_signing_in_again_heals_every_tab_of_the_browser(self, stack, open_page, ends):
         run = stack.feed("shared")
         run.frames(10)
         first = open_page(f"/signin?next=/runs/{run.run_id}")
@@ -192,7 +193,12 @@ class TestSigningIn:
         pages = (first, second)
         for page in pages:
             expect(page.locator("#link-badge")).to_contain_text("live")
-        first.request.post(stack.page_url + "/signout")
+        if ends == "signed out":
+            first.request.post(stack.page_url + "/signout")
+        else:  # which forgets all sessions; the tabs connect again as nobody
+            stack.dashboard.popen.terminate()
+            assert stack.dashboard.popen.wait(20) == 0
+            stack.dashboard, _ = stack.start_dashboard(stack.page_url.rsplit(":", 1)[1])
         for page in pages:
             expect(page.locator("#link-badge")).to_contain_text("session expired")
         first.locator("#banner").get_by_role("link", name="Sign in").click()
