@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from stabilizer.clock import SystemClock
+from stabilizer.errors import ConfigurationError
 from trainer.config import load_config
 from trainer.data.making import make_corpus
 from trainer.run import build_job, fit
@@ -57,6 +60,36 @@ def test_the_loss_falls(make_config):
     assert (summary.steps, summary.attempts, summary.passed_over) == (40, 1, 0)
     written = json.loads((Path(config.training.out) / "summary.json").read_text())
     assert written["final_loss"] == summary.final_loss
+
+
+@pytest.fixture
+def own_corpus(tmp_path):
+    make_corpus(tmp_path / "corpus", documents=40, seed=0)
+    return tmp_path / "corpus"
+
+
+def test_heldout_data_that_is_lost_on_the_way_costs_its_loss_only(make_config, own_corpus, caplog):
+    class Loser(SystemClock):  # asked for the first time when everything has been opened
+        def monotonic(self):
+            shutil.rmtree(own_corpus / "heldout", ignore_errors=True)
+            return super().monotonic()
+
+    config = make_config(data__folder=str(own_corpus), training__steps=5)
+    assert build_job(config).heldout is not None
+    summary = fit(config, clock=Loser())
+    assert (summary.steps, summary.heldout_loss) == (5, None)
+    written = json.loads((Path(config.training.out) / "summary.json").read_text())
+    assert written["heldout_loss"] is None
+    assert "no held-out loss, since its documents cannot be read" in caplog.text
+
+
+def test_heldout_data_that_cannot_be_opened_is_told_before_training(make_config, own_corpus):
+    for file in (own_corpus / "heldout").rglob("*.parquet"):
+        file.unlink()
+    config = make_config(data__folder=str(own_corpus))
+    with pytest.raises(ConfigurationError):
+        fit(config)
+    assert not (Path(config.training.out) / "losses.jsonl").exists()
 
 
 def test_the_same_seed_gives_the_same_losses_to_a_bit_whatever_the_workers(make_config):

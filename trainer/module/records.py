@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -98,10 +99,10 @@ class LossRecorder(Callback):
         """Take over what an earlier process has written, up to a step; the next attempt begins."""
         if not path.exists():
             return
-        text = path.read_text("utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        if whole != text:
-            path.write_text(whole, encoding="utf-8")  # the process died in the middle of a line
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:  # the process died in the middle of a line
+            os.truncate(path, len(whole))  # writing the rest anew could lose it, on a full disk
         for line in map(json.loads, whole.splitlines()):
             self.losses[line["step"] - 1 :] = [float(line["loss"])]
             self.attempt = line["attempt"] + 1

@@ -14,8 +14,10 @@ from trainer.config import DataConfig, RunConfig
 from trainer.data import (
     PAD,
     CorpusTokenizer,
+    SampleStream,
     StreamFaults,
     StreamLoader,
+    open_heldout_stream,
     open_tokenizer,
     open_training_stream,
 )
@@ -43,6 +45,8 @@ class Job:
     loader: StreamLoader
     faults: list[Callback]
     tokenizer: CorpusTokenizer
+    heldout: SampleStream | None = None
+    """Documents that are never trained on; None where the corpus has none."""
 
 
 def build_job(
@@ -78,10 +82,14 @@ def build_job(
         epoch_samples=config.data.epoch_samples,
         accumulate=config.training.accumulate,
     )
+    heldout = open_heldout_stream(
+        config.data, tokenizer, image_size=config.model.vision.image_size
+    )  # read at the end, but what is wrong with it is told now
     module = _build_module(config, tokenizer, sharded=sharded)
     if rank:  # dropout masks of its own; rank 0 draws as a run of one process does
         seed_everything(config.training.seed + rank, verbose=False)
-    return Job(module, loader, build_step_faults(config.faults, config.training.seed), tokenizer)
+    faults = build_step_faults(config.faults, config.training.seed)
+    return Job(module, loader, faults, tokenizer, heldout)
 
 
 def _build_module(config: RunConfig, tokenizer: CorpusTokenizer, *, sharded: bool) -> IdeficsModule:

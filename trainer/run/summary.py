@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
+from stabilizer.errors import StabilizerError
 from trainer.config import RunConfig
-from trainer.data import StreamLoader, open_heldout_stream
+from trainer.data import Batch, StreamLoader
 from trainer.module import as_json
 from trainer.run.job import Job
+from trainer.run.sharding import ShardedIdeficsModule
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +28,8 @@ class Summary:
     final_loss: float
     """Mean training loss of the last 25 steps; NaN without a step."""
     heldout_loss: float | None
-    """Loss per token on the held-out documents at the end; None where the corpus has none."""
+    """Loss per token on the held-out documents at the end; None where there are none, or they
+    could not be read."""
     steps: int
     """Completed optimizer steps."""
     attempts: int
@@ -53,18 +61,54 @@ def heldout_loss(config: RunConfig, job: Job) -> float | None:
 
     Every source's documents count as often as its weight in the mixture says. With a sharded model
     all ranks must ask together; each reads all documents.
+
+    Returns:
+        The loss; None where there are no such documents, or where they cannot be read any more,
+        which is told: it must not cost a finished run its summary.
     """
-    stream = open_heldout_stream(
-        config.data, job.tokenizer, image_size=config.model.vision.image_size
-    )
-    if stream is None:
+    if job.heldout is None:
         return None
-    loader = StreamLoader(stream, batch_size=config.data.batch_size)
+    loader = StreamLoader(job.heldout, batch_size=config.data.batch_size)
     job.module.eval()
     total, count = 0.0, 0
-    for batch in loader:
-        losses = job.module.losses(job.module.transfer_batch_to_device(batch, job.module.device, 0))
-        total += float(losses.cross_entropy.sum())
-        count += int(losses.counted.sum())
-    job.module.train()
+    try:
+        for batch in _batches(loader, job):
+            moved = job.module.transfer_batch_to_device(batch, job.module.device, 0)
+            losses = job.module.losses(moved)
+            total += float(losses.cross_entropy.sum())
+            count += int(losses.counted.sum())
+    except (StabilizerError, OSError) as error:
+        _log.warning("no held-out loss, since its documents cannot be read: %s", error)
+        return None
+    finally:
+        job.module.train()
     return total / max(count, 1)
+
+
+def _batches(loader: StreamLoader, job: Job) -> Iterator[Batch]:
+    """Read batches; with a sharded model, whose ranks compute together, all fail if one does.
+
+    Raises:
+        StabilizerError: Documents cannot be read, here or on another rank.
+        OSError: The same.
+    """
+    batches = iter(loader)
+    while True:
+        batch: Batch | None = None
+        error: Exception | None = None
+        try:
+            batch = next(batches, None)
+        except (StabilizerError, OSError) as failure:
+            error = failure
+        if isinstance(job.module, ShardedIdeficsModule):
+            verdict = torch.tensor(
+                float(error is None), device=next(job.module.parameters()).device
+            )
+            dist.all_reduce(verdict, dist.ReduceOp.MIN)
+            if error is None and not verdict.item():
+                raise StabilizerError("another rank has failed; its log says why")
+        if error is not None:
+            raise error
+        if batch is None:
+            return
+        yield batch

@@ -1,5 +1,6 @@
 import json
 import math
+import resource
 from types import SimpleNamespace
 
 import pytest
@@ -110,3 +111,26 @@ def test_a_resume_without_a_file_begins_one(tmp_path):
     with LossRecorder(tmp_path / "losses.jsonl", resumed_step=7) as recorder:
         assert recorder.attempt == 1
     assert (tmp_path / "losses.jsonl").read_text() == ""
+
+
+def test_a_cut_last_line_is_dropped_without_writing_the_others_anew(tmp_path):
+    path = tmp_path / "losses.jsonl"
+    whole = '{"attempt": 1, "step": 1, "loss": 2.0}\n'
+    path.write_text(whole + '{"attempt": 1, "st')
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, limits[1]))  # as if the disk were full
+    try:
+        with LossRecorder(path, resumed_step=1) as recorder:
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == whole
+    assert recorder.losses == [2.0]
+
+
+def test_a_file_of_one_cut_line_is_emptied(tmp_path):
+    path = tmp_path / "losses.jsonl"
+    path.write_text('{"attempt": 1')
+    with LossRecorder(path, resumed_step=1) as recorder:
+        assert recorder.attempt == 1
+    assert path.read_bytes() == b""
