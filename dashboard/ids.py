@@ -20,6 +20,9 @@ LIVE_FRAMES: Final = "live-frames"
 LIVE_DECISIONS: Final = "live-decisions"
 LIVE_CONTROL: Final = "live-control"
 
+LIVE_BEAT: Final = "live-beat"
+"""A sign of life of the server, with its time; assets/watch.js misses it."""
+
 TOLD: Final = {store: f"{store}-told" for store in (LIVE_FRAMES, LIVE_DECISIONS, LIVE_CONTROL)}
 """Where the server puts news; assets/news.js hands them on when the page is not busy any more."""
 

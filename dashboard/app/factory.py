@@ -25,7 +25,6 @@ from dashboard.visitor import Visitor, current_visitor
 from stabilizer.clock import Clock
 
 _PACKAGE: Final = Path(__file__).parents[1]
-_HEARTBEAT_MILLISECONDS: Final = 10_000
 
 _PAGES: Final[dict[str, dict[str, Any]]] = {
     "runs": {"path": "/", "title": "Runs - Stabilizer", "layout": pages.runs},
@@ -91,7 +90,6 @@ def _build_dash(server: FastAPI) -> dash.Dash:
         suppress_callback_exceptions=True,
         title="Stabilizer",
         update_title="",
-        websocket_heartbeat_interval=_HEARTBEAT_MILLISECONDS,
         hooks=_HOOKS,
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
     )

@@ -1,10 +1,15 @@
 /* Keeps "3 min ago" and "8 min" true; the words are those of dashboard/words/amounts.py. */
+window.dash_clientside = window.dash_clientside || {};
+window.dash_clientside.stabilizer = window.dash_clientside.stabilizer || {};
 (function () {
     "use strict";
 
     const UNITS = [[86400, "d"], [3600, "h"], [60, "min"]];
     const JUST_NOW_SECONDS = 5;
     const EVERY_MS = 1000;
+    const WITHIN_MS = 1000; // what the way of a message may take is no other clock
+
+    let ahead = 0; // of the server's clock
 
     function roughly(seconds) {
         for (const [size, unit] of UNITS) {
@@ -16,12 +21,20 @@
     }
 
     function words(element) {
-        const seconds = (Date.now() - Date.parse(element.dateTime)) / 1000;
+        const seconds = (Date.now() - ahead - Date.parse(element.dateTime)) / 1000;
         if (element.className === "time-ago") {
             return seconds < JUST_NOW_SECONDS ? "just now" : roughly(seconds) + " ago";
         }
         return seconds >= 0 ? "a moment" : roughly(-seconds);
     }
+
+    /* Takes the server's time: ages are told by the clock that dated them. */
+    window.dash_clientside.stabilizer.keepTime = function (at) {
+        const found = Date.now() - Date.parse(at);
+        if (Math.abs(found - ahead) > WITHIN_MS) {
+            ahead = found;
+        }
+    };
 
     setInterval(function () {
         if (document.hidden) {

@@ -28,7 +28,7 @@ def register_callbacks(
         clock: For "3 min ago".
         is_signed_in: Whether a visitor's session goes on.
     """
-    live.register(app, hub, is_signed_in)
+    live.register(app, collector, hub, clock, is_signed_in)
     runs.register(app, collector, clock)
     decisions.register(app, collector, clock)
     charts.register(app, collector, clock)

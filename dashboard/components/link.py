@@ -1,4 +1,4 @@
-"""How the page stands to the collector: a badge always, a banner when a person must know."""
+"""How a page stands to collector and dashboard: a badge always, a banner when it must be known."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import quote
 from dash import html
 from dash.development.base_component import Component
 
-from dashboard.components.badges import Connection, connection_badge
+from dashboard.components.badges import Connection, Look, Shape, badge, connection_badge, look
 from dashboard.words.amounts import clock
 
 
@@ -21,6 +21,12 @@ def link_badge(link: Mapping[str, Any] | None) -> Component:
         link: What the store of the link holds: `link` and `since`; None before the first news.
     """
     known = link or {}
+    if known.get("link") == "polled":
+        return badge(
+            Look("teal", Shape.RING),
+            "refreshed every 5 s",  # by assets/watch.js
+            title="This browser, or a proxy, cannot hold the connection over which news come.",
+        )
     state = {
         "live": Connection.LIVE,
         "away": Connection.AWAY,
@@ -28,6 +34,33 @@ def link_badge(link: Mapping[str, Any] | None) -> Component:
         "signed_out": Connection.EXPIRED,
     }.get(str(known.get("link")), Connection.CATCHING_UP)
     return connection_badge(state, since=_since(known))
+
+
+def lost_badge() -> Component:
+    """Build what stands for the badge of the link when the page has lost the dashboard.
+
+    It is always on the page, since nothing can be asked then; assets/watch.js lets it be seen.
+    """
+    lost = badge(look(Connection.AWAY), "dashboard away")
+    return html.Div(lost, className="when-lost", role="status")
+
+
+def lost_banner() -> Component:
+    """Say that the page has lost the dashboard, as above."""
+    lost = (
+        "This page has lost the dashboard. It shows what it knew, and comes back by itself. "
+        "Training is not touched by it."
+    )
+    return html.Div(
+        [
+            html.Span(lost, className="while-lost"),
+            html.Span(
+                ["The dashboard answers again. ", html.A("Reload", href="")],
+                className="while-back",
+            ),
+        ],
+        className="banner banner-bad when-lost",
+    )
 
 
 def link_banner(link: Mapping[str, Any] | None, path: str) -> Component | None:

@@ -9,6 +9,7 @@ from dash.development.base_component import Component
 
 from dashboard import ids
 from dashboard.components.facts import aria
+from dashboard.components.link import lost_badge, lost_banner
 from dashboard.theme import HEADER_HEIGHT, THEME
 from dashboard.visitor import Visitor
 
@@ -34,6 +35,7 @@ def shell(visitor: Visitor | None) -> Component:
                     dmc.AppShellMain(
                         [
                             html.Div(id=ids.BANNER, role="status"),
+                            html.Div(lost_banner(), role="status"),
                             html.Main(dash.page_container, className="page"),
                         ]
                     ),
@@ -46,7 +48,7 @@ def shell(visitor: Visitor | None) -> Component:
 
 
 def _stores() -> list[Component]:
-    news = (ids.LIVE_LINK, ids.LIVE_FRAMES, ids.LIVE_DECISIONS, ids.LIVE_CONTROL)
+    news = (ids.LIVE_LINK, ids.LIVE_FRAMES, ids.LIVE_DECISIONS, ids.LIVE_CONTROL, ids.LIVE_BEAT)
     return [
         dcc.Location(id=ids.URL),
         *(dcc.Store(id=name) for name in (*news, *ids.TOLD.values())),
@@ -70,6 +72,7 @@ def _header(visitor: Visitor | None) -> Component:
         [
             html.Div(id=ids.ARMED_BADGE),
             html.Div(id=ids.LINK_BADGE),
+            lost_badge(),
             dmc.ColorSchemeToggle(
                 lightIcon=html.Span("\u2600\ufe0e", **aria(hidden="true")),
                 darkIcon=html.Span("\u263e\ufe0e", **aria(hidden="true")),

@@ -271,7 +271,8 @@ class TestNews:
         with self.connect(house) as socket:
             tab = Tab(socket, house.callbacks, "/")
             tab.until(ids.LIVE_LINK, link="signed_out")
-        assert set(tab.holds) == {ids.LIVE_LINK}
+            assert tab.until(ids.LIVE_BEAT, last=True)["at"]
+        assert set(tab.holds) == {ids.LIVE_LINK, ids.LIVE_BEAT}
 
     @pytest.mark.parametrize(
         "headers",

@@ -167,6 +167,11 @@ class TestNames:
         pairs = [pair for callback in house.callbacks for pair in outputs_of(callback)]
         assert len(pairs) == len(set(pairs))
 
+    def test_news_that_are_asked_for_over_http_are_none_and_no_mistake(self, house):
+        (callback,) = [one for one in house.callbacks if one.get("websocket")]
+        message = {"output": callback["output"], "outputs": [], "inputs": [], "changedPropIds": []}
+        assert house.client.post("/_dash-update-component", json=message).is_success
+
     def test_a_second_dashboard_in_the_process_is_wired_like_the_first(self, house, module_clock):
         with House(module_clock) as second:
             assert second.callbacks == house.callbacks

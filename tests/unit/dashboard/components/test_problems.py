@@ -72,6 +72,7 @@ def test_a_part_of_a_page_says_what_is_wrong_there(text_of):
         ({"link": "away", "since": "yesterday"}, "collector away"),
         ({"link": "refused", "since": SINCE}, "session expired"),
         ({"link": "signed_out", "since": None}, "session expired"),
+        ({"link": "polled", "since": None}, "refreshed every 5 s"),
     ],
     ids=str,
 )
@@ -79,7 +80,11 @@ def test_the_badge_says_how_fresh_the_page_is(text_of, link, word):
     assert text_of(link_badge(link)) == word
 
 
-@pytest.mark.parametrize("link", [None, {}, {"link": "connecting"}, {"link": "live"}], ids=str)
+@pytest.mark.parametrize(
+    "link",
+    [None, {}, {"link": "connecting"}, {"link": "polled"}, {"link": "live"}],
+    ids=str,
+)
 def test_where_all_is_well_there_is_no_banner(link):
     assert link_banner(link, "/") is None
 

@@ -30,7 +30,8 @@ class Tab:
         self.shows = path
         self.is_gone = False
         self.rounds = []
-        """What was shown at each look, by store."""
+        """What was shown at each look, by store; signs of life apart."""
+        self.beats = []
 
     async def path(self):
         await asyncio.sleep(0)  # the browser is asked over a network
@@ -40,6 +41,9 @@ class Tab:
         return self.shows
 
     def show(self, component_id, data):
+        if component_id == ids.LIVE_BEAT:
+            self.beats.append(data)
+            return
         if not self.rounds:
             self.rounds.append({})
         self.rounds[-1][component_id] = json.loads(json.dumps(data))
@@ -55,7 +59,10 @@ class Page:
 
     def __init__(self, stage, tab, is_signed_in=lambda visitor: True, visitor=ADA):
         self.stage, self.tab = stage, tab
-        self.task = asyncio.create_task(follow(tab, stage.hub, visitor, is_signed_in, self._pause))
+        following = follow(
+            tab, stage.hub, visitor, is_signed_in, clock=stage.clock, pause=self._pause
+        )
+        self.task = asyncio.create_task(following)
         self._looked, self._next = asyncio.Event(), asyncio.Event()
 
     async def _pause(self, _seconds):
@@ -226,6 +233,21 @@ class TestShown:
         assert set(watch(scenario)) == {ids.LIVE_LINK}
 
 
+class TestBeats:
+    def test_a_page_is_given_the_time_every_few_seconds_and_no_more_often(self, watch, clock):
+        async def scenario(page, _):
+            page.tab.beats.clear()
+            for seconds in (3, 1, 1, 1, 0):
+                clock.advance(seconds)
+                await page.look()
+            return page.tab.beats
+
+        assert watch(scenario) == [
+            {"at": "2026-03-01T12:00:03+00:00", "last": False},
+            {"at": "2026-03-01T12:00:06+00:00", "last": False},
+        ]
+
+
 class TestMoving:
     def test_another_run_has_other_counts_even_where_the_numbers_are_the_same(self, watch):
         async def scenario(page, _):
@@ -263,15 +285,33 @@ class TestMoving:
 
 
 class TestEnd:
-    def test_a_tab_that_does_not_answer_ends_it(self, watch):
+    def test_a_tab_that_does_not_answer_for_half_an_hour_ends_it(self, watch, clock):
         async def scenario(page, stream):
             page.tab.shows = TimeoutError()
+            await page.look()
+            assert not page.task.done()
+            clock.advance(1801)
             page.go_on()
             with pytest.raises(TimeoutError):
                 await page.task
             return stream.closed.is_set()
 
         assert watch(scenario)
+
+    def test_a_frozen_tab_is_told_all_when_it_answers_again(self, watch, clock):
+        async def scenario(page, stream):
+            num_beats = len(page.tab.beats)
+            page.tab.shows = TimeoutError()
+            for _ in range(10):
+                clock.advance(60)
+                await page.look()
+            stream.say(change("r", step=7))
+            beats_of_frozen = len(page.tab.beats) - num_beats
+            page.tab.shows = "/runs/r"
+            await look_until(page, ids.LIVE_FRAMES, step=7)
+            return beats_of_frozen, len(page.tab.beats) - num_beats
+
+        assert watch(scenario, Tab("/runs/r")) == (0, 1)
 
     def test_a_tab_that_is_gone_ends_it_and_is_shown_nothing_more(self, watch):
         async def scenario(page, stream):
@@ -298,15 +338,15 @@ class TestEnd:
     def test_one_whose_session_has_ended_already_is_told_nothing_of_any_run(self, play):
         async def scenario(stage):
             tab = Tab()
-            await follow(tab, stage.hub, ADA, lambda visitor: False)
-            return tab.holds
+            await follow(tab, stage.hub, ADA, lambda visitor: False, clock=stage.clock)
+            return tab.holds, [beat["last"] for beat in tab.beats]
 
-        assert play(scenario) == {ids.LIVE_LINK: SIGNED_OUT}
+        assert play(scenario) == ({ids.LIVE_LINK: SIGNED_OUT}, [True])
 
     def test_who_is_nobody_is_told_so_and_the_collector_is_not_asked(self, play):
         async def scenario(stage):
             tab = Tab()
-            await follow(tab, stage.hub, None, lambda visitor: True)
+            await follow(tab, stage.hub, None, lambda visitor: True, clock=stage.clock)
             return tab.holds, stage.wire.requests.empty()
 
         assert play(scenario) == ({ids.LIVE_LINK: SIGNED_OUT}, True)

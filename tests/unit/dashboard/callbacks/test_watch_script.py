@@ -1,0 +1,214 @@
+"""assets/watch.js and times.js in a browser: a page without news says so, and comes back."""
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from dashboard import ids
+from dashboard.components.link import link_badge
+
+ROOT = Path(__file__).parents[4]
+ASSETS = ROOT / "dashboard" / "assets"
+TIMES, WATCH = ((ASSETS / name).read_text() for name in ("times.js", "watch.js"))
+SPEC = importlib.util.spec_from_file_location("browser", ROOT / "tests" / "browser.py")
+BROWSER = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(BROWSER)
+
+START = "2026-03-01T12:00:00+00:00"
+DASH = (
+    "told = []; dash_clientside = {set_props: (id, given) => told.push([id, given.data])};"
+    "Object.defineProperty(document, 'hidden', {get: () => window.isHidden === true});"
+)
+AGE = f'<time class="time-ago" datetime="{START}">new</time>'
+PAGE = f"<!doctype html>{AGE}<main></main><script>{DASH}{TIMES}{WATCH}</script>"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = BROWSER.find()
+    if path is None:
+        reason = "no browser: " + BROWSER.bring()
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, args=list(BROWSER.ARGUMENTS))
+        yield running
+        running.close()
+
+
+class Screen:
+    """A page with the scripts, a clock of its own, and a dashboard that is there or not."""
+
+    def __init__(self, page, before=""):
+        self.page = page
+        self.is_there = True
+        self.num_loaded = 0
+        page.clock.install(time=START)
+        page.clock.pause_at("2026-03-01T12:00:01+00:00")
+        page.add_init_script(before)
+        page.route("**/*", self._answer)
+        page.goto("http://page.test/")
+
+    def _answer(self, route):
+        if not route.request.url.endswith("/healthz"):
+            self.num_loaded += 1
+            route.fulfill(content_type="text/html", body=PAGE)
+        elif self.is_there:
+            route.fulfill(json={"status": "ok"}, headers={"Date": "Sun, 01 Mar 2026 12:00:00 GMT"})
+        else:
+            route.abort("connectionrefused")
+
+    def passes(self, seconds):
+        self.page.clock.run_for(1000 * seconds)
+
+    def beat(self, at=START, *, last=False):
+        beat = {"at": at, "last": last}
+        self.page.evaluate("beat => dash_clientside.stabilizer.takeBeat(beat)", beat)
+
+    def says(self, state):
+        """Wait until the page says that it is `lost`, that the dashboard is `back`, or nothing."""
+        html = self.page.locator("html")
+        if state is None:
+            expect(html).not_to_have_attribute("data-dashboard", re.compile(""))
+        else:
+            expect(html).to_have_attribute("data-dashboard", state)
+
+    def until_told(self, num_told):
+        self.page.wait_for_function("num => told.length >= num", arg=num_told)
+        return self.page.evaluate("told.splice(0)")
+
+
+@pytest.fixture
+def open_screen(browser):
+    pages = []
+
+    def open_(before=""):
+        pages.append(browser.new_page())
+        return Screen(pages[-1], before)
+
+    yield open_
+    for page in pages:
+        page.close()
+
+
+@pytest.fixture
+def screen(open_screen):
+    return open_screen()
+
+
+def test_a_page_that_hears_beats_says_nothing(screen):
+    for _ in range(10):
+        screen.beat()
+        screen.passes(5)
+        screen.says(None)
+    assert screen.num_loaded == 1
+
+
+def test_without_beats_the_page_is_lost_and_a_beat_heals_it(screen):
+    screen.is_there = False
+    screen.beat()
+    screen.passes(10)
+    screen.says(None)
+    screen.passes(5)
+    screen.says("lost")
+    screen.beat()
+    screen.says(None)
+    assert screen.num_loaded == 1
+
+
+def test_a_dashboard_that_answers_again_has_the_page_loaded_anew(screen):
+    screen.beat()
+    screen.is_there = False
+    screen.passes(90)
+    screen.says("lost")
+    screen.is_there = True
+    with screen.page.expect_navigation():
+        screen.passes(4)
+    assert screen.num_loaded == 2
+
+
+def test_what_somebody_writes_in_a_dialog_is_not_lost(screen):
+    screen.beat()
+    screen.page.evaluate("document.querySelector('main').setAttribute('role', 'dialog')")
+    screen.passes(90)
+    screen.says("back")
+    screen.is_there = False
+    screen.passes(4)
+    screen.says("lost")
+    screen.is_there = True
+    screen.passes(4)
+    screen.says("back")
+    assert screen.num_loaded == 1
+    screen.page.evaluate("document.querySelector('main').removeAttribute('role')")
+    with screen.page.expect_navigation():
+        screen.passes(4)
+
+
+def test_a_page_that_was_loaded_just_now_is_not_loaded_again_by_itself(screen):
+    screen.beat()
+    screen.passes(20)
+    screen.says("back")
+    assert screen.num_loaded == 1
+
+
+def test_time_in_which_nobody_could_see_the_page_or_it_was_frozen_does_not_count(screen):
+    screen.beat()
+    screen.page.clock.fast_forward(600_000)
+    screen.says(None)
+    screen.page.evaluate("window.isHidden = true")
+    screen.passes(60)
+    screen.page.evaluate("window.isHidden = false")
+    screen.passes(5)
+    screen.says(None)
+    assert screen.num_loaded == 1
+
+
+def test_after_the_end_of_a_session_no_beat_is_missed(screen):
+    screen.beat(last=True)
+    screen.passes(90)
+    screen.says(None)
+    assert screen.num_loaded == 1
+
+
+POLLED = [ids.LIVE_LINK, *ids.TOLD.values()]
+
+
+@pytest.mark.parametrize("way", ["no SharedWorker", "no WebSocket"])
+def test_a_page_to_which_no_beat_can_come_asks_by_itself(open_screen, way):
+    screen = open_screen("delete window.SharedWorker" if way == "no SharedWorker" else "")
+    screen.passes(2 if way == "no SharedWorker" else 14)
+    first = screen.until_told(len(POLLED))
+    screen.passes(6)
+    second = screen.until_told(len(POLLED))
+    screen.says(None)
+    assert [name for name, _ in first] == [name for name, _ in second] == POLLED
+    assert all(one != other for one, other in zip(first, second, strict=True))
+    assert link_badge(first[0][1]).title is not None
+    screen.is_there = False
+    screen.passes(14)
+    screen.says("lost")
+
+
+def test_beats_end_the_asking(open_screen):
+    screen = open_screen()
+    screen.passes(14)
+    screen.until_told(len(POLLED))
+    screen.beat()
+    screen.passes(9)
+    assert screen.page.evaluate("told.length") == 0
+
+
+@pytest.mark.parametrize(
+    ("server", "age"),
+    [("12:05:01", "5 min ago"), ("12:00:01", "just now"), ("11:50:00", "just now")],
+)
+def test_ages_follow_the_clock_of_the_server(screen, server, age):
+    screen.page.evaluate("document.querySelector('time').firstChild.nodeValue = 'new'")
+    screen.beat(f"2026-03-01T{server}+00:00")
+    screen.passes(1)
+    expect(screen.page.locator("time")).to_have_text(age)
