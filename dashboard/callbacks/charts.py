@@ -190,8 +190,11 @@ def _is_other(shown: dict[str, Any] | None, asked: dict[str, Any]) -> bool:
     """
     if shown and shown.get("asked") is None:
         return True
-    is_tick = ids.CLOCK in ctx.triggered_prop_ids.values()
-    return is_tick and (not shown or shown["asked"] != asked)
+    return _is_tick() and (not shown or shown["asked"] != asked)
+
+
+def _is_tick() -> bool:
+    return ids.CLOCK in ctx.triggered_prop_ids.values()
 
 
 def _drawn_just_now(shown: dict[str, Any], now: float) -> bool:
@@ -215,10 +218,7 @@ def _register_map(app: Dash, collector: Collector) -> None:
         inputs={
             "_clock": Input(ids.CLOCK, "n_intervals"),
             "frames": Input(ids.LIVE_FRAMES, "data"),
-            "view": {
-                "width": Input(ids.CHART_WIDTH, "data"),
-                "zoom": Input(ids.RUN_RANGE, "data"),
-            },
+            "view": {name: Input(*_VIEW[name]) for name in ("width", "zoom")},
             "chosen": {
                 "metric": Input(ids.HEATMAP_METRIC, "value"),
                 "kind": Input(ids.HEATMAP_KIND, "value"),
@@ -238,9 +238,8 @@ def _register_map(app: Dash, collector: Collector) -> None:
     ) -> tuple[Any, ...]:
         look = _look(**view)
         asked = {**view, **chosen}
-        is_tick = ids.CLOCK in ctx.triggered_prop_ids.values()
-        is_same = shown and shown["asked"] == asked
-        if shown and is_same and (is_tick or not _has_moved(frames, shown, look.zoom)):
+        is_same = shown is not None and shown["asked"] == asked
+        if shown and is_same and (_is_tick() or not _has_moved(frames, shown, look.zoom)):
             raise PreventUpdate
         try:
             maps = await draw_maps(collector.asked_now(), run_id, look, _wanted(chosen))
