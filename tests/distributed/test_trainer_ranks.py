@@ -40,6 +40,10 @@ SMALL = {
 }
 TWO = {"training.devices": 2}
 FSDP = {"training.devices": 2, "training.strategy": "fsdp2"}
+UNFREEZING = {
+    "model.freeze": ["language_layers", "language_norms", "vision", "vision_norms"],
+    "model.unfreeze": [{"step": 3, "parts": ["language_layers", "vision"]}],
+}
 SAVING = {"training.checkpoint_every": 3, "model.dropout": 0.1}
 
 
@@ -75,6 +79,7 @@ def ranks(start_ranks, folder, make):
             make("other", **FSDP, **{"optimizer.learning_rate": 5e-3, "model.dropout": 0.1}),
             f"{folder}/fsdp-saving/{at_three}",
         ),
+        "fsdp-unfreezing": (make("unfreezing", **FSDP, **UNFREEZING), None),
         "fsdp-watched": (make("watched", **FSDP, **{"monitor.collector": "solo"}), None),
     }
     start_ranks("trainer_rank.py", json.dumps(plan), folder / "report")
@@ -87,6 +92,20 @@ def alone(make):
     """One process with the batch of both."""
     fields = make("alone", **{"data.batch_size": 8})
     return fit(load_config("idefics-tiny", fields=fields))
+
+
+def run_cli(*options):
+    result = subprocess.run(
+        [sys.executable, "-m", "trainer", "fit", *map(str, options)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result
 
 
 def lines(folder, out):
@@ -131,6 +150,20 @@ def test_shards_are_gone_on_from_at_another_rate(folder, ranks):
     assert rates == pytest.approx({step: before[step] / 2 for step in rates})
 
 
+def test_shards_are_unfrozen_at_their_step(folder, make, ranks, alone):
+    ranks("fsdp-unfreezing")
+    fields = make("alone-unfreezing", **UNFREEZING, **{"data.batch_size": 8})
+    fit(load_config("idefics-tiny", fields=fields))
+    one = make("one-unfreezing", **FSDP, **UNFREEZING)
+    one |= {"training.devices": 1, "data.batch_size": 8}
+    run_cli("--config", _write(folder, one))
+    assert alone.steps == 6
+    whole = losses(folder, "alone-unfreezing")
+    assert losses(folder, "unfreezing") == pytest.approx(whole, rel=1e-4)
+    assert losses(folder, "one-unfreezing") == pytest.approx(whole, rel=1e-4)
+    assert whole[6] != pytest.approx(losses(folder, "alone")[6], rel=1e-3)
+
+
 def test_every_rank_writes_its_own_shards(folder, ranks):
     ranks("fsdp-resumed")
     newest = folder / "fsdp-saving" / "checkpoints" / "attempt-0002-step-00000006"
@@ -156,35 +189,15 @@ def test_the_model_of_two_ranks_is_exported_whole(folder, ranks, tmp_path, kind)
 def test_shards_of_two_ranks_are_gone_on_from_by_one(folder, make, ranks):
     ranks("fsdp-resumed")
     checkpoint = folder / "fsdp-saving" / "checkpoints" / "attempt-0001-step-00000003"
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "trainer", "fit", "--resume", str(checkpoint)),
-            *("--config", str(_write(folder, make("one", **FSDP | {"training.devices": 1})))),
-        ],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
+    config = _write(folder, make("one", **FSDP | {"training.devices": 1}))
+    result = run_cli("--resume", checkpoint, "--config", config)
     assert "random states are not restored" in result.stderr
     assert list(losses(folder, "one")) == [4, 5, 6]
 
 
 def test_one_command_starts_both_ranks(folder, make, ranks):
     config = _write(folder, make("command", **TWO))
-    result = subprocess.run(
-        [sys.executable, "-m", "trainer", "fit", "--config", str(config)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
+    result = run_cli("--config", config)
     assert result.stdout.count("6 steps in") == 1
     ranks("ddp")
     assert losses(folder, "command") == losses(folder, "ddp")

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from typing_extensions import override
 
@@ -22,9 +23,9 @@ from trainer.module.parts import learners
 class UnfreezeSchedule(Callback):
     """Unfreezes parts on time, and tells the job that watches that a phase has begun.
 
-    With several ranks the weights count as learning from the start, since DDP and FSDP fix when
-    they wrap a model which gradients they will reduce; until their step these are thrown away. That
-    costs the memory and time of the gradients, which the later phase needs anyway.
+    With several ranks, or shards, the weights count as learning from the start, since DDP and FSDP
+    fix when they wrap a model which gradients they will reduce; until their step these are thrown
+    away. That costs the memory and time of the gradients, which the later phase needs anyway.
     """
 
     def __init__(self, changes: Sequence[UnfreezeConfig]) -> None:
@@ -37,14 +38,19 @@ class UnfreezeSchedule(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the weights, before a strategy wraps the model."""
-        parts = [part for change in self._changes for part in change.parts]
-        self._by_part = {part: list(learners(pl_module, (part,))) for part in parts}
-        self._is_held = trainer.world_size > 1
+        """Let what is held back count as learning, before a strategy wraps the model."""
+        is_sharded = isinstance(trainer.strategy, ModelParallelStrategy)
+        self._is_held = trainer.world_size > 1 or is_sharded
         self._open, self._applied = frozenset(), None
+        self._find(pl_module)
         if self._is_held:
-            for parameter in self._parameters(parts):
+            for parameter in self._parameters(self._by_part):
                 parameter.requires_grad_(True)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the weights again: where the model was sharded they are others now."""
+        self._find(pl_module)
 
     @override
     def on_train_batch_start(
@@ -82,6 +88,10 @@ class UnfreezeSchedule(Callback):
         """Take over what was unfrozen; the model follows when the next step begins."""
         self._open = frozenset(state_dict["open"])
         self._applied = None
+
+    def _find(self, module: LightningModule) -> None:
+        parts = [part for change in self._changes for part in change.parts]
+        self._by_part = {part: list(learners(module, (part,))) for part in parts}
 
     def _apply(self, wanted: frozenset[Part]) -> None:
         self._applied = wanted

@@ -196,7 +196,7 @@ def held(model_config):
     model = build_model(model_config(freeze=FROZEN))
     module = IdeficsModule(model, OptimizerConfig(learning_rate=1e-2), steps=8)
     schedule = UnfreezeSchedule([UnfreezeConfig(step=2, parts=("vision",))])
-    trainer = SimpleNamespace(world_size=2, global_step=0)
+    trainer = SimpleNamespace(world_size=2, global_step=0, strategy=None)
     schedule.setup(trainer, module, "fit")
     return schedule, trainer, module
 
