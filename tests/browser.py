@@ -8,9 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SECONDS = 600
@@ -42,6 +45,21 @@ def bring() -> str:
     if found := find():
         return f"browser: installed {found}"
     return "browser: none, so that tests of pages are skipped; " + "; ".join(filter(None, reasons))
+
+
+@contextmanager
+def launched() -> Iterator[Browser]:
+    """A running browser; without one the test is skipped with the reason, and in CI it fails."""
+    path = find()
+    if path is None:
+        reason = "no browser: " + bring()
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
+        yield browser
+        browser.close()
 
 
 def _from_debian() -> str:

@@ -69,6 +69,7 @@ window.dash_clientside.stabilizer = Object.assign(
                 }
             } else if (polls || isLost()) {
                 polls = true;
+                wait = POLL_MS;
                 calmDown();
                 refresh();
             }

@@ -1,29 +1,18 @@
 """A collector, a dashboard and a browser, each a process of its own."""
 
-import importlib.util
-import os
 import re
 from contextlib import closing, contextmanager
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
+from tests.browser import launched
+from tests.e2e.dashboard.feed import Feed
 from trainer.demo.processes import Processes
 
 SECONDS = 90.0
 
 
-def load(path):
-    """Import a module of the tests by its path: tests are no package."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-BROWSER = load(Path(__file__).parents[2] / "browser.py")
-FEED = load(Path(__file__).with_name("feed.py"))
 expect.set_options(timeout=20_000)
 
 
@@ -67,7 +56,7 @@ class Stack:
     def feed(self, name, **options):
         """Register a run that the test reports by itself."""
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        feed = FEED.Feed(self.url, name, headers=headers, **options)
+        feed = Feed(self.url, name, headers=headers, **options)
         self.feeds.append(feed)
         return feed
 
@@ -78,16 +67,8 @@ class Stack:
 
 @pytest.fixture(scope="session")
 def browser():
-    path = BROWSER.find()
-    if path is None:
-        reason = "no browser: " + BROWSER.bring()
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=list(BROWSER.ARGUMENTS))
-        yield running
-        running.close()
+    with launched() as browser:
+        yield browser
 
 
 @contextmanager

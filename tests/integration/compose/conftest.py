@@ -1,15 +1,14 @@
 """Real containers: images built of this checkout, the services of docker-compose.yml, a browser."""
 
-import importlib.util
 import os
 
 import httpx
 import pytest
-from playwright.sync_api import sync_playwright
 
+from tests.browser import launched
 from tests.integration.compose.engine import find_engine
 from tests.integration.compose.package_settings import build_arguments
-from tests.integration.compose.stack import ROOT, Secrets, Stack, write_override
+from tests.integration.compose.stack import Secrets, Stack, write_override
 from tests.integration.compose.stand_ins import PYTHON, StandIns, missing_programs
 
 
@@ -83,14 +82,5 @@ def bearer(token):
 
 @pytest.fixture(scope="session")
 def browser():
-    path = ROOT / "tests" / "browser.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    program = module.find()
-    if program is None:
-        pytest.skip("no browser: " + module.bring())
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, args=list(module.ARGUMENTS))
-        yield running
-        running.close()
+    with launched() as browser:
+        yield browser

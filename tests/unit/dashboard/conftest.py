@@ -1,4 +1,4 @@
-"""A clock that stands still, and the collector's end of a stream of events."""
+"""A clock that stands still, a browser, and the collector's end of a stream of events."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from dashboard.client import Collector, LiveHub
+from tests.browser import launched
 
 WAIT_SECONDS = 20
 
@@ -30,6 +31,13 @@ class ManualClock:
 @pytest.fixture
 def clock():
     return ManualClock()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Open for the tests of one file: those of another may run event loops."""
+    with launched() as browser:
+        yield browser
 
 
 class Stream(httpx.AsyncByteStream):

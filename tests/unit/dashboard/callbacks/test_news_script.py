@@ -1,34 +1,14 @@
 """assets/news.js in a browser: news wait for answers, and for a finger on a button."""
 
-import importlib.util
-import os
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).parents[4]
 SCRIPT = (ROOT / "dashboard" / "assets" / "news.js").read_text()
-SPEC = importlib.util.spec_from_file_location("browser", ROOT / "tests" / "browser.py")
-BROWSER = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(BROWSER)
 PAGE = "<button style='position: fixed; left: 0; top: 0; width: 99px; height: 99px'>x</button>"
 DASH = "told = []; dash_clientside = {set_props: (id, given) => told.push([id, given.data])};"
 FRAMES = "live-frames"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = BROWSER.find()
-    if path is None:
-        reason = "no browser: " + BROWSER.bring()
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=list(BROWSER.ARGUMENTS))
-        yield running
-        running.close()
 
 
 class Screen:

@@ -1,37 +1,23 @@
 """assets/panels.js in a browser: new samples go only to the drawing that they were read for."""
 
-import importlib.util
-import os
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from dashboard import ids
 
 ROOT = Path(__file__).parents[4]
 SCRIPT = (ROOT / "dashboard" / "assets" / "panels.js").read_text()
-SPEC = importlib.util.spec_from_file_location("browser", ROOT / "tests" / "browser.py")
-BROWSER = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(BROWSER)
 NOTHING = "nothing"
 VALUE = [{"x": [[3]], "y": [[1.5]], "customdata": [[1]]}, [0]]
 
 
 @pytest.fixture(scope="module")
-def page():
-    path = BROWSER.find()
-    if path is None:
-        reason = "no browser: " + BROWSER.bring()
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(BROWSER.ARGUMENTS))
-        opened = browser.new_page()
-        opened.evaluate(f"window.dash_clientside = {{no_update: '{NOTHING}'}}; {SCRIPT}")
-        yield opened
-        browser.close()
+def page(browser):
+    opened = browser.new_page()
+    opened.evaluate(f"window.dash_clientside = {{no_update: '{NOTHING}'}}; {SCRIPT}")
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

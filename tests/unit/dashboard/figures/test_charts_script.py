@@ -1,14 +1,12 @@
 """assets/charts.js in a browser, with figures as the pages have them and no server."""
 
-import importlib.util
 import json
 import math
-import os
 from pathlib import Path
 
 import plotly
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from dashboard.figures.chart import line_chart
 from dashboard.figures.events import Events
@@ -22,9 +20,6 @@ from stabilizer.protocol.views import Heatmap, HeatmapColumn, HeatmapRow, Heatma
 ROOT = Path(__file__).parents[4]
 ASSETS = ROOT / "dashboard" / "assets"
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-SPEC = importlib.util.spec_from_file_location("browser", ROOT / "tests" / "browser.py")
-BROWSER = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(BROWSER)
 LAST = 100
 SIZE = {"width": 820, "height": 900}
 
@@ -49,20 +44,6 @@ PAGE = """<!doctype html><meta charset="utf-8">
   window.ranges = () =>
     Array.from(document.querySelectorAll(".js-plotly-plot"), (chart) => window.rangeOf(chart.id));
 </script><script>{script}</script>"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = BROWSER.find()
-    if path is None:
-        reason = "no browser: " + BROWSER.bring()
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=list(BROWSER.ARGUMENTS))
-        yield running
-        running.close()
 
 
 class Charts:
