@@ -17,11 +17,11 @@ from dashboard.handlers.charts import (
     Look,
     draw_panels,
     extend_panels,
-    fingerprint,
     looks_at_the_newest,
     read_zoom,
 )
 from dashboard.handlers.maps import MapLook, draw_maps
+from dashboard.handlers.renewal import fingerprint
 from stabilizer.clock import Clock
 
 PANELS = ids.PANELS
@@ -94,7 +94,7 @@ def _register_drawing(app: Dash, collector: Collector, clock: Clock) -> None:
             "panels": panels.shown,
             "read_to": panels.read_to,
             "drawn_at": clock.monotonic(),
-            "series": fingerprint(panels.series),
+            "series": fingerprint("\n".join(panels.series)),
             "asked": {"view": view, "decisions": decisions},
         }
         # There may be thousands of them, and hardly ever others than before.
@@ -140,7 +140,7 @@ def _register_extending(app: Dash, collector: Collector, clock: Clock) -> None:
     async def extend(
         _news: Any,  # noqa: ANN401  JSON, looked at for its change only
         run_id: str,
-        shown: Any,  # noqa: ANN401
+        shown: Any,  # noqa: ANN401  a `Drawn`, by way of the browser
         asked: dict[str, Any],
     ) -> tuple[Any, Any]:
         now = clock.monotonic()

@@ -42,7 +42,7 @@ def _register_views(app: Dash, collector: Collector, clock: Clock) -> None:
     )
     async def show_control(
         _news: Any,  # noqa: ANN401  JSON, looked at for its change only
-        _decisions: Any,  # noqa: ANN401
+        _decisions: Any,  # noqa: ANN401  likewise
         _clock: int | None,
         facts: dict[str, Any] | None,
     ) -> tuple[Any, ...]:
@@ -60,7 +60,7 @@ def _register_views(app: Dash, collector: Collector, clock: Clock) -> None:
         Input(ids.CLOCK, "n_intervals"),
     )
     async def show_armed(
-        _news: Any,  # noqa: ANN401
+        _news: Any,  # noqa: ANN401  JSON, looked at for its change only
         _clock: int | None,
     ) -> Component | None:
         try:

@@ -13,7 +13,8 @@ from dashboard.client import Collector
 from dashboard.components.problem import problem_of
 from dashboard.components.run_header import run_place
 from dashboard.errors import CollectorUnavailableError, DashboardError, SignInRequiredError
-from dashboard.handlers.decisions import PARTS, only_changed, renewed_previews, view_run
+from dashboard.handlers.decisions import NAMES, PARTS, renewed_previews, view_run
+from dashboard.handlers.renewal import only_changed
 from dashboard.handlers.story import read_story
 from stabilizer.clock import Clock
 
@@ -63,7 +64,7 @@ def _register_story(app: Dash, collector: Collector, clock: Clock) -> None:
             return problem_of(error, place["path"] or "/"), _HIDDEN, *unchanged, None
         view = view_run(story, clock.now(), limit)
         known = (facts or {}).get("digests", {})
-        parts, digests = only_changed(view.parts, known, view.stable)
+        parts, digests = only_changed(NAMES, view.parts, known, view.stable)
         renewed = renewed_previews(view, previews, parts)
         return None, {}, *parts, renewed, {**view.facts, "digests": digests}
 
@@ -86,8 +87,8 @@ def _register_place(app: Dash, collector: Collector, clock: Clock) -> None:
         State(ids.RUN_ID, "data"),
     )
     async def tell_place(
-        _frames: Any,  # noqa: ANN401
-        _news: Any,  # noqa: ANN401
+        _frames: Any,  # noqa: ANN401  JSON, looked at for its change only
+        _news: Any,  # noqa: ANN401  likewise
         _clock: int | None,
         run_id: str,
     ) -> Component:

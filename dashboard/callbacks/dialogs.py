@@ -70,7 +70,7 @@ def on_submit(
         running=[(Output(form.submit, "loading"), True, False)],
         prevent_initial_call=True,
     )
-    async def submit(clicks: int | None, **told: Any) -> tuple[Any, ...]:  # noqa: ANN401  fields
+    async def submit(clicks: int | None, **told: Any) -> tuple[Any, ...]:  # noqa: ANN401  `given`
         if not clicks:
             raise PreventUpdate
         return _shown(await deed(**told))

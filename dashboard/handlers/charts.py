@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -93,11 +92,6 @@ class Extension:
     read_to: int
     outgrown: bool
     """Draw the panels anew when there is time."""
-
-
-def fingerprint(series: Sequence[str]) -> str:
-    """Name a list of series in few characters."""
-    return hashlib.blake2b("\n".join(series).encode(), digest_size=8).hexdigest()
 
 
 def read_zoom(stored: Any) -> tuple[float, float] | None:  # noqa: ANN401  JSON of a browser

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from dash import no_update
 from dash.development.base_component import Component
 
 from dashboard import ids
 from dashboard.client import CollectorClient
 from dashboard.components.control import audit_list, silence_list, switch_card
-from dashboard.components.times import timeless
-from dashboard.handlers.charts import fingerprint
+from dashboard.handlers.renewal import only_changed
 
 PARTS: Final = (ids.CONTROL_STATE, ids.CONTROL_SILENCES, ids.CONTROL_AUDIT)
 """Components whose children are renewed, in the order of `ControlView.parts`."""
@@ -27,7 +25,7 @@ _ENTRIES: Final = 200
 class ControlView:
     """What goes to the page."""
 
-    parts: tuple[Any, ...]
+    parts: Sequence[Any]
     """As many as `PARTS`; no update in place of those that the page has already."""
     facts: Mapping[str, Any]
     """How the switch stands, and a fingerprint of each part; JSON, for a store."""
@@ -37,9 +35,6 @@ async def view_control(
     client: CollectorClient, facts: Mapping[str, Any] | None, now: datetime
 ) -> ControlView:
     """Ask for the switch, the silences and the log, and draw what has changed.
-
-    Dash makes everything within a replaced part anew: a button that is replaced while a person
-    presses it never gets the click, and a list loses its place and the focus.
 
     Args:
         client: Asks.
@@ -55,12 +50,8 @@ async def view_control(
         silence_list(state.silences, now),
         audit_list(entries, now, _ENTRIES),
     )
-    known = (facts or {}).get("digests", {})
-    digests = {name: fingerprint([timeless(part)]) for name, part in zip(PARTS, parts, strict=True)}
+    changed, digests = only_changed(PARTS, parts, (facts or {}).get("digests", {}))
     return ControlView(
-        parts=tuple(
-            no_update if known.get(name) == digests[name] else part
-            for name, part in zip(PARTS, parts, strict=True)
-        ),
+        parts=changed,
         facts={"disarmed": state.disarmed, "digests": digests},
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,7 +16,6 @@ from dashboard.components.command import CommandActions, command_card, preview_p
 from dashboard.components.incident import incident_card, past_incidents
 from dashboard.components.run_header import run_header
 from dashboard.components.timeline import build_timeline, timeline
-from dashboard.components.times import timeless
 from dashboard.handlers.story import Story, rule_docs
 from dashboard.words.amounts import count
 from stabilizer.protocol.commands import Command
@@ -40,6 +38,8 @@ PARTS: Final = (
     (ids.RUN_RULES, "children"),
 )
 """Component and property of each part, in the order of `RunView.parts`."""
+NAMES: Final = tuple(".".join(part) for part in PARTS)
+"""Of the parts, for their fingerprints."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,30 +53,6 @@ class RunView:
     previews: Mapping[str, Component]
     """What proposed commands would do now, by their ids."""
     facts: Mapping[str, Any]
-
-
-def only_changed(
-    parts: Sequence[Any], known: Mapping[str, str], stable: Sequence[Any] | None = None
-) -> tuple[list[Any], dict[str, str]]:
-    """Leave out the parts that a page has already: what is replaced loses focus and clicks.
-
-    Args:
-        parts: As many as `PARTS`.
-        known: Fingerprints of what the page has.
-        stable: What decides whether a part is the same, where that is not the part itself.
-
-    Returns:
-        The parts, no update in place of those that are known, and the fingerprints of all.
-    """
-    digests = {
-        ".".join(name): hashlib.blake2b(timeless(part).encode(), digest_size=8).hexdigest()
-        for name, part in zip(PARTS, stable or parts, strict=True)
-    }
-    changed = [
-        no_update if known.get(name) == digest else part
-        for (name, digest), part in zip(digests.items(), parts, strict=True)
-    ]
-    return changed, digests
 
 
 def renewed_previews(

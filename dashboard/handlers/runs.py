@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +14,7 @@ from dashboard.client import CollectorClient
 from dashboard.components.problem import problem
 from dashboard.components.runs_table import row_name, run_cells, run_row, runs_table
 from dashboard.figures.sparkline import sparkline_text, sparkline_uri
+from dashboard.handlers.renewal import fingerprint
 from dashboard.words.amounts import count
 from stabilizer.protocol.queries import RunQuery, RunSort
 from stabilizer.protocol.runs import RunState
@@ -123,7 +123,7 @@ def _fingerprint(summary: RunSummary) -> str:
     """Name everything that a row shows; when the run was last seen, to the second."""
     seen = int(summary.run.last_seen_at.timestamp())
     text = summary.model_dump_json(exclude={"run": {"last_seen_at", "config"}})
-    return hashlib.blake2b(f"{seen}{text}".encode(), digest_size=8).hexdigest()
+    return fingerprint(f"{seen}{text}")
 
 
 def _count(overview: Overview) -> str:

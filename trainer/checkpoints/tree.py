@@ -104,13 +104,13 @@ def _join(value: JsonValue, tensors: Mapping[str, Tensor], depth: int) -> Tree:
     return {key: _join(item, tensors, depth + 1) for key, item in value.items()}
 
 
-def _join_array(content: Any, tensors: Mapping[str, Tensor], depth: int) -> Tree:  # noqa: ANN401
+def _join_array(content: Any, tensors: Mapping[str, Tensor], depth: int) -> Tree:  # noqa: ANN401  JSON
     del depth
     name, dtype, shape = content
     return tensors[name].numpy().view(np.dtype(dtype)).reshape(shape)
 
 
-def _join_pairs(content: Any, tensors: Mapping[str, Tensor], depth: int) -> Tree:  # noqa: ANN401
+def _join_pairs(content: Any, tensors: Mapping[str, Tensor], depth: int) -> Tree:  # noqa: ANN401  JSON
     return {
         _join(key, tensors, depth + 1): _join(item, tensors, depth + 1) for key, item in content
     }

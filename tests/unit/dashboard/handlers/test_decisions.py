@@ -8,7 +8,8 @@ from dash import html, no_update
 from plotly.utils import PlotlyJSONEncoder
 
 from dashboard import ids
-from dashboard.handlers.decisions import PARTS, only_changed, renewed_previews, view_run
+from dashboard.handlers.decisions import NAMES, renewed_previews, view_run
+from dashboard.handlers.renewal import only_changed
 from dashboard.handlers.story import Story
 from stabilizer.protocol.commands import (
     Command,
@@ -35,7 +36,6 @@ from stabilizer.protocol.runs import Run
 from stabilizer.protocol.views import CommandPreview
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-NAMES = [".".join(part) for part in PARTS]
 HTML = "<script>alert('x')</script> & \"more\""
 
 
@@ -219,22 +219,22 @@ class TestOnlyChanged:
         return view(commands=[command()], audit=entries(3), incidents=[incident()])
 
     def test_a_page_that_knows_nothing_gets_everything(self, first):
-        changed, digests = only_changed(first.parts, {})
+        changed, digests = only_changed(NAMES, first.parts, {})
         assert changed == list(first.parts)
         assert set(digests) == set(NAMES)
         assert json.loads(json.dumps(digests)) == digests
 
     def test_a_page_that_knows_everything_gets_nothing(self, first):
-        _, digests = only_changed(first.parts, {})
+        _, digests = only_changed(NAMES, first.parts, {})
         again = view(commands=[command()], audit=entries(3), incidents=[incident()])
-        changed, same = only_changed(again.parts, digests)
-        assert changed == [no_update] * len(PARTS)
+        changed, same = only_changed(NAMES, again.parts, digests)
+        assert changed == [no_update] * len(NAMES)
         assert same == digests
 
     def test_only_what_is_different_goes_to_it(self, first):
-        _, digests = only_changed(first.parts, {})
+        _, digests = only_changed(NAMES, first.parts, {})
         later = view(commands=[command()], audit=entries(3), incidents=[])
-        changed, after = only_changed(later.parts, digests)
+        changed, after = only_changed(NAMES, later.parts, digests)
         different = {
             name for name, part in zip(NAMES, changed, strict=True) if part is not no_update
         }
@@ -242,34 +242,34 @@ class TestOnlyChanged:
         assert not different & {
             f"{name}.children" for name in (ids.RUN_HEADER, ids.RUN_PROPOSALS, ids.RUN_COMMANDS)
         }
-        back, _ = only_changed(first.parts, after)
+        back, _ = only_changed(NAMES, first.parts, after)
         assert back[NAMES.index(f"{ids.RUN_INCIDENT}.children")] is not no_update
 
     def test_as_time_goes_by_nothing_is_renewed_since_the_page_keeps_ages_true(self, first):
-        _, digests = only_changed(first.parts, {})
+        _, digests = only_changed(NAMES, first.parts, {})
         later = NOW + timedelta(minutes=5)
         aged = view(now=later, commands=[command()], audit=entries(3), incidents=[incident()])
-        changed, _ = only_changed(aged.parts, digests)
+        changed, _ = only_changed(NAMES, aged.parts, digests)
         kept = [name for name, part in zip(NAMES, changed, strict=True) if part is no_update]
         assert kept == list(NAMES)
 
     def test_what_was_emptied_is_emptied_on_the_page_too(self):
-        _, digests = only_changed(view(commands=[command()]).parts, {})
-        changed, _ = only_changed(view(commands=[]).parts, digests)
+        _, digests = only_changed(NAMES, view(commands=[command()]).parts, {})
+        changed, _ = only_changed(NAMES, view(commands=[]).parts, digests)
         assert changed[NAMES.index(f"{ids.RUN_PROPOSALS}.children")] == []
 
     @pytest.mark.parametrize("known", [{"other": "x"}, dict.fromkeys(NAMES, "")], ids=str)
     def test_a_page_of_another_version_gets_everything(self, first, known):
-        changed, _ = only_changed(first.parts, known)
+        changed, _ = only_changed(NAMES, first.parts, known)
         assert changed == list(first.parts)
 
     def test_a_difference_deep_within_a_part_is_seen(self):
         def nested(text):
             return html.Div([html.P(["a", html.Span(text, title="t")])])
 
-        places = len(PARTS) - 1
-        _, digests = only_changed([nested("x"), *[None] * places], {})
-        changed, _ = only_changed([nested("y"), *[None] * places], digests)
+        places = len(NAMES) - 1
+        _, digests = only_changed(NAMES, [nested("x"), *[None] * places], {})
+        changed, _ = only_changed(NAMES, [nested("y"), *[None] * places], digests)
         assert changed[0] is not no_update
         assert changed[1:] == [no_update] * places
 
@@ -284,21 +284,21 @@ class TestPreviews:
 
     def test_a_step_renews_the_preview_alone(self):
         first, later = self.at(460), self.at(480)
-        _, digests = only_changed(first.parts, {}, first.stable)
-        changed, _ = only_changed(later.parts, digests, later.stable)
+        _, digests = only_changed(NAMES, first.parts, {}, first.stable)
+        changed, _ = only_changed(NAMES, later.parts, digests, later.stable)
         assert changed[NAMES.index(f"{ids.RUN_PROPOSALS}.children")] is no_update
         (panel,) = renewed_previews(later, [{"type": ids.PREVIEW, "id": "c1"}], changed)
         assert "step 480" in repr(panel)
 
     def test_a_card_that_is_new_brings_its_own(self):
         first = self.at(460)
-        changed, _ = only_changed(first.parts, {}, first.stable)
+        changed, _ = only_changed(NAMES, first.parts, {}, first.stable)
         assert "step 460" in repr(changed[NAMES.index(f"{ids.RUN_PROPOSALS}.children")])
         assert renewed_previews(first, [{"type": ids.PREVIEW, "id": "c0"}], changed) == [no_update]
 
     def test_of_a_command_that_cannot_be_carried_out_any_more_it_is_taken_away(self):
         first = self.at(460)
-        _, digests = only_changed(first.parts, {}, first.stable)
+        _, digests = only_changed(NAMES, first.parts, {}, first.stable)
         gone = view(commands=[command()])
-        changed, _ = only_changed(gone.parts, digests, gone.stable)
+        changed, _ = only_changed(NAMES, gone.parts, digests, gone.stable)
         assert renewed_previews(gone, [{"type": ids.PREVIEW, "id": "c1"}], changed) == [None]
