@@ -3,16 +3,13 @@
 import json
 import os
 import sys
-import warnings
 from pathlib import Path
 
-warnings.simplefilter("ignore")
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
 
-import torch  # noqa: E402
-from lightning.pytorch import Callback, LightningModule, Trainer  # noqa: E402
-from lightning.pytorch.strategies import DDPStrategy  # noqa: E402
-
-from trainer.checkpoints import (  # noqa: E402
+from trainer.checkpoints import (
     Checkpoints,
     CheckpointStore,
     RandomStates,

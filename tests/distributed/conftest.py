@@ -44,7 +44,7 @@ def _run(script, arguments, logs, timeout):
         with log.open("wb") as output:
             processes.append(
                 subprocess.Popen(
-                    [sys.executable, str(script), *own],
+                    [sys.executable, "-W", "ignore", str(script), *own],
                     env=os.environ
                     | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
                     | {"RANK": str(rank), "NODE_RANK": "0", "LOCAL_RANK": str(rank)}

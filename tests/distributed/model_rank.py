@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import sys
-import warnings
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -13,21 +12,20 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-warnings.simplefilter("ignore")
-_KIT = Path(__file__).parents[1] / "unit" / "trainer" / "module" / "conftest.py"
-_spec = importlib.util.spec_from_file_location("module_kit", _KIT)
-kit = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(kit)
-
-from trainer.config import OptimizerConfig  # noqa: E402
-from trainer.module import (  # noqa: E402
+from trainer.config import OptimizerConfig
+from trainer.module import (
     IdeficsModule,
     build_model,
     build_skeleton,
     materialise,
     open_pretrained,
 )
-from trainer.module.parts import part_of  # noqa: E402
+from trainer.module.parts import part_of
+
+_KIT = Path(__file__).parents[1] / "unit" / "trainer" / "module" / "conftest.py"
+_spec = importlib.util.spec_from_file_location("module_kit", _KIT)
+kit = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(kit)
 
 FROZEN = ["language_layers", "language_norms", "embeddings", "head"]
 UNFREEZE = 3

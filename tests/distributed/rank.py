@@ -4,26 +4,24 @@ import importlib.util
 import json
 import os
 import sys
-import warnings
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
 
-warnings.simplefilter("ignore")
-_KIT = Path(__file__).parents[1] / "integration" / "rewind" / "conftest.py"
-_spec = importlib.util.spec_from_file_location("rewind_kit", _KIT)
-kit = importlib.util.module_from_spec(_spec)
-sys.modules["rewind_kit"] = kit
-_spec.loader.exec_module(kit)
-
-from stabilizer.protocol.commands import (  # noqa: E402
+from stabilizer.protocol.commands import (
     PauseParameters,
     ReduceLrParameters,
     ResumeParameters,
     StopParameters,
 )
+
+_KIT = Path(__file__).parents[1] / "integration" / "rewind" / "conftest.py"
+_spec = importlib.util.spec_from_file_location("rewind_kit", _KIT)
+kit = importlib.util.module_from_spec(_spec)
+sys.modules["rewind_kit"] = kit
+_spec.loader.exec_module(kit)
 
 PLANS = {
     "undisturbed": {},

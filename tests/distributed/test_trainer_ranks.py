@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.small_model import SMALL_MODEL
 from trainer.checkpoints import SafeCheckpointIO
 from trainer.config import config_to_yaml, load_config
 from trainer.data.making import make_corpus
@@ -19,25 +20,7 @@ from trainer.run import export_model, fit
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
-SMALL = {
-    "model.hidden_size": 32,
-    "model.intermediate_size": 48,
-    "model.layers": 2,
-    "model.heads": 2,
-    "model.cross_attention_every": 1,
-    "model.vision.hidden_size": 16,
-    "model.vision.intermediate_size": 32,
-    "model.vision.layers": 1,
-    "model.vision.heads": 2,
-    "model.resampler.latents": 2,
-    "model.resampler.layers": 1,
-    "model.resampler.heads": 2,
-    "model.resampler.head_size": 8,
-    "optimizer.warmup_steps": 2,
-    "optimizer.learning_rate": 1e-2,
-    "data.batch_size": 4,
-    "training.steps": 6,
-}
+SMALL = SMALL_MODEL | {"optimizer.learning_rate": 1e-2, "training.steps": 6}
 TWO = {"training.devices": 2}
 FSDP = {"training.devices": 2, "training.strategy": "fsdp2"}
 UNFREEZING = {

@@ -4,15 +4,12 @@ import dataclasses
 import json
 import os
 import sys
-import warnings
 from pathlib import Path
 
 import torch
 
-warnings.simplefilter("ignore")
-
-from trainer.config import load_config  # noqa: E402
-from trainer.run import fit  # noqa: E402
+from trainer.config import load_config
+from trainer.run import fit
 
 
 def train(fields, resume):

@@ -4,28 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.small_model import SMALL_MODEL
 from trainer.config import load_config
 from trainer.data import collate, load_tokenizer, open_training_stream
 from trainer.data.making import make_corpus
-
-SMALL_MODEL = {
-    "model.hidden_size": 32,
-    "model.intermediate_size": 48,
-    "model.layers": 2,
-    "model.heads": 2,
-    "model.cross_attention_every": 1,
-    "model.vision.hidden_size": 16,
-    "model.vision.intermediate_size": 32,
-    "model.vision.layers": 1,
-    "model.vision.heads": 2,
-    "model.resampler.latents": 2,
-    "model.resampler.layers": 1,
-    "model.resampler.heads": 2,
-    "model.resampler.head_size": 8,
-    "data.batch_size": 4,
-    "optimizer.warmup_steps": 2,
-    "training.steps": 8,
-}
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +23,7 @@ def make_config(corpus, tmp_path):
 
     def make(**fields):
         base = SMALL_MODEL | {
+            "training.steps": 8,
             "data.folder": str(corpus),
             "training.out": str(tmp_path / "out"),
         }

@@ -12,47 +12,15 @@ import torch
 
 from stabilizer.errors import ConfigurationError
 from trainer.checkpoints import CheckpointError, CheckpointStore, SafeCheckpointIO
-from trainer.config import config_to_yaml, load_config
-from trainer.data.making import make_corpus
+from trainer.config import config_to_yaml
 from trainer.run import build_job, export_model, fit
 
-ROOT = Path(__file__).parents[2]
-SMALL = {
-    "model.hidden_size": 32,
-    "model.intermediate_size": 48,
-    "model.layers": 2,
-    "model.heads": 2,
-    "model.cross_attention_every": 1,
-    "model.vision.hidden_size": 16,
-    "model.vision.intermediate_size": 32,
-    "model.vision.layers": 1,
-    "model.vision.heads": 2,
-    "model.resampler.latents": 2,
-    "model.resampler.layers": 1,
-    "model.resampler.heads": 2,
-    "model.resampler.head_size": 8,
-    "model.dropout": 0.1,
-    "data.batch_size": 4,
-    "optimizer.warmup_steps": 2,
-    "training.steps": 9,
-}
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corpus")
-    make_corpus(folder, documents=40, seed=0)
-    return folder
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def make_config(corpus, tmp_path):
-    def make(out="out", **fields):
-        given = {name.replace("__", "."): value for name, value in fields.items()}
-        base = {"data.folder": str(corpus), "training.out": str(tmp_path / out)}
-        return load_config("idefics-tiny", fields=SMALL | base | given)
-
-    return make
+def knobs():
+    return {"model.dropout": 0.1, "training.steps": 9}
 
 
 def lines(config):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.small_model import SMALL_MODEL
 from trainer.checkpoints import CheckpointStore, SafeCheckpointIO
 from trainer.config import PARTS, load_config
 from trainer.data.making import make_corpus
@@ -16,23 +17,6 @@ from trainer.inspection import RunFolder
 from trainer.module.parts import part_of
 from trainer.run import build_job, export_model, fit
 
-SMALL = {
-    "model.hidden_size": 32,
-    "model.intermediate_size": 48,
-    "model.layers": 2,
-    "model.heads": 2,
-    "model.cross_attention_every": 1,
-    "model.vision.hidden_size": 16,
-    "model.vision.intermediate_size": 32,
-    "model.vision.layers": 1,
-    "model.vision.heads": 2,
-    "model.resampler.latents": 2,
-    "model.resampler.layers": 1,
-    "model.resampler.heads": 2,
-    "model.resampler.head_size": 8,
-    "data.batch_size": 4,
-    "optimizer.warmup_steps": 2,
-}
 POLICY = """
 rules:
   - name: loss_nonfinite
@@ -61,7 +45,7 @@ def first_stage(tmp_path_factory):
         "training.steps": 4,
         "training.checkpoint_every": 4,
     }
-    fit(load_config(recipe="pretrain-tiny", fields=SMALL | fields))
+    fit(load_config(recipe="pretrain-tiny", fields=SMALL_MODEL | fields))
     export_model(folder / "out", folder / "model")
     return folder
 
@@ -75,7 +59,7 @@ def make_config(first_stage, tmp_path):
             "training.out": str(tmp_path / "out"),
             "training.steps": 20,
         }
-        return load_config(recipe="instruct-tiny", fields=SMALL | base | fields)
+        return load_config(recipe="instruct-tiny", fields=SMALL_MODEL | base | fields)
 
     return make
 

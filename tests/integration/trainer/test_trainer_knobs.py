@@ -10,47 +10,17 @@ import pytest
 import torch
 
 from trainer.checkpoints import CheckpointStore, SafeCheckpointIO
-from trainer.config import load_config
-from trainer.data.making import make_corpus
 from trainer.run import build_job, fit
 from trainer.run.throughput import DataWait
 
-SMALL = {
-    "model.hidden_size": 32,
-    "model.intermediate_size": 48,
-    "model.layers": 2,
-    "model.heads": 2,
-    "model.cross_attention_every": 1,
-    "model.gate_initializer": "ones",
-    "model.vision.hidden_size": 16,
-    "model.vision.intermediate_size": 32,
-    "model.vision.layers": 1,
-    "model.vision.heads": 2,
-    "model.resampler.latents": 2,
-    "model.resampler.layers": 1,
-    "model.resampler.heads": 2,
-    "model.resampler.head_size": 8,
-    "data.batch_size": 4,
-    "optimizer.warmup_steps": 0,
-    "training.steps": 4,
-}
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("corpus")
-    make_corpus(folder, documents=40, seed=0)
-    return folder
-
 
 @pytest.fixture
-def make_config(corpus, tmp_path):
-    def make(out="out", **fields):
-        given = {name.replace("__", "."): value for name, value in fields.items()}
-        base = {"data.folder": str(corpus), "training.out": str(tmp_path / out)}
-        return load_config("idefics-tiny", fields=SMALL | base | given)
-
-    return make
+def knobs():
+    return {
+        "model.gate_initializer": "ones",
+        "optimizer.warmup_steps": 0,
+        "training.steps": 4,
+    }
 
 
 def losses(config):

@@ -17,7 +17,7 @@ from trainer.config import load_config
 from trainer.data.making import make_corpus
 from trainer.run import build_job, fit
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
