@@ -85,6 +85,7 @@ def _header(visitor: Visitor | None) -> Component:
         ],
         gap="xs",
         wrap="nowrap",
+        className="shell-state",
     )
     return dmc.Group([ways, state], justify="space-between", wrap="nowrap", h="100%", px="md")
 

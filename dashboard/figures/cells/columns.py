@@ -12,6 +12,8 @@ from stabilizer.protocol.views import HeatmapColumn
 
 _GAP: Final = 3.0
 """Distances between columns that are so many times the usual one are left empty."""
+_AROUND: Final = 3
+"""Distances on either side that tell what is usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +39,35 @@ def lay_out_columns(columns: Sequence[HeatmapColumn]) -> Columns:
         columns: Ascending, without overlap.
     """
     distances = [after.first_step - before.last_step for before, after in pairwise(columns)]
-    usual = max(1.0, float(median(distances))) if distances else 1.0
+    usual = _usual_distances(distances)
     edges: list[float] = []
     sources: list[int | None] = []
     for index, column in enumerate(columns):
         if index == 0:
-            edges.append(column.first_step - usual / 2)
+            edges.append(column.first_step - usual[0] / 2)
         sources.append(index)
-        distance = distances[index] if index < len(distances) else usual
-        if distance > _GAP * usual:
-            edges += [column.last_step + usual / 2, column.last_step + distance - usual / 2]
+        distance = distances[index] if index < len(distances) else usual[-1]
+        around = usual[min(index, len(usual) - 1)]
+        if distance > _GAP * around:
+            edges += [column.last_step + around / 2, column.last_step + distance - around / 2]
             sources.append(None)
         else:
             edges.append(column.last_step + distance / 2)
     steps = [(column.first_step, column.last_step) for column in columns]
     return Columns(edges, sources, steps)
+
+
+def _usual_distances(distances: Sequence[int]) -> list[float]:
+    """Return what distance is usual around each of them; at least one.
+
+    Jobs measure more often while something is wrong: so what is usual nearby counts as well as what
+    is usual over all. The largest nearby is left out, since it may be a gap itself.
+    """
+    if not distances:
+        return [1.0]
+    overall = max(1.0, float(median(distances)))
+    nearby = (
+        [*distances[max(0, at - _AROUND) : at], *distances[at + 1 : at + 1 + _AROUND]]
+        for at in range(len(distances))
+    )
+    return [max(overall, float(sorted([0, 0, *others])[-2])) for others in nearby]

@@ -131,6 +131,22 @@ def test_cells_reach_half_way_to_their_neighbours(scene):
     assert figure["layout"]["meta"]["cells"]["columns"] == columns
 
 
+def test_what_is_measured_less_often_than_elsewhere_is_no_gap(scene):
+    """A job measures every step while something is wrong, and each tenth one otherwise."""
+    steps = [10, 20, 30, 40, *range(41, 101), 110, 120, 130, 140]
+    figure = heatmap_chart(heatmap([[1] * 68], columns=[(at, at) for at in steps]), scene)
+    cells = figure["data"][0]
+    assert None not in cells["z"][0]
+    assert cells["x"][:5] == [5, 15, 25, 35, 40.5]
+    assert cells["x"][-5:] == [105, 115, 125, 135, 145]
+
+
+def test_of_two_gaps_side_by_side_both_stay_empty(scene):
+    steps = [10, 20, 30, 40, 500, 1000, 1010, 1020, 1030]
+    figure = heatmap_chart(heatmap([[1] * 9], columns=[(at, at) for at in steps]), scene)
+    assert [at for at, cell in enumerate(figure["data"][0]["z"][0]) if cell is None] == [4, 6]
+
+
 def test_a_long_stretch_without_measurements_stays_empty(scene):
     columns = [(10, 10), (20, 20), (30, 30), (500, 500)]
     figure = heatmap_chart(heatmap([[1, 1, 1, 1]], columns=columns), scene)
