@@ -126,7 +126,7 @@ class _Run:
         tail = recorder.losses[-_TAIL_STEPS:] if recorder is not None else []
         summary = Summary(
             final_loss=fmean(tail) if tail else float("nan"),
-            heldout_loss=heldout_loss(config, self.job),
+            heldout_loss=heldout_loss(config, self.job, trainer.strategy.reduce_boolean_decision),
             steps=trainer.global_step,
             attempts=recorder.attempt if recorder is not None else 0,
             samples=self.job.loader.samples,

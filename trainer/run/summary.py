@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from stabilizer.errors import StabilizerError
 from trainer.config import RunConfig
 from trainer.data import Batch, StreamLoader
 from trainer.module import as_json
 from trainer.run.job import Job
-from trainer.run.sharding import ShardedIdeficsModule
 
 _log = logging.getLogger(__name__)
 
@@ -56,11 +54,16 @@ class Summary:
 
 
 @torch.no_grad()
-def heldout_loss(config: RunConfig, job: Job) -> float | None:
+def heldout_loss(config: RunConfig, job: Job, agree: Callable[[bool], bool]) -> float | None:
     """Return the loss per token over one pass of the held-out documents, dropout off.
 
-    Every source's documents count as often as its weight in the mixture says. With a sharded model
-    all ranks must ask together; each reads all documents.
+    Every source's documents count as often as its weight in the mixture says. All ranks must ask
+    together; each reads all documents.
+
+    Args:
+        config: Of the run.
+        job: With the trained model.
+        agree: Tells whether something is true on all ranks.
 
     Returns:
         The loss; None where there are no such documents, or where they cannot be read any more,
@@ -72,7 +75,7 @@ def heldout_loss(config: RunConfig, job: Job) -> float | None:
     job.module.eval()
     total, count = 0.0, 0
     try:
-        for batch in _batches(loader, job):
+        for batch in _batches(loader, agree):
             moved = job.module.transfer_batch_to_device(batch, job.module.device, 0)
             losses = job.module.losses(moved)
             total += float(losses.cross_entropy.sum())
@@ -85,8 +88,8 @@ def heldout_loss(config: RunConfig, job: Job) -> float | None:
     return total / max(count, 1)
 
 
-def _batches(loader: StreamLoader, job: Job) -> Iterator[Batch]:
-    """Read batches; with a sharded model, whose ranks compute together, all fail if one does.
+def _batches(loader: StreamLoader, agree: Callable[[bool], bool]) -> Iterator[Batch]:
+    """Read batches; all ranks fail if one does, since a sharded model computes on all of them.
 
     Raises:
         StabilizerError: Documents cannot be read, here or on another rank.
@@ -100,15 +103,11 @@ def _batches(loader: StreamLoader, job: Job) -> Iterator[Batch]:
             batch = next(batches, None)
         except (StabilizerError, OSError) as failure:
             error = failure
-        if isinstance(job.module, ShardedIdeficsModule):
-            verdict = torch.tensor(
-                float(error is None), device=next(job.module.parameters()).device
-            )
-            dist.all_reduce(verdict, dist.ReduceOp.MIN)
-            if error is None and not verdict.item():
-                raise StabilizerError("another rank has failed; its log says why")
+        is_read = agree(error is None)
         if error is not None:
             raise error
+        if not is_read:
+            raise StabilizerError("another rank has failed; its log says why")
         if batch is None:
             return
         yield batch
