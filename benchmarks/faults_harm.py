@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/faults_harm.py [--seeds 3 --steps 160 --strike 70]
         [--first-seed 0] [--faults "nan_gradient; lr_too_high"] [--json FILE]
+        [--set faults.scaled_weights.factor=1000 --set optimizer.betas="[0.9, 0.999]"]
 
 For every seed one run is trained to its end, with checkpoints on the way: the undisturbed twin.
 From its checkpoint at the step of the fault a run for each fault goes on with it, with the defaults
@@ -29,6 +30,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -117,9 +119,19 @@ class Harm:
 class Bench:
     """Runs of one seed in one folder."""
 
-    def __init__(self, folder: Path, corpus: Path, *, seed: int, steps: int, strike: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        corpus: Path,
+        changes: Mapping[str, Any],
+        *,
+        seed: int,
+        steps: int,
+        strike: int,
+    ) -> None:
         self.folder = folder
         self.strike = strike
+        self.changes = changes
         self.fixed = {
             "data.folder": str(corpus),
             "data.batch_size": BATCH,
@@ -167,7 +179,7 @@ class Bench:
 
     def _train(self, out: str, settings: Mapping[str, Any], resume: Path | None) -> Outcome:
         folder = self.folder / out
-        fields = self.fixed | {"training.out": str(folder)} | dict(settings)
+        fields = change(self.fixed | {"training.out": str(folder)} | dict(settings), self.changes)
         heldout, stopped, passed_over = math.nan, "", 0
         REMARKS.clear()
         try:
@@ -182,6 +194,18 @@ class Bench:
         losses = [float(step["loss"]) for step in steps if step["step"] > self.strike]
         final = math.nan if stopped else statistics.fmean(losses[-TAIL_STEPS:])
         return Outcome(final, heldout, losses, passed_over, list(REMARKS), stopped)
+
+
+def change(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return other settings; those of a fault only where that fault strikes."""
+    changed = dict(fields)
+    for name, value in changes.items():
+        section, _, field = name.rpartition(".")
+        if section in fields:
+            changed[section] = {**changed[section], field: value}
+        elif not name.startswith("faults."):
+            changed[name] = value
+    return changed
 
 
 class Remarks(logging.Handler):
@@ -211,6 +235,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=130, help="of a whole run; above 60")
     parser.add_argument("--strike", type=int, default=70, help="step of the fault")
     parser.add_argument("--faults", default="", help="only these, with semicolons between")
+    parser.add_argument("--set", action="append", default=[], help="field=value, of twins, too")
     parser.add_argument("--json", type=Path, default=None, help="where the numbers go as well")
     options = parser.parse_args()
     listen()
@@ -226,13 +251,15 @@ def main() -> None:
             f"--strike {options.strike}; allowed: multiples of {CHECKPOINT_EVERY} above {STALE_BY} "
             f"and {TAIL_STEPS} below --steps"
         )
+    changes = {name: yaml.safe_load(value) for name, _, value in map(split, options.set)}
     harms: list[Harm] = []
     with TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus"
         make_corpus(corpus, documents=DOCUMENTS, seed=0)
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             own = Path(folder) / f"seed-{seed}"
-            bench = Bench(own, corpus, seed=seed, steps=options.steps, strike=options.strike)
+            steps, strike = options.steps, options.strike
+            bench = Bench(own, corpus, changes, seed=seed, steps=steps, strike=strike)
             for fault in chosen or (each for each in list_faults(1) if each != SLOW):
                 harms.append(bench.measure(fault))
                 tell(harms[-1])
@@ -241,6 +268,10 @@ def main() -> None:
                     options.json.write_text(json.dumps(found, indent=1))
             shutil.rmtree(own)
     report(harms)
+
+
+def split(assignment: str) -> tuple[str, str, str]:
+    return assignment.partition("=")
 
 
 def tell(harm: Harm) -> None:
