@@ -6,13 +6,15 @@ ARGS ?=
 # On a terminal the demo shows its plot and waits; elsewhere pass --exit yourself.
 SHELL := /bin/bash
 
-.PHONY: help venv demo test test-containers check bench clean
+.PHONY: help venv demo test test-containers check docs bundle bench clean
 
 help:
 	@echo "make demo    train, break, rewind, learn on: the whole loop on this machine (ARGS=\"--exit --report FILE --seed N\")"
 	@echo "make test    all tests that need no container"
 	@echo "make test-containers    the services of docker-compose.yml, in real containers"
 	@echo "make check   format, lint, types, import layers, spelling"
+	@echo "make docs    the documentation site, in build/site"
+	@echo "make bundle  a wheelhouse for machines without a network (EXTRAS=collector,dashboard)"
 	@echo "make bench   the benchmarks, printed as ratios against a peer or a limit"
 
 # What the demo needs; the stamp is newer than what it was installed from.
@@ -55,6 +57,20 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/stabilizer rules check stabilizer/rules/default.yaml trainer/presets/*.policy.yaml
+
+# Strict: a broken link, an unknown page or an undocumented module of the reference fails.
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# Everything that pip needs to install the project where there is no index.
+EXTRAS ?= collector,dashboard,trainer
+BUNDLE := build/bundle/stabilizer-bundle
+bundle: $(VENV)/.run
+	rm -rf $(BUNDLE) && mkdir -p $(BUNDLE)/wheels
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check -c constraints.txt -w $(BUNDLE)/wheels '.[$(EXTRAS)]'
+	cp constraints.txt LICENSE docs/install.md $(BUNDLE) && echo '$(EXTRAS)' > $(BUNDLE)/EXTRAS
+	tar -cf build/$$(basename $(BUNDLE)/wheels/stabilizer-*.whl | cut -d- -f1,2)-bundle.tar -C build/bundle stabilizer-bundle
+	@ls -sh build/*-bundle.tar
 
 bench: $(VENV)/.dev
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file; done
