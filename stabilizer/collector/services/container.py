@@ -17,8 +17,8 @@ from stabilizer.collector.services.frames.ingest import IngestService
 from stabilizer.collector.services.overview import OverviewService
 from stabilizer.collector.services.queries import QueryService
 from stabilizer.collector.services.runs.service import RunService
+from stabilizer.collector.services.unit_of_work import UnitOfWork
 from stabilizer.collector.services.views.heatmap import HeatmapService
-from stabilizer.collector.services.work import Workbench
 from stabilizer.collector.storage.engine import Database, parse_url
 from stabilizer.collector.storage.migrate import head, revision_of, upgrade
 from stabilizer.errors import ConfigurationError, StorageError
@@ -88,19 +88,19 @@ def build_services(settings: CollectorSettings, clock: Clock) -> Services:
         raise
     changes = Changes()
     lifetime = timedelta(seconds=settings.command_ttl_seconds)
-    bench = Workbench(database, clock, changes)
     judge = Judge(Recorder(lifetime), rules)
+    uow = UnitOfWork(database, clock, changes, judge)
     return Services(
         database=database,
         changes=changes,
-        runs=RunService(bench, judge, settings.lost_after_heartbeats),
-        ingest=IngestService(bench, judge),
-        queries=QueryService(bench, judge),
-        commands=CommandService(bench, judge, lifetime),
-        previews=PreviewService(bench, judge),
-        control=ControlService(bench, judge),
-        overview=OverviewService(bench, judge),
-        heatmaps=HeatmapService(bench),
+        runs=RunService(uow, judge, settings.lost_after_heartbeats),
+        ingest=IngestService(uow, judge),
+        queries=QueryService(uow, judge),
+        commands=CommandService(uow, judge, lifetime),
+        previews=PreviewService(uow, judge),
+        control=ControlService(uow),
+        overview=OverviewService(uow, judge),
+        heatmaps=HeatmapService(uow),
     )
 
 

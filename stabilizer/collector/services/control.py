@@ -7,9 +7,8 @@ from datetime import datetime
 
 from stabilizer.collector.services.changes import Change
 from stabilizer.collector.services.commands.lifecycle import Cause, withdraw
-from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.runs.presence import LIVING
-from stabilizer.collector.services.work import Deed, Workbench, audit
+from stabilizer.collector.services.unit_of_work import AuditEvent, UnitOfWork, audit
 from stabilizer.collector.storage.models import ControlRow, SilenceRow
 from stabilizer.collector.storage.repositories import Repositories
 from stabilizer.collector.storage.repositories.control import to_silence
@@ -31,13 +30,12 @@ from stabilizer.protocol.runs import RunState
 class ControlService:
     """Use cases of the global switch and of silences."""
 
-    def __init__(self, bench: Workbench, judge: Judge) -> None:
-        self._bench = bench
-        self._judge = judge
+    def __init__(self, uow: UnitOfWork) -> None:
+        self._uow = uow
 
     def get(self) -> ControlState:
         """Return the switch with the silences in force."""
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             row = repos.control.get()
         silences = tuple(self.silences())
         if row is None:
@@ -58,8 +56,8 @@ class ControlService:
         Disarming also cancels what the policy has issued and no job has yet. Commands that a person
         issued or has to approve are left alone.
         """
-        with self._bench.writing() as repos:
-            now = self._bench.clock.now()
+        with self._uow.writing() as repos:
+            now = self._uow.clock.now()
             before = repos.control.get()
             was = before is not None and before.disarmed
             repos.control.put(
@@ -71,7 +69,7 @@ class ControlService:
                     changed_at=now,
                 )
             )
-            deed = Deed(
+            event = AuditEvent(
                 actor=actor,
                 action=AuditAction.DISARMED if update.disarmed else AuditAction.ARMED,
                 reason=AuditReason.REQUESTED_BY_PERSON,
@@ -80,7 +78,7 @@ class ControlService:
                 before={"disarmed": was},
                 after={"disarmed": update.disarmed},
             )
-            audit(repos, now, None, deed)
+            audit(repos, now, None, event)
         self._tell()
         if update.disarmed:
             self._withdraw_everywhere(Cause(actor=actor, reason=DecisionReason.DISARMED))
@@ -89,23 +87,23 @@ class ControlService:
     def _withdraw_everywhere(self, cause: Cause) -> None:
         # Every run is visited, not only those with a pending command: one that was being decided
         # while the switch was turned is seen here, behind the run's lock.
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             run_ids = repos.runs.ids(LIVING | {RunState.LOST})
         for run_id in run_ids:
             try:
-                with self._bench.run(run_id, self._judge) as work:
+                with self._uow.run(run_id) as tx:
                     states = frozenset({CommandState.PENDING})
-                    withdraw(work, cause, policy_only=True, states=states)
+                    withdraw(tx, cause, policy_only=True, states=states)
             except NotFoundError:  # deleted in the meantime
                 continue
 
     def _tell(self) -> None:
-        self._bench.changes.notify(Change(run_id=None, decisions=True))
+        self._uow.changes.notify(Change(run_id=None, decisions=True))
 
     def silences(self) -> list[Silence]:
         """Return the silences that have not ended, oldest first."""
-        now = self._bench.clock.now()
-        with self._bench.reading() as repos:
+        now = self._uow.clock.now()
+        with self._uow.reading() as repos:
             rows = repos.control.silences()
             return [to_silence(row) for row in rows if _is_in_force(repos, row, now)]
 
@@ -116,8 +114,8 @@ class ControlService:
             NotFoundError: There is no such run.
             InvalidInputError: Its end has passed.
         """
-        with self._bench.writing() as repos:
-            now = self._bench.clock.now()
+        with self._uow.writing() as repos:
+            now = self._uow.clock.now()
             if silence.run_id is not None:
                 repos.runs.require(silence.run_id)
             row = SilenceRow(
@@ -132,8 +130,8 @@ class ControlService:
                     allowed="an end in the future",
                 )
             repos.control.add_silence(row)
-            deed = _silence_deed(AuditAction.SILENCE_CREATED, row, actor, silence.reason)
-            audit(repos, now, silence.run_id, deed)
+            event = _silence_event(AuditAction.SILENCE_CREATED, row, actor, silence.reason)
+            audit(repos, now, silence.run_id, event)
         self._tell()
         return to_silence(row)
 
@@ -143,10 +141,10 @@ class ControlService:
         Raises:
             NotFoundError: There is none.
         """
-        with self._bench.writing() as repos:
+        with self._uow.writing() as repos:
             row = repos.control.require_silence(silence_id)
-            deed = _silence_deed(AuditAction.SILENCE_REMOVED, row, actor, note.reason)
-            audit(repos, self._bench.clock.now(), row.run_id, deed)
+            event = _silence_event(AuditAction.SILENCE_REMOVED, row, actor, note.reason)
+            audit(repos, self._uow.clock.now(), row.run_id, event)
             repos.control.remove_silence(row)
         self._tell()
 
@@ -159,10 +157,10 @@ def _is_in_force(repos: Repositories, row: SilenceRow, now: datetime) -> bool:
     return repos.runs.require(row.run_id).step <= row.until_step
 
 
-def _silence_deed(action: AuditAction, row: SilenceRow, actor: str, message: str) -> Deed:
+def _silence_event(action: AuditAction, row: SilenceRow, actor: str, message: str) -> AuditEvent:
     shown = to_silence(row).model_dump(mode="json")
     created = action is AuditAction.SILENCE_CREATED
-    return Deed(
+    return AuditEvent(
         actor=actor,
         action=action,
         reason=AuditReason.REQUESTED_BY_PERSON,

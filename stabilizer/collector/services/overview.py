@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stabilizer.collector.services.evaluation.judge import Judge
+from stabilizer.collector.services.unit_of_work import UnitOfWork
 from stabilizer.collector.services.views.sparklines import Sparklines
-from stabilizer.collector.services.work import Workbench
 from stabilizer.collector.storage.models import RunRow
 from stabilizer.collector.storage.repositories import Repositories
 from stabilizer.collector.storage.repositories.counts import CountRepository
@@ -36,14 +36,14 @@ class OverviewService:
     """Looks over all runs. Each call is one read, however many runs there are.
 
     Args:
-        bench: Opens transactions.
+        uow: Opens transactions.
         judge: Knows which rules work.
     """
 
-    def __init__(self, bench: Workbench, judge: Judge) -> None:
-        self._bench = bench
+    def __init__(self, uow: UnitOfWork, judge: Judge) -> None:
+        self._uow = uow
         self._judge = judge
-        self._sparklines = Sparklines(bench.clock)
+        self._sparklines = Sparklines(uow.clock)
 
     def rows(self, query: RunQuery) -> Overview:
         """Return a page of runs with what a list shows of each.
@@ -51,7 +51,7 @@ class OverviewService:
         Raises:
             InvalidInputError: The cursor cannot be used.
         """
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             runs, total, next_cursor = repos.runs.page(query)
             return Overview(rows=self._summaries(repos, runs), total=total, next_cursor=next_cursor)
 
@@ -83,7 +83,7 @@ class OverviewService:
         Raises:
             StorageError: The database does not answer.
         """
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             counts = CountRepository(repos.session)
             return StateCounts(
                 runs=counts.runs(),

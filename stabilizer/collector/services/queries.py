@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.frames.reduction import reduce_extremes
-from stabilizer.collector.services.work import Workbench
+from stabilizer.collector.services.unit_of_work import UnitOfWork
 from stabilizer.collector.storage.repositories import Repositories
 from stabilizer.errors import NotFoundError
 from stabilizer.protocol.decisions import Alert, AlertState, Incident, Mode
@@ -32,8 +32,8 @@ Samples = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.f
 class QueryService:
     """Reads. Only those that ask the rules take their turn with the writers of the run."""
 
-    def __init__(self, bench: Workbench, judge: Judge) -> None:
-        self._bench = bench
+    def __init__(self, uow: UnitOfWork, judge: Judge) -> None:
+        self._uow = uow
         self._judge = judge
 
     def series(self, run_id: str) -> list[SeriesInfo]:
@@ -42,7 +42,7 @@ class QueryService:
         Raises:
             NotFoundError: There is no such run.
         """
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             repos.runs.require(run_id)
             found = repos.catalogs.series_of_run(run_id)
         infos: dict[str, SeriesInfo] = {}
@@ -60,7 +60,7 @@ class QueryService:
         Raises:
             NotFoundError: There is no such run, or it has no such series (code `unknown_series`).
         """
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             repos.runs.require(run_id)
             samples = _read_samples(repos, run_id, query)
         return [
@@ -75,9 +75,9 @@ class QueryService:
         Raises:
             NotFoundError: There is no such run.
         """
-        with self._bench.run(run_id, self._judge) as work:
-            held = work.repos.attempts.snapshots(run_id)
-            healthy = set(self._judge.healthy_snapshots(work))
+        with self._uow.run(run_id) as tx:
+            held = tx.repos.attempts.snapshots(run_id)
+            healthy = set(self._judge.healthy_snapshots(tx))
         held.sort(key=lambda snapshot: (snapshot.attempt, snapshot.step), reverse=True)
         return [SnapshotState(snapshot=one, healthy=one.id in healthy) for one in held]
 
@@ -87,7 +87,7 @@ class QueryService:
         Raises:
             NotFoundError: There is no such run.
         """
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             repos.runs.require(run_id)
             return repos.attempts.markers(run_id)
 
@@ -97,7 +97,7 @@ class QueryService:
         Raises:
             NotFoundError: There is no such run.
         """
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             repos.runs.require(run_id)
             return repos.alerts.of_run(run_id, state, limit)
 
@@ -107,7 +107,7 @@ class QueryService:
         Raises:
             NotFoundError: There is no such run.
         """
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             repos.runs.require(run_id)
             return repos.incidents.of_run(run_id)
 
@@ -117,7 +117,7 @@ class QueryService:
         Raises:
             NotFoundError: There is none.
         """
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             return repos.incidents.require(incident_id)
 
     def audit(self, run_id: str | None = None, after: int = 0, limit: int = 200) -> AuditPage:
@@ -126,7 +126,7 @@ class QueryService:
         Raises:
             NotFoundError: There is no such run, and there never was.
         """
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             if run_id is not None and not repos.audit.knows(run_id):
                 repos.runs.require(run_id)
             return repos.audit.page(run_id, after, limit)
@@ -137,7 +137,7 @@ class QueryService:
         Raises:
             NotFoundError: There is no such run.
         """
-        with self._bench.run(run_id, self._judge) as work:
+        with self._uow.run(run_id) as tx:
             health = tuple(
                 RuleHealthInfo(
                     name=rule.name,
@@ -145,12 +145,12 @@ class QueryService:
                     last_error=rule.last_error,
                     evaluations=rule.evaluations,
                 )
-                for rule in self._judge.rule_health(work)
+                for rule in self._judge.rule_health(tx)
             )
             return RunRules(
-                hash=work.run.rules_hash,
-                text=work.repos.rules.text(work.run.rules_hash),
-                mode=Mode(work.run.mode),
+                hash=tx.run.rules_hash,
+                text=tx.repos.rules.text(tx.run.rules_hash),
+                mode=Mode(tx.run.mode),
                 health=health,
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stabilizer.collector.services.commands.lifecycle import Cause, expire_due, move_command
 from stabilizer.collector.services.evaluation.judge import Judge
-from stabilizer.collector.services.work import COLLECTOR, RunWork
+from stabilizer.collector.services.unit_of_work import COLLECTOR, RunTransaction
 from stabilizer.collector.storage.repositories.commands import to_command
 from stabilizer.protocol.batches import BatchAnswer
 from stabilizer.protocol.commands import CommandState
@@ -12,7 +12,7 @@ from stabilizer.protocol.queries import AuditReason
 
 
 def build_answer(
-    work: RunWork, judge: Judge, attempt: int, *, duplicate: bool = False
+    tx: RunTransaction, judge: Judge, attempt: int, *, duplicate: bool = False
 ) -> BatchAnswer:
     """Build an answer and mark its commands as delivered.
 
@@ -21,22 +21,22 @@ def build_answer(
     attempt gone by gets none: a process that lives on beside its successor would refuse them all,
     and its refusal would settle them.
     """
-    expire_due(work)
-    judge.settle(work)
+    expire_due(tx)
+    judge.settle(tx)
     cause = Cause(actor=COLLECTOR, reason=AuditReason.SENT_TO_JOB)
     unsettled = {CommandState.PENDING, CommandState.DELIVERED}
-    is_newest = attempt >= work.run.attempt
-    rows = work.repos.commands.of_run(work.run.id, unsettled) if is_newest else []
+    is_newest = attempt >= tx.run.attempt
+    rows = tx.repos.commands.of_run(tx.run.id, unsettled) if is_newest else []
     for row in rows:
         if row.state == CommandState.PENDING:
-            move_command(work, row, CommandState.DELIVERED, cause)
-    judge.settle(work)
-    stored = work.repos.attempts.get(work.run.id, attempt)
+            move_command(tx, row, CommandState.DELIVERED, cause)
+    judge.settle(tx)
+    stored = tx.repos.attempts.get(tx.run.id, attempt)
     return BatchAnswer(
         attempt=attempt,
         accepted_sequence=-1 if stored is None else stored.accepted_sequence,
         duplicate=duplicate,
         commands=tuple(to_command(row) for row in rows),
-        plan=judge.plan(work),
-        healthy_snapshots=judge.healthy_snapshots(work),
+        plan=judge.plan(tx),
+        healthy_snapshots=judge.healthy_snapshots(tx),
     )

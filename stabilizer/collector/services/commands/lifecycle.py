@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from stabilizer.collector.services.work import Deed, Reason, RunWork
+from stabilizer.collector.services.unit_of_work import AuditEvent, Reason, RunTransaction
 from stabilizer.collector.storage.models import CommandRow
 from stabilizer.errors import ConflictError
 from stabilizer.protocol.commands import (
@@ -77,13 +77,13 @@ class Draft:
     incident_id: str | None = None
 
 
-def write_command(work: RunWork, draft: Draft) -> CommandRow:
+def write_command(tx: RunTransaction, draft: Draft) -> CommandRow:
     """Store a new command. It can be sent only after the transaction has committed."""
     command_id = uuid.uuid4().hex
     row = CommandRow(
         id=command_id,
-        run_id=work.run.id,
-        number=work.repos.commands.next_number(work.run.id),
+        run_id=tx.run.id,
+        number=tx.repos.commands.next_number(tx.run.id),
         key=draft.key or command_id,
         attempt=draft.attempt,
         kind=draft.parameters.kind.value,
@@ -97,16 +97,16 @@ def write_command(work: RunWork, draft: Draft) -> CommandRow:
         actor=draft.actor,
         fence=0,
         issued_step=draft.issued_step,
-        issued_at=work.now,
-        expires_at=work.now + draft.lifetime,
+        issued_at=tx.now,
+        expires_at=tx.now + draft.lifetime,
         delivered_at=None,
         settled_at=None,
         result=None,
     )
-    work.repos.commands.add(row)
-    work.changed_commands.append(row)
-    work.audit(
-        Deed(
+    tx.repos.commands.add(row)
+    tx.changed_commands.append(row)
+    tx.audit(
+        AuditEvent(
             actor=draft.actor,
             action=AuditAction.COMMAND_CREATED,
             reason=draft.reason,
@@ -118,7 +118,7 @@ def write_command(work: RunWork, draft: Draft) -> CommandRow:
     return row
 
 
-def move_command(work: RunWork, row: CommandRow, to: CommandState, cause: Cause) -> None:
+def move_command(tx: RunTransaction, row: CommandRow, to: CommandState, cause: Cause) -> None:
     """Bring a command into its next state, with its row in the audit log.
 
     Raises:
@@ -132,13 +132,13 @@ def move_command(work: RunWork, row: CommandRow, to: CommandState, cause: Cause)
         )
     row.state = to.value
     if to is CommandState.DELIVERED:
-        row.delivered_at = work.now
+        row.delivered_at = tx.now
     if to in SETTLED_STATES:
-        row.settled_at = work.now
+        row.settled_at = tx.now
         _note_why(row, to, cause)
-    work.changed_commands.append(row)
-    work.audit(
-        Deed(
+    tx.changed_commands.append(row)
+    tx.audit(
+        AuditEvent(
             actor=cause.actor,
             action=AuditAction.COMMAND_CHANGED,
             reason=cause.reason,
@@ -160,12 +160,10 @@ def _note_why(row: CommandRow, to: CommandState, cause: Cause) -> None:
         row.message = cause.message
 
 
-def expire_due(work: RunWork) -> int:
+def expire_due(tx: RunTransaction) -> int:
     """Expire the run's commands whose time has passed; return how many."""
     due = [
-        row
-        for row in work.repos.commands.of_run(work.run.id, _UNSETTLED)
-        if row.expires_at <= work.now
+        row for row in tx.repos.commands.of_run(tx.run.id, _UNSETTLED) if row.expires_at <= tx.now
     ]
     for row in due:
         cause = Cause(
@@ -173,28 +171,28 @@ def expire_due(work: RunWork) -> int:
             reason=RejectReason.EXPIRED,
             message=f"not taken up by {row.expires_at.isoformat(timespec='seconds')}",
         )
-        move_command(work, row, CommandState.EXPIRED, cause)
+        move_command(tx, row, CommandState.EXPIRED, cause)
     return len(due)
 
 
 def withdraw(
-    work: RunWork, cause: Cause, *, policy_only: bool, states: frozenset[CommandState]
+    tx: RunTransaction, cause: Cause, *, policy_only: bool, states: frozenset[CommandState]
 ) -> int:
     """Cancel the run's commands that have not been delivered; return how many.
 
     Args:
-        work: The run.
+        tx: The run.
         cause: Who, and why.
         policy_only: Leave those that a person issued.
         states: PROPOSED, PENDING or both.
     """
     rows = [
         row
-        for row in work.repos.commands.of_run(work.run.id, states)
+        for row in tx.repos.commands.of_run(tx.run.id, states)
         if not policy_only or row.actor == "policy"
     ]
     for row in rows:
-        move_command(work, row, CommandState.CANCELLED, cause)
+        move_command(tx, row, CommandState.CANCELLED, cause)
     return len(rows)
 
 

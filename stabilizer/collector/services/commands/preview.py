@@ -9,7 +9,7 @@ from typing import Final
 from stabilizer.collector.services.commands.readings import Rates, Readings
 from stabilizer.collector.services.commands.targets import check_open, held_snapshot, resolve
 from stabilizer.collector.services.evaluation.judge import Judge
-from stabilizer.collector.services.work import RunWork, Workbench
+from stabilizer.collector.services.unit_of_work import RunTransaction, UnitOfWork
 from stabilizer.collector.storage.models import CommandRow
 from stabilizer.collector.storage.repositories.commands import UNSETTLED, to_command
 from stabilizer.errors import ConflictError
@@ -62,12 +62,12 @@ class PreviewService:
     """Looks ahead. Writes nothing, not even into the audit log.
 
     Args:
-        bench: Opens transactions.
+        uow: Opens transactions.
         judge: Knows which snapshots are healthy.
     """
 
-    def __init__(self, bench: Workbench, judge: Judge) -> None:
-        self._bench = bench
+    def __init__(self, uow: UnitOfWork, judge: Judge) -> None:
+        self._uow = uow
         self._judge = judge
 
     def preview(self, run_id: str, request: CommandPreviewRequest) -> CommandPreview:
@@ -78,9 +78,9 @@ class PreviewService:
             ConflictError: Codes `past_attempt`, `run_ended`, `unknown_snapshot`,
                 `snapshot_not_finite`, `no_healthy_snapshot`.
         """
-        with self._bench.run(run_id, self._judge) as work:
-            check_open(work, request.attempt)
-            scene = self._scene(work, resolve(work, self._judge, request.parameters))
+        with self._uow.run(run_id) as tx:
+            check_open(tx, request.attempt)
+            scene = self._scene(tx, resolve(tx, self._judge, request.parameters))
         return self._show(scene)
 
     def of_command(self, command_id: str) -> CommandPreview:
@@ -90,34 +90,36 @@ class PreviewService:
             NotFoundError: There is no such command.
             ConflictError: As for `preview`; it is settled, code `command_settled`.
         """
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             run_id = repos.commands.require(command_id).run_id
-        with self._bench.run(run_id, self._judge) as work:
-            row = work.repos.commands.require(command_id)
-            _check_unsettled(row, work)
-            check_open(work, row.attempt)
-            scene = self._scene(work, to_command(row).parameters, command_id)
+        with self._uow.run(run_id) as tx:
+            row = tx.repos.commands.require(command_id)
+            _check_unsettled(row, tx)
+            check_open(tx, row.attempt)
+            scene = self._scene(tx, to_command(row).parameters, command_id)
         return self._show(scene)
 
-    def _scene(self, work: RunWork, parameters: CommandParameters, command_id: str = "") -> _Scene:
+    def _scene(
+        self, tx: RunTransaction, parameters: CommandParameters, command_id: str = ""
+    ) -> _Scene:
         scene = _Scene(
-            run_id=work.run.id,
-            state=RunState(work.run.state),
-            attempt=work.run.attempt,
-            step=work.run.step,
-            global_batch=work.run.global_batch,
+            run_id=tx.run.id,
+            state=RunState(tx.run.state),
+            attempt=tx.run.attempt,
+            step=tx.run.step,
+            global_batch=tx.run.global_batch,
             parameters=parameters,
         )
         if isinstance(parameters, RollbackParameters):
-            scene.snapshot = held_snapshot(work, parameters.target.snapshot_id)
-            scene.is_healthy = scene.snapshot.id in self._judge.healthy_snapshots(work)
-        rows = work.repos.commands.of_run(work.run.id, UNSETTLED)
+            scene.snapshot = held_snapshot(tx, parameters.target.snapshot_id)
+            scene.is_healthy = scene.snapshot.id in self._judge.healthy_snapshots(tx)
+        rows = tx.repos.commands.of_run(tx.run.id, UNSETTLED)
         scene.others = [(row.id, CommandState(row.state)) for row in rows if row.id != command_id]
         return scene
 
     def _show(self, scene: _Scene) -> CommandPreview:
         """Look up what was measured, without the run's lock: it may take a moment."""
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             attempts = repos.attempts.of_run(scene.run_id)
             branches = {branch.attempt: branch for branch in trace_lineage(attempts)}
             readings = Readings(repos, scene.run_id, branches)
@@ -146,9 +148,9 @@ class PreviewService:
         )
 
 
-def _check_unsettled(row: CommandRow, work: RunWork) -> None:
+def _check_unsettled(row: CommandRow, tx: RunTransaction) -> None:
     state = CommandState(row.state)
-    is_over = state is CommandState.PROPOSED and row.expires_at <= work.now
+    is_over = state is CommandState.PROPOSED and row.expires_at <= tx.now
     if state not in UNSETTLED or is_over:
         shown = CommandState.EXPIRED if is_over else state
         raise ConflictError(

@@ -16,7 +16,13 @@ from stabilizer.collector.services.commands.lifecycle import (
 from stabilizer.collector.services.commands.targets import check_open, resolve
 from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.runs.presence import heard
-from stabilizer.collector.services.work import JOB, Deed, Reason, RunWork, Workbench
+from stabilizer.collector.services.unit_of_work import (
+    JOB,
+    AuditEvent,
+    Reason,
+    RunTransaction,
+    UnitOfWork,
+)
 from stabilizer.collector.storage.models import CommandRow
 from stabilizer.collector.storage.repositories.commands import to_command
 from stabilizer.errors import ConflictError, NotFoundError
@@ -40,13 +46,13 @@ class CommandService:
     """Use cases around commands. Each call is one transaction.
 
     Args:
-        bench: Opens transactions.
+        uow: Opens transactions.
         judge: Is told of every change.
         lifetime: How long a job may take a command up, unless the command says otherwise.
     """
 
-    def __init__(self, bench: Workbench, judge: Judge, lifetime: timedelta) -> None:
-        self._bench = bench
+    def __init__(self, uow: UnitOfWork, judge: Judge, lifetime: timedelta) -> None:
+        self._uow = uow
         self._judge = judge
         self._lifetime = lifetime
 
@@ -58,21 +64,21 @@ class CommandService:
             ConflictError: Codes `past_attempt`, `run_ended`, `unknown_snapshot`,
                 `snapshot_not_finite`, `no_healthy_snapshot`.
         """
-        with self._bench.run(run_id, self._judge) as work:
-            check_open(work, command.attempt)
+        with self._uow.run(run_id) as tx:
+            check_open(tx, command.attempt)
             seconds = command.ttl_seconds
             draft = Draft(
-                parameters=resolve(work, self._judge, command.parameters),
+                parameters=resolve(tx, self._judge, command.parameters),
                 state=CommandState.PENDING,
                 reason=DecisionReason.MANUAL,
                 message=command.reason,
                 actor=actor,
                 lifetime=self._lifetime if seconds is None else timedelta(seconds=seconds),
-                attempt=work.run.attempt,
-                issued_step=work.run.step,
+                attempt=tx.run.attempt,
+                issued_step=tx.run.step,
             )
-            row = write_command(work, draft)
-            self._judge.settle(work)
+            row = write_command(tx, draft)
+            self._judge.settle(tx)
             return to_command(row)
 
     def list(self, run_id: str, states: Collection[CommandState] = ()) -> list[Command]:
@@ -81,7 +87,7 @@ class CommandService:
         Raises:
             NotFoundError: There is no such run.
         """
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             repos.runs.require(run_id)
             return [to_command(row) for row in repos.commands.of_run(run_id, states)]
 
@@ -91,7 +97,7 @@ class CommandService:
         Raises:
             NotFoundError: There is none.
         """
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             return to_command(repos.commands.require(command_id))
 
     def approve(self, command_id: str, note: Note, actor: str) -> Command:
@@ -128,8 +134,8 @@ class CommandService:
         self, command_id: str, to: CommandState, note: Note, actor: str, reason: Reason
     ) -> Command:
         run_id = self.get(command_id).run_id
-        with self._bench.run(run_id, self._judge) as work:
-            row = work.repos.commands.require(command_id)
+        with self._uow.run(run_id) as tx:
+            row = tx.repos.commands.require(command_id)
             # What a job has (delivered) or had (expired) may be carried out already: its word
             # alone settles it, so a person answers proposals only.
             if to is not CommandState.CANCELLED and row.state != CommandState.PROPOSED:
@@ -138,15 +144,15 @@ class CommandService:
                     f"command {command_id} is {row.state}; only a proposed one can be {verb}",
                     code="command_settled",
                 )
-            if row.expires_at <= work.now and row.state == CommandState.PROPOSED:
+            if row.expires_at <= tx.now and row.state == CommandState.PROPOSED:
                 raise ConflictError(
                     f"command {command_id} expired at {row.expires_at.isoformat()}",
                     code="command_settled",
                 )
-            move_command(work, row, to, Cause(actor=actor, reason=reason, message=note.reason))
+            move_command(tx, row, to, Cause(actor=actor, reason=reason, message=note.reason))
             if to is CommandState.PENDING:
-                row.expires_at = work.now + self._lifetime
-            self._judge.settle(work)
+                row.expires_at = tx.now + self._lifetime
+            self._judge.settle(tx)
             return to_command(row)
 
     def poll(self, run_id: str, attempt: int) -> BatchAnswer:
@@ -155,10 +161,10 @@ class CommandService:
         Raises:
             NotFoundError: There is no such run.
         """
-        with self._bench.run(run_id, self._judge) as work:
-            if attempt >= work.run.attempt:
-                heard(work)
-            return build_answer(work, self._judge, attempt)
+        with self._uow.run(run_id) as tx:
+            if attempt >= tx.run.attempt:
+                heard(tx)
+            return build_answer(tx, self._judge, attempt)
 
     def result(self, run_id: str, result: CommandResult) -> Command:
         """Take a job's word on a command. The same word twice changes nothing.
@@ -169,29 +175,29 @@ class CommandService:
             NotFoundError: The run has no such command.
             ConflictError: It is settled otherwise, or was never delivered; code `command_settled`.
         """
-        with self._bench.run(run_id, self._judge) as work:
-            row = work.repos.commands.require(result.command_id)
+        with self._uow.run(run_id) as tx:
+            row = tx.repos.commands.require(result.command_id)
             if row.run_id != run_id:
                 raise NotFoundError(
                     f"run {run_id} has no command {result.command_id!r}", code="unknown_command"
                 )
-            heard(work)
+            heard(tx)
             if row.result is not None:
                 _refuse_other_word(row, result)
             else:
-                _take_word(work, row, result)
-            self._judge.settle(work)
+                _take_word(tx, row, result)
+            self._judge.settle(tx)
             return to_command(row)
 
     def expire_due(self) -> int:
         """Expire all commands whose time has passed, in every run; return how many."""
-        with self._bench.reading() as repos:
-            run_ids = repos.commands.runs_with_due(self._bench.clock.now())
+        with self._uow.reading() as repos:
+            run_ids = repos.commands.runs_with_due(self._uow.clock.now())
         expired = 0
         for run_id in run_ids:
             try:
-                with self._bench.run(run_id, self._judge) as work:
-                    expired += expire_due(work)
+                with self._uow.run(run_id) as tx:
+                    expired += expire_due(tx)
             except NotFoundError:  # deleted in the meantime
                 continue
         return expired
@@ -207,14 +213,14 @@ def _refuse_other_word(row: CommandRow, result: CommandResult) -> None:
         )
 
 
-def _take_word(work: RunWork, row: CommandRow, result: CommandResult) -> None:
+def _take_word(tx: RunTransaction, row: CommandRow, result: CommandResult) -> None:
     before = CommandState(row.state)
     to = CommandState(result.state)
     row.result = result.model_dump(mode="json")
     cause = Cause(actor=JOB, reason=_reason_of(before, result), message=result.message)
     if before is to:  # expired by both clocks
-        work.audit(
-            Deed(
+        tx.audit(
+            AuditEvent(
                 actor=JOB,
                 action=AuditAction.COMMAND_CHANGED,
                 reason=cause.reason,
@@ -225,7 +231,7 @@ def _take_word(work: RunWork, row: CommandRow, result: CommandResult) -> None:
             )
         )
         return
-    move_command(work, row, to, cause)
+    move_command(tx, row, to, cause)
 
 
 def _reason_of(before: CommandState, result: CommandResult) -> Reason:

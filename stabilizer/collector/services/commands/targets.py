@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.runs.presence import ENDED
-from stabilizer.collector.services.work import RunWork
+from stabilizer.collector.services.unit_of_work import RunTransaction
 from stabilizer.errors import ConflictError
 from stabilizer.protocol.batches import SnapshotInfo
 from stabilizer.protocol.commands import CommandParameters, RollbackParameters, SnapshotTarget
 from stabilizer.protocol.queries import CommandRequest, RollbackRequest
 
 
-def check_open(work: RunWork, attempt: int | None) -> None:
+def check_open(tx: RunTransaction, attempt: int | None) -> None:
     """Check that a run takes commands.
 
     Args:
-        work: The run.
+        tx: The run.
         attempt: The attempt that the command is meant for; None for the newest.
 
     Raises:
         ConflictError: Codes `past_attempt`, `run_ended`.
     """
-    if attempt is not None and attempt != work.run.attempt:
+    if attempt is not None and attempt != tx.run.attempt:
         raise ConflictError(
-            f"the run is in attempt {work.run.attempt}, not in {attempt}",
+            f"the run is in attempt {tx.run.attempt}, not in {attempt}",
             code="past_attempt",
         )
-    if work.run.state in ENDED:
-        raise ConflictError(f"the run has {work.run.state}", code="run_ended")
+    if tx.run.state in ENDED:
+        raise ConflictError(f"the run has {tx.run.state}", code="run_ended")
 
 
-def resolve(work: RunWork, judge: Judge, asked: CommandRequest) -> CommandParameters:
+def resolve(tx: RunTransaction, judge: Judge, asked: CommandRequest) -> CommandParameters:
     """Turn what a person asked for into what a job is told.
 
     Raises:
@@ -39,22 +39,22 @@ def resolve(work: RunWork, judge: Judge, asked: CommandRequest) -> CommandParame
     if not isinstance(asked, RollbackRequest):
         return asked
     return RollbackParameters(
-        target=find_target(work, judge, asked),
+        target=find_target(tx, judge, asked),
         skip_steps=asked.skip_steps,
         reduce_lr=asked.reduce_lr,
     )
 
 
-def held_snapshot(work: RunWork, snapshot_id: str) -> SnapshotInfo:
+def held_snapshot(tx: RunTransaction, snapshot_id: str) -> SnapshotInfo:
     """Return a snapshot that the job holds and can be restored from.
 
     Raises:
         ConflictError: Codes `unknown_snapshot`, `snapshot_not_finite`.
     """
-    return _named(work.repos.attempts.snapshots(work.run.id), snapshot_id)
+    return _named(tx.repos.attempts.snapshots(tx.run.id), snapshot_id)
 
 
-def find_target(work: RunWork, judge: Judge, asked: RollbackRequest) -> SnapshotTarget:
+def find_target(tx: RunTransaction, judge: Judge, asked: RollbackRequest) -> SnapshotTarget:
     """Name the snapshot in full.
 
     A person may name any finite snapshot; chosen by step, it is a healthy one.
@@ -62,10 +62,10 @@ def find_target(work: RunWork, judge: Judge, asked: RollbackRequest) -> Snapshot
     Raises:
         ConflictError: Codes `unknown_snapshot`, `snapshot_not_finite`, `no_healthy_snapshot`.
     """
-    held = work.repos.attempts.snapshots(work.run.id)
+    held = tx.repos.attempts.snapshots(tx.run.id)
     if asked.snapshot_id is not None:
         return _target(_named(held, asked.snapshot_id))
-    healthy = set(judge.healthy_snapshots(work))
+    healthy = set(judge.healthy_snapshots(tx))
     fit = [
         snapshot
         for snapshot in held

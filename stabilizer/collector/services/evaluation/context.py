@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stabilizer.collector.services.work import RunWork
+from stabilizer.collector.services.unit_of_work import RunTransaction
 from stabilizer.protocol.decisions import Mode
 from stabilizer.rules.outcome import PolicyContext
 
@@ -16,14 +16,14 @@ class ContextSource:
     batch is one moment.
     """
 
-    def __init__(self, work: RunWork) -> None:
-        control = work.repos.control.get()
-        self._mode = Mode(work.run.mode)
+    def __init__(self, tx: RunTransaction) -> None:
+        control = tx.repos.control.get()
+        self._mode = Mode(tx.run.mode)
         self._disarmed = control is not None and control.disarmed
         self._silences = [
             (row.rule, row.until_step)
-            for row in work.repos.control.silences(work.run.id)
-            if row.until is None or row.until > work.now
+            for row in tx.repos.control.silences(tx.run.id)
+            if row.until is None or row.until > tx.now
         ]
 
     def at(self, step: int) -> PolicyContext:

@@ -14,7 +14,7 @@ from stabilizer.collector.services.commands.lifecycle import (
     move_command,
     write_command,
 )
-from stabilizer.collector.services.work import POLICY, Deed, RunWork
+from stabilizer.collector.services.unit_of_work import POLICY, AuditEvent, RunTransaction
 from stabilizer.collector.storage.models import AlertRow, DecisionRow, IncidentRow
 from stabilizer.protocol.commands import CommandState, RejectReason
 from stabilizer.protocol.decisions import (
@@ -62,27 +62,27 @@ class Recorder:
     def __init__(self, command_lifetime: timedelta) -> None:
         self._lifetime = command_lifetime
 
-    def record(self, work: RunWork, origin: Origin, outcome: Outcome) -> None:
+    def record(self, tx: RunTransaction, origin: Origin, outcome: Outcome) -> None:
         """Write an outcome. What it names must come before what names it."""
         for alert in outcome.alerts:
-            self._alert(work, origin, alert)
-        incidents = [self._incident(work, origin, change) for change in outcome.incidents]
+            self._alert(tx, origin, alert)
+        incidents = [self._incident(tx, origin, change) for change in outcome.incidents]
         for intent in outcome.commands:
-            self._command(work, origin, intent)
+            self._command(tx, origin, intent)
         for change, row in zip(outcome.incidents, incidents, strict=True):
             if change.decision is not None:
-                self._decision(work, origin, row, change.decision)
+                self._decision(tx, origin, row, change.decision)
         for key in outcome.cancellations:
-            self._cancel(work, origin, key)
-        work.is_news = work.is_news or bool(outcome)
+            self._cancel(tx, origin, key)
+        tx.is_news = tx.is_news or bool(outcome)
 
-    def _alert(self, work: RunWork, origin: Origin, change: AlertChange) -> None:
+    def _alert(self, tx: RunTransaction, origin: Origin, change: AlertChange) -> None:
         key = origin.alert_key(change.key)
-        row = work.repos.alerts.find(work.run.id, key)
+        row = tx.repos.alerts.find(tx.run.id, key)
         if row is None:
             row = AlertRow(
                 id=uuid.uuid4().hex,
-                run_id=work.run.id,
+                run_id=tx.run.id,
                 key=key,
                 attempt=change.key.attempt,
                 rule=change.key.rule,
@@ -101,40 +101,40 @@ class Recorder:
             row.score = change.score
             row.threshold = change.threshold
         row.message = change.message
-        work.repos.alerts.add(row)
+        tx.repos.alerts.add(row)
 
-    def _incident(self, work: RunWork, origin: Origin, change: IncidentChange) -> IncidentRow:
+    def _incident(self, tx: RunTransaction, origin: Origin, change: IncidentChange) -> IncidentRow:
         number = origin.incident_offset + change.number
-        row = work.repos.incidents.find(work.run.id, number)
+        row = tx.repos.incidents.find(tx.run.id, number)
         before = None if row is None else {"state": row.state, "severity": row.severity}
         if row is None:
             row = IncidentRow(
                 id=uuid.uuid4().hex,
-                run_id=work.run.id,
+                run_id=tx.run.id,
                 number=number,
                 decision=DecisionKind.WAIT.value,
                 reason=DecisionReason.MAY_RECOVER.value,
                 message="",
-                opened_at=work.now,
+                opened_at=tx.now,
                 resolved_at=None,
             )
-        _fill(row, change, work)
-        work.repos.incidents.add(row)
-        self._join_alerts(work, origin, row, change)
-        self._audit_incident(work, row, change, before)
+        _fill(row, change, tx)
+        tx.repos.incidents.add(row)
+        self._join_alerts(tx, origin, row, change)
+        self._audit_incident(tx, row, change, before)
         return row
 
     def _join_alerts(
-        self, work: RunWork, origin: Origin, row: IncidentRow, change: IncidentChange
+        self, tx: RunTransaction, origin: Origin, row: IncidentRow, change: IncidentChange
     ) -> None:
         for key in change.alerts:
-            alert = work.repos.alerts.find(work.run.id, origin.alert_key(key))
+            alert = tx.repos.alerts.find(tx.run.id, origin.alert_key(key))
             if alert is not None:
                 alert.incident_id = row.id
 
     def _audit_incident(
         self,
-        work: RunWork,
+        tx: RunTransaction,
         row: IncidentRow,
         change: IncidentChange,
         before: dict[str, str] | None,
@@ -142,8 +142,8 @@ class Recorder:
         after = {"state": row.state, "severity": row.severity}
         if before == after:
             return
-        work.audit(
-            Deed(
+        tx.audit(
+            AuditEvent(
                 actor=POLICY,
                 action=AuditAction.INCIDENT_CHANGED,
                 reason=DecisionReason(row.reason),
@@ -155,18 +155,16 @@ class Recorder:
         )
 
     def _decision(
-        self, work: RunWork, origin: Origin, row: IncidentRow, decision: DecisionRecord
+        self, tx: RunTransaction, origin: Origin, row: IncidentRow, decision: DecisionRecord
     ) -> None:
         command_id = None
         if decision.command_key is not None:
-            command = work.repos.commands.find(
-                work.run.id, origin.command_key(decision.command_key)
-            )
+            command = tx.repos.commands.find(tx.run.id, origin.command_key(decision.command_key))
             command_id = None if command is None else command.id
-        work.repos.incidents.add_decision(
+        tx.repos.incidents.add_decision(
             DecisionRow(
                 incident_id=row.id,
-                position=work.repos.incidents.num_decisions(row.id),
+                position=tx.repos.incidents.num_decisions(row.id),
                 step=decision.step,
                 attempt=decision.attempt,
                 kind=decision.kind.value,
@@ -177,8 +175,8 @@ class Recorder:
                 command_id=command_id,
             )
         )
-        work.audit(
-            Deed(
+        tx.audit(
+            AuditEvent(
                 actor=POLICY,
                 action=AuditAction.DECISION_MADE,
                 reason=decision.reason,
@@ -195,11 +193,11 @@ class Recorder:
             )
         )
 
-    def _command(self, work: RunWork, origin: Origin, intent: CommandIntent) -> None:
+    def _command(self, tx: RunTransaction, origin: Origin, intent: CommandIntent) -> None:
         key = origin.command_key(intent.key)
-        if work.repos.commands.find(work.run.id, key) is not None:
+        if tx.repos.commands.find(tx.run.id, key) is not None:
             return
-        incident = work.repos.incidents.find(work.run.id, origin.incident_offset + intent.incident)
+        incident = tx.repos.incidents.find(tx.run.id, origin.incident_offset + intent.incident)
         draft = Draft(
             parameters=intent.parameters,
             state=CommandState.PROPOSED if intent.proposed else CommandState.PENDING,
@@ -212,10 +210,10 @@ class Recorder:
             issued_step=intent.issued_step,
             incident_id=None if incident is None else incident.id,
         )
-        write_command(work, draft)
+        write_command(tx, draft)
 
-    def _cancel(self, work: RunWork, origin: Origin, key: str) -> None:
-        row = work.repos.commands.find(work.run.id, origin.command_key(key))
+    def _cancel(self, tx: RunTransaction, origin: Origin, key: str) -> None:
+        row = tx.repos.commands.find(tx.run.id, origin.command_key(key))
         # One that the job already has cannot be called back: its result will tell.
         if row is not None and row.state in UNDELIVERED:
             cause = Cause(
@@ -223,10 +221,10 @@ class Recorder:
                 reason=RejectReason.SUPERSEDED,
                 message="the policy no longer wants it",
             )
-            move_command(work, row, CommandState.CANCELLED, cause)
+            move_command(tx, row, CommandState.CANCELLED, cause)
 
 
-def _fill(row: IncidentRow, change: IncidentChange, work: RunWork) -> None:
+def _fill(row: IncidentRow, change: IncidentChange, tx: RunTransaction) -> None:
     row.state = change.state.value
     row.attempt = change.attempt
     row.first_step = change.first_step
@@ -237,7 +235,7 @@ def _fill(row: IncidentRow, change: IncidentChange, work: RunWork) -> None:
     row.rung = change.rung
     row.helped = change.helped
     if change.state is IncidentState.RESOLVED and row.resolved_at is None:
-        row.resolved_at = work.now
+        row.resolved_at = tx.now
     if change.decision is not None:
         row.decision = change.decision.kind.value
         row.reason = change.decision.reason.value

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 from stabilizer.collector.services.evaluation.context import dump_context, load_context
 from stabilizer.collector.services.evaluation.recorder import Origin
 from stabilizer.collector.services.evaluation.stepping import Place, frames_by_step, is_new
-from stabilizer.collector.services.work import RunWork
+from stabilizer.collector.services.unit_of_work import RunTransaction
 from stabilizer.collector.storage.models import BrainStateRow
 from stabilizer.collector.storage.repositories import Repositories
 from stabilizer.errors import StorageError
@@ -174,7 +174,7 @@ def _take(seat: Seat, outcome: Outcome, record: Recording) -> None:
 
 
 def restore_seat(
-    work: RunWork, row: BrainStateRow, rules: RuleFile, catalogs: CatalogCache
+    tx: RunTransaction, row: BrainStateRow, rules: RuleFile, catalogs: CatalogCache
 ) -> Seat:
     """Build a seat from its saved state, without the batches behind it.
 
@@ -182,43 +182,43 @@ def restore_seat(
         ConfigurationError: The state was saved by other rules or by another version of them.
     """
     brain = Brain(rules)
-    for catalog_id in work.repos.catalogs.of_run(work.run.id):
-        brain.add_catalog(catalogs.get(work.repos, catalog_id))
+    for catalog_id in tx.repos.catalogs.of_run(tx.run.id):
+        brain.add_catalog(catalogs.get(tx.repos, catalog_id))
     brain.load_state(row.state)
     return Seat(
         brain=brain,
         origin=Origin(row.generation, row.incident_offset, row.rules_hash),
-        version=work.run.version,
+        version=tx.run.version,
         context=load_context(row.context),
         seen={catalog: int(step) for catalog, step in row.seen.items()},
     )
 
 
-def save_seat(work: RunWork, seat: Seat) -> None:
+def save_seat(tx: RunTransaction, seat: Seat) -> None:
     """Write a seat's state as of the run's version."""
-    row = work.repos.rules.state(work.run.id)
+    row = tx.repos.rules.state(tx.run.id)
     is_first = row is None
     if row is None:
-        row = BrainStateRow(run_id=work.run.id)
+        row = BrainStateRow(run_id=tx.run.id)
     row.rules_hash = seat.origin.rules_hash
     row.generation = seat.origin.generation
     row.incident_offset = seat.origin.incident_offset
-    row.version = work.run.version
+    row.version = tx.run.version
     row.state = seat.brain.state_dict()
     row.context = dump_context(seat.context)
     row.seen = dict(seat.seen)
     if is_first:
-        work.repos.rules.add_state(row)
+        tx.repos.rules.add_state(row)
     seat.steps_since_save, seat.is_dirty = 0, False
 
 
-def saved_state(work: RunWork) -> BrainStateRow:
+def saved_state(tx: RunTransaction) -> BrainStateRow:
     """Return the saved state of a run.
 
     Raises:
         StorageError: There is none, although every registration writes one.
     """
-    row = work.repos.rules.state(work.run.id)
+    row = tx.repos.rules.state(tx.run.id)
     if row is None:
-        raise StorageError(f"run {work.run.id} has no saved state of its rules")
+        raise StorageError(f"run {tx.run.id} has no saved state of its rules")
     return row

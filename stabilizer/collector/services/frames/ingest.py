@@ -14,7 +14,7 @@ from stabilizer.collector.services.frames.validation import (
 )
 from stabilizer.collector.services.runs.presence import heard
 from stabilizer.collector.services.runs.registration import add_attempt, begin_attempt
-from stabilizer.collector.services.work import RunWork, Workbench
+from stabilizer.collector.services.unit_of_work import RunTransaction, UnitOfWork
 from stabilizer.collector.storage.models import AttemptRow
 from stabilizer.collector.storage.repositories import StoredBatch
 from stabilizer.errors import ConflictError
@@ -31,8 +31,8 @@ class IngestService:
     (a spool that was sent at last) are only stored.
     """
 
-    def __init__(self, bench: Workbench, judge: Judge) -> None:
-        self._bench = bench
+    def __init__(self, uow: UnitOfWork, judge: Judge) -> None:
+        self._uow = uow
         self._judge = judge
 
     def accept(self, run_id: str, batch: Batch) -> BatchAnswer:
@@ -54,43 +54,43 @@ class IngestService:
             InvalidInputError: Codes `invalid_input`, `value_out_of_range`, `step_out_of_order`,
                 `too_many_catalogs`.
         """
-        read = read_json_batch(message, self._bench.clock.now())
+        read = read_json_batch(message, self._uow.clock.now())
         return self._accept(run_id, read.batch, read.catalogs)
 
     def _accept(self, run_id: str, batch: Batch, catalogs: Sequence[Catalog]) -> BatchAnswer:
         header = batch.header
-        with self._bench.run(run_id, self._judge) as work:
-            if work.repos.frames.has_batch(run_id, header.attempt, header.sequence):
-                if header.attempt >= work.run.attempt:
-                    heard(work)
-                return build_answer(work, self._judge, header.attempt, duplicate=True)
+        with self._uow.run(run_id) as tx:
+            if tx.repos.frames.has_batch(run_id, header.attempt, header.sequence):
+                if header.attempt >= tx.run.attempt:
+                    heard(tx)
+                return build_answer(tx, self._judge, header.attempt, duplicate=True)
             check_header(header, header.attempt, header.attempt_start)
-            new = self._check(work, header, batch.blocks, catalogs)
-            if header.attempt >= work.run.attempt:
-                heard(work)
+            new = self._check(tx, header, batch.blocks, catalogs)
+            if header.attempt >= tx.run.attempt:
+                heard(tx)
             if new:
-                work.repos.catalogs.add(run_id, new, work.now)
-                self._judge.add_catalogs(work, new)
-                work.is_visible = True
-            self._store(work, header, batch.blocks)
-            return build_answer(work, self._judge, header.attempt)
+                tx.repos.catalogs.add(run_id, new, tx.now)
+                self._judge.add_catalogs(tx, new)
+                tx.is_visible = True
+            self._store(tx, header, batch.blocks)
+            return build_answer(tx, self._judge, header.attempt)
 
     def _check(
         self,
-        work: RunWork,
+        tx: RunTransaction,
         header: BatchHeader,
         blocks: Sequence[FrameBlock],
         catalogs: Sequence[Catalog],
     ) -> list[Catalog]:
         """Check everything before anything is stored; return the catalogs that are new."""
-        widths = work.repos.catalogs.of_run(work.run.id)
+        widths = tx.repos.catalogs.of_run(tx.run.id)
         new = [catalog for catalog in catalogs if catalog.id not in widths]
         check_catalogs(new, len(widths))
-        known = work.repos.attempts.get(work.run.id, header.attempt)
+        known = tx.repos.attempts.get(tx.run.id, header.attempt)
         start = header.attempt_start
         if known is None and start is None:
             raise ConflictError(
-                f"the run has no attempt {header.attempt}; its newest is {work.run.attempt}; "
+                f"the run has no attempt {header.attempt}; its newest is {tx.run.attempt}; "
                 "send attempt_start with its first batch",
                 code="unknown_attempt",
             )
@@ -99,46 +99,46 @@ class IngestService:
         check_blocks(blocks, widths, from_step)
         return new
 
-    def _store(self, work: RunWork, header: BatchHeader, blocks: Sequence[FrameBlock]) -> None:
-        attempt = self._attempt(work, header)
-        is_newest = attempt.number == work.run.attempt
+    def _store(self, tx: RunTransaction, header: BatchHeader, blocks: Sequence[FrameBlock]) -> None:
+        attempt = self._attempt(tx, header)
+        is_newest = attempt.number == tx.run.attempt
         in_order = header.sequence > attempt.accepted_sequence
         attempt.accepted_sequence = max(attempt.accepted_sequence, header.sequence)
         attempt.num_batches += 1
         attempt.last_step = max([attempt.last_step, *(int(b.steps[-1]) for b in blocks if len(b))])
-        work.repos.attempts.add_markers(work.run.id, attempt.number, header.markers, work.now)
+        tx.repos.attempts.add_markers(tx.run.id, attempt.number, header.markers, tx.now)
         if header.health is not None:
-            work.run.agent_health = header.health.model_dump()
+            tx.run.agent_health = header.health.model_dump()
         if is_newest:
-            work.run.step = max(work.run.step, attempt.last_step)
+            tx.run.step = max(tx.run.step, attempt.last_step)
             if in_order and header.snapshots is not None:
-                work.repos.attempts.replace_snapshots(work.run.id, header.snapshots)
-                self._judge.set_snapshots(work, header.snapshots)
-            self._judge.feed(work, blocks, header.markers if in_order else ())
+                tx.repos.attempts.replace_snapshots(tx.run.id, header.snapshots)
+                self._judge.set_snapshots(tx, header.snapshots)
+            self._judge.feed(tx, blocks, header.markers if in_order else ())
         else:
-            self._judge.pass_by(work)
-        work.has_frames = any(len(block) for block in blocks)
+            self._judge.pass_by(tx)
+        tx.has_frames = any(len(block) for block in blocks)
         if header.markers or header.snapshots is not None:
-            work.is_visible = True
-        work.repos.frames.add_batch(
+            tx.is_visible = True
+        tx.repos.frames.add_batch(
             StoredBatch(
-                run_id=work.run.id,
+                run_id=tx.run.id,
                 attempt=attempt.number,
                 sequence=header.sequence,
-                version=work.run.version,
+                version=tx.run.version,
                 evaluated=is_newest,
-                received_at=work.now,
+                received_at=tx.now,
             ),
             blocks,
         )
 
-    def _attempt(self, work: RunWork, header: BatchHeader) -> AttemptRow:
-        known = work.repos.attempts.get(work.run.id, header.attempt)
+    def _attempt(self, tx: RunTransaction, header: BatchHeader) -> AttemptRow:
+        known = tx.repos.attempts.get(tx.run.id, header.attempt)
         if known is not None:
             return known
         start = header.attempt_start
         if start is None:
             raise ConflictError(f"the run has no attempt {header.attempt}", code="unknown_attempt")
-        if header.attempt > work.run.attempt:
-            return begin_attempt(work, self._judge, header.attempt, start)
-        return add_attempt(work, header.attempt, start)
+        if header.attempt > tx.run.attempt:
+            return begin_attempt(tx, self._judge, header.attempt, start)
+        return add_attempt(tx, header.attempt, start)

@@ -8,7 +8,13 @@ from typing import Final
 
 from stabilizer.collector.services.commands.lifecycle import UNDELIVERED, Cause, withdraw
 from stabilizer.collector.services.evaluation.judge import Judge
-from stabilizer.collector.services.work import COLLECTOR, JOB, Deed, Reason, RunWork
+from stabilizer.collector.services.unit_of_work import (
+    COLLECTOR,
+    JOB,
+    AuditEvent,
+    Reason,
+    RunTransaction,
+)
 from stabilizer.collector.storage.models import AlertRow
 from stabilizer.protocol.commands import RejectReason
 from stabilizer.protocol.decisions import AlertState, Severity
@@ -21,38 +27,38 @@ LOST_RULE: Final = "no_sign_of_life"
 """The one alert that no rule file declares: its clock is the wall's."""
 
 
-def heard(work: RunWork) -> None:
+def heard(tx: RunTransaction) -> None:
     """Note a sign of life; a run that was lost is what it was before."""
-    work.run.last_seen_at = work.now
-    if work.run.state != RunState.LOST:
+    tx.run.last_seen_at = tx.now
+    if tx.run.state != RunState.LOST:
         return
-    before = RunState(work.run.state_before_lost or RunState.RUNNING)
-    work.run.state_before_lost = None
-    for alert in work.repos.alerts.unsettled(work.run.id):
+    before = RunState(tx.run.state_before_lost or RunState.RUNNING)
+    tx.run.state_before_lost = None
+    for alert in tx.repos.alerts.unsettled(tx.run.id):
         if alert.rule == LOST_RULE:
             alert.state = AlertState.RESOLVED.value
-            alert.resolved_step = work.run.step
-    _set_state(work, before, COLLECTOR, AuditReason.HEARD_AGAIN, "heard again")
+            alert.resolved_step = tx.run.step
+    _set_state(tx, before, COLLECTOR, AuditReason.HEARD_AGAIN, "heard again")
 
 
-def lose(work: RunWork, silent_seconds: float) -> None:
+def lose(tx: RunTransaction, silent_seconds: float) -> None:
     """Declare a run lost and raise its alert."""
-    work.run.state_before_lost = work.run.state
+    tx.run.state_before_lost = tx.run.state
     message = f"no sign of life for {silent_seconds:.0f} s"
-    key = f"{LOST_RULE}\x1f{work.run.last_seen_at.isoformat()}"
-    work.repos.alerts.add(
+    key = f"{LOST_RULE}\x1f{tx.run.last_seen_at.isoformat()}"
+    tx.repos.alerts.add(
         AlertRow(
             id=uuid.uuid4().hex,
-            run_id=work.run.id,
+            run_id=tx.run.id,
             key=hashlib.blake2b(key.encode(), digest_size=16).hexdigest(),
-            attempt=work.run.attempt,
+            attempt=tx.run.attempt,
             rule=LOST_RULE,
-            rule_hash=work.run.rules_hash,
+            rule_hash=tx.run.rules_hash,
             severity=Severity.NOTICE.value,
             series="",
             state=AlertState.FIRING.value,
-            pending_step=work.run.step,
-            firing_step=work.run.step,
+            pending_step=tx.run.step,
+            firing_step=tx.run.step,
             resolved_step=None,
             value=silent_seconds,
             score=silent_seconds,
@@ -61,30 +67,30 @@ def lose(work: RunWork, silent_seconds: float) -> None:
             incident_id=None,
         )
     )
-    _set_state(work, RunState.LOST, COLLECTOR, AuditReason.NO_SIGN_OF_LIFE, message)
+    _set_state(tx, RunState.LOST, COLLECTOR, AuditReason.NO_SIGN_OF_LIFE, message)
 
 
-def report_state(work: RunWork, judge: Judge, state: RunState, message: str) -> None:
+def report_state(tx: RunTransaction, judge: Judge, state: RunState, message: str) -> None:
     """Take the job's word for what it is doing."""
-    work.run.message = message or work.run.message
-    if state == work.run.state:
+    tx.run.message = message or tx.run.message
+    if state == tx.run.state:
         return
-    _set_state(work, state, JOB, AuditReason.REPORTED_BY_JOB, message)
+    _set_state(tx, state, JOB, AuditReason.REPORTED_BY_JOB, message)
     if state in ENDED:
-        judge.end_run(work)
+        judge.end_run(tx)
         cause = Cause(actor=COLLECTOR, reason=RejectReason.RUN_ENDING, message="the run has ended")
-        withdraw(work, cause, policy_only=False, states=UNDELIVERED)
+        withdraw(tx, cause, policy_only=False, states=UNDELIVERED)
 
 
-def _set_state(work: RunWork, to: RunState, actor: str, reason: Reason, message: str) -> None:
-    before = work.run.state
-    work.run.state = to.value
-    work.audit(
-        Deed(
+def _set_state(tx: RunTransaction, to: RunState, actor: str, reason: Reason, message: str) -> None:
+    before = tx.run.state
+    tx.run.state = to.value
+    tx.audit(
+        AuditEvent(
             actor=actor,
             action=AuditAction.RUN_STATE_CHANGED,
             reason=reason,
-            subject=work.run.id,
+            subject=tx.run.id,
             message=message,
             before={"state": before},
             after={"state": to.value},

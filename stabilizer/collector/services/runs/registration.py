@@ -8,7 +8,13 @@ from stabilizer.collector.services.commands.lifecycle import UNDELIVERED, Cause,
 from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.frames.validation import check_catalogs
 from stabilizer.collector.services.runs.presence import heard
-from stabilizer.collector.services.work import COLLECTOR, JOB, Deed, RunWork, Workbench
+from stabilizer.collector.services.unit_of_work import (
+    COLLECTOR,
+    JOB,
+    AuditEvent,
+    RunTransaction,
+    UnitOfWork,
+)
 from stabilizer.collector.storage.models import AttemptRow, RunRow
 from stabilizer.errors import ProtocolVersionError, StorageError
 from stabilizer.protocol.batches import AttemptStart, MarkerKind
@@ -22,8 +28,8 @@ from stabilizer.rules.loader import RuleFile, load_rules
 class Registration:
     """Registers jobs. The same name and key come back to the same run, also from two threads."""
 
-    def __init__(self, bench: Workbench, judge: Judge) -> None:
-        self._bench = bench
+    def __init__(self, uow: UnitOfWork, judge: Judge) -> None:
+        self._uow = uow
         self._judge = judge
 
     def register(self, register: RunRegister) -> RunRegistered:
@@ -37,7 +43,7 @@ class Registration:
         check_version(register.protocol_version)
         rules = self._rules_of(register)
         check_catalogs(register.catalogs, 0)
-        with self._bench.locked(f"name {register.name}\x1f{register.key}"):
+        with self._uow.locked(f"name {register.name}\x1f{register.key}"):
             run_id = self._find(register)
             if run_id is None:
                 try:
@@ -55,24 +61,24 @@ class Registration:
         return load_rules(register.policy, "policy")
 
     def _find(self, register: RunRegister) -> str | None:
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             row = repos.runs.find(register.name, register.key)
             return None if row is None else row.id
 
     def _open(self, register: RunRegister, rules: RuleFile) -> RunRegistered:
         row = self._new_row(register, rules)
-        with self._bench.new_run(row, self._judge) as work:
-            work.repos.rules.add_set(rules.hash, rules.text, work.now)
-            work.repos.runs.add(row)
-            work.repos.catalogs.add(row.id, register.catalogs, work.now)
-            self._judge.begin(work, rules)
-            _audit_registration(work, register, before=None)
+        with self._uow.new_run(row) as tx:
+            tx.repos.rules.add_set(rules.hash, rules.text, tx.now)
+            tx.repos.runs.add(row)
+            tx.repos.catalogs.add(row.id, register.catalogs, tx.now)
+            self._judge.begin(tx, rules)
+            _audit_registration(tx, register, before=None)
             start = AttemptStart(from_step=register.start_step)
-            begin_attempt(work, self._judge, 1, start)
-            return self._registered(work)
+            begin_attempt(tx, self._judge, 1, start)
+            return self._registered(tx)
 
     def _new_row(self, register: RunRegister, rules: RuleFile) -> RunRow:
-        now = self._bench.clock.now()
+        now = self._uow.clock.now()
         return RunRow(
             id=uuid.uuid4().hex,
             name=register.name,
@@ -96,24 +102,24 @@ class Registration:
         )
 
     def _come_back(self, run_id: str, register: RunRegister, rules: RuleFile) -> RunRegistered:
-        with self._bench.run(run_id, self._judge) as work:
-            heard(work)
-            before = {"state": work.run.state, "mode": work.run.mode}
-            self._take_over(work, register, rules)
-            _audit_registration(work, register, before)
+        with self._uow.run(run_id) as tx:
+            heard(tx)
+            before = {"state": tx.run.state, "mode": tx.run.mode}
+            self._take_over(tx, register, rules)
+            _audit_registration(tx, register, before)
             start = AttemptStart(
                 from_step=register.start_step,
-                parent=work.run.attempt,
+                parent=tx.run.attempt,
                 reason=MarkerKind.RESUME,
             )
-            begin_attempt(work, self._judge, work.run.attempt + 1, start)
+            begin_attempt(tx, self._judge, tx.run.attempt + 1, start)
             # The snapshots were in the memory of a process that is gone.
-            work.repos.attempts.replace_snapshots(run_id, ())
-            self._judge.set_snapshots(work, ())
-            return self._registered(work)
+            tx.repos.attempts.replace_snapshots(run_id, ())
+            self._judge.set_snapshots(tx, ())
+            return self._registered(tx)
 
-    def _take_over(self, work: RunWork, register: RunRegister, rules: RuleFile) -> None:
-        run = work.run
+    def _take_over(self, tx: RunTransaction, register: RunRegister, rules: RuleFile) -> None:
+        run = tx.run
         run.state = RunState.RUNNING.value
         # What a person has set stays, unless the job asks for a mode itself.
         run.mode = (register.mode.value) if register.mode is not None else run.mode
@@ -123,45 +129,45 @@ class Registration:
         run.config = register.config
         run.heartbeat_seconds = register.heartbeat_seconds
         run.message = ""
-        known = work.repos.catalogs.of_run(run.id)
+        known = tx.repos.catalogs.of_run(run.id)
         new = [catalog for catalog in register.catalogs if catalog.id not in known]
         check_catalogs(new, len(known))
-        work.repos.catalogs.add(run.id, new, work.now)
-        self._judge.add_catalogs(work, new)
-        self._judge.change_rules(work, rules)
+        tx.repos.catalogs.add(run.id, new, tx.now)
+        self._judge.add_catalogs(tx, new)
+        self._judge.change_rules(tx, rules)
 
-    def _registered(self, work: RunWork) -> RunRegistered:
+    def _registered(self, tx: RunTransaction) -> RunRegistered:
         return RunRegistered.model_validate(
             {
-                "run_id": work.run.id,
-                "attempt": work.run.attempt,
-                "plan": self._judge.plan(work),
-                "mode": work.run.mode,
+                "run_id": tx.run.id,
+                "attempt": tx.run.attempt,
+                "plan": self._judge.plan(tx),
+                "mode": tx.run.mode,
                 "protocol_version": PROTOCOL_VERSION,
             }
         )
 
 
-def begin_attempt(work: RunWork, judge: Judge, number: int, start: AttemptStart) -> AttemptRow:
+def begin_attempt(tx: RunTransaction, judge: Judge, number: int, start: AttemptStart) -> AttemptRow:
     """Make an attempt the run's newest. Commands for earlier ones that no job has are withdrawn."""
-    row = add_attempt(work, number, start)
-    work.run.attempt = number
-    work.run.step = start.from_step
+    row = add_attempt(tx, number, start)
+    tx.run.attempt = number
+    tx.run.step = start.from_step
     cause = Cause(
         actor=COLLECTOR,
         reason=RejectReason.PAST_ATTEMPT,
         message=f"attempt {number} has begun",
     )
-    withdraw(work, cause, policy_only=False, states=UNDELIVERED)
-    judge.settle(work)
-    judge.begin_attempt(work, row)
+    withdraw(tx, cause, policy_only=False, states=UNDELIVERED)
+    judge.settle(tx)
+    judge.begin_attempt(tx, row)
     return row
 
 
-def add_attempt(work: RunWork, number: int, start: AttemptStart) -> AttemptRow:
+def add_attempt(tx: RunTransaction, number: int, start: AttemptStart) -> AttemptRow:
     """Store an attempt."""
     row = AttemptRow(
-        run_id=work.run.id,
+        run_id=tx.run.id,
         number=number,
         from_step=start.from_step,
         last_step=start.from_step,
@@ -169,17 +175,17 @@ def add_attempt(work: RunWork, number: int, start: AttemptStart) -> AttemptRow:
         reason=start.reason.value,
         command_id=start.command_id,
         skipped_samples=start.skipped_samples,
-        started_at=work.now,
+        started_at=tx.now,
         accepted_sequence=-1,
         num_batches=0,
     )
-    work.repos.attempts.add(row)
-    work.audit(
-        Deed(
+    tx.repos.attempts.add(row)
+    tx.audit(
+        AuditEvent(
             actor=JOB,
             action=AuditAction.ATTEMPT_STARTED,
             reason=AuditReason.REPORTED_BY_JOB,
-            subject=work.run.id,
+            subject=tx.run.id,
             message=f"attempt {number} from step {start.from_step}",
             after={"attempt": number, **start.model_dump(mode="json")},
         )
@@ -188,20 +194,20 @@ def add_attempt(work: RunWork, number: int, start: AttemptStart) -> AttemptRow:
 
 
 def _audit_registration(
-    work: RunWork, register: RunRegister, before: dict[str, str] | None
+    tx: RunTransaction, register: RunRegister, before: dict[str, str] | None
 ) -> None:
-    work.audit(
-        Deed(
+    tx.audit(
+        AuditEvent(
             actor=JOB,
             action=AuditAction.RUN_REGISTERED,
             reason=AuditReason.REGISTERED,
-            subject=work.run.id,
+            subject=tx.run.id,
             message=register.name,
             before=before,
             after={
-                "state": work.run.state,
-                "mode": work.run.mode,
-                "rules_hash": work.run.rules_hash,
+                "state": tx.run.state,
+                "mode": tx.run.mode,
+                "rules_hash": tx.run.rules_hash,
                 "world_size": register.world_size,
                 "git_revision": register.git_revision,
             },

@@ -11,7 +11,7 @@ from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.frames.validation import check_catalogs
 from stabilizer.collector.services.runs.presence import LIVING, heard, lose, report_state
 from stabilizer.collector.services.runs.registration import Registration
-from stabilizer.collector.services.work import Deed, Workbench, audit
+from stabilizer.collector.services.unit_of_work import AuditEvent, UnitOfWork, audit
 from stabilizer.collector.storage.repositories.runs import to_run
 from stabilizer.errors import ConflictError, InvalidInputError, NotFoundError
 from stabilizer.protocol.batches import BatchAnswer
@@ -33,17 +33,17 @@ class RunService:
     """Use cases around runs. Each call is one transaction.
 
     Args:
-        bench: Opens transactions.
+        uow: Opens transactions.
         judge: The rules of all runs.
         lost_after_heartbeats: A run is lost after so many of its own intervals of silence.
     """
 
-    def __init__(self, bench: Workbench, judge: Judge, lost_after_heartbeats: float) -> None:
-        self._bench = bench
+    def __init__(self, uow: UnitOfWork, judge: Judge, lost_after_heartbeats: float) -> None:
+        self._uow = uow
         self._judge = judge
-        self._registration = Registration(bench, judge)
+        self._registration = Registration(uow, judge)
         self._lost_after = lost_after_heartbeats
-        self._since = bench.clock.now()
+        self._since = uow.clock.now()
 
     def register(self, register: RunRegister) -> RunRegistered:
         """Open a run, or the next attempt of the run of this name and key.
@@ -61,7 +61,7 @@ class RunService:
         Raises:
             NotFoundError: There is none.
         """
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             row = repos.runs.require(run_id)
             open_incident = repos.incidents.open_ids([run_id]).get(run_id)
             return to_run(row, repos.attempts.of_run(run_id), open_incident)
@@ -72,11 +72,11 @@ class RunService:
         Raises:
             NotFoundError: There is no such run.
         """
-        with self._bench.run(run_id, self._judge) as work:
-            before = work.run.mode
-            work.run.mode = update.mode.value
-            work.audit(
-                Deed(
+        with self._uow.run(run_id) as tx:
+            before = tx.run.mode
+            tx.run.mode = update.mode.value
+            tx.audit(
+                AuditEvent(
                     actor=actor,
                     action=AuditAction.RUN_MODE_CHANGED,
                     reason=AuditReason.REQUESTED_BY_PERSON,
@@ -89,7 +89,7 @@ class RunService:
             if update.mode is Mode.OBSERVE:
                 cause = Cause(actor=actor, reason=DecisionReason.MODE_OBSERVE)
                 states = frozenset({CommandState.PENDING})
-                withdraw(work, cause, policy_only=True, states=states)
+                withdraw(tx, cause, policy_only=True, states=states)
         return self.get(run_id)
 
     def add_catalogs(self, run_id: str, message: CatalogsAdd) -> tuple[str, ...]:
@@ -99,15 +99,15 @@ class RunService:
             NotFoundError: There is no such run.
             InvalidInputError: They cannot be stored.
         """
-        with self._bench.run(run_id, self._judge) as work:
-            heard(work)
-            known = work.repos.catalogs.of_run(run_id)
+        with self._uow.run(run_id) as tx:
+            heard(tx)
+            known = tx.repos.catalogs.of_run(run_id)
             new = [catalog for catalog in message.catalogs if catalog.id not in known]
             check_catalogs(new, len(known))
             if new:
-                work.repos.catalogs.add(run_id, new, work.now)
-                self._judge.add_catalogs(work, new)
-                work.is_visible = True
+                tx.repos.catalogs.add(run_id, new, tx.now)
+                self._judge.add_catalogs(tx, new)
+                tx.is_visible = True
         return tuple(catalog.id for catalog in message.catalogs)
 
     def heartbeat(self, run_id: str, heartbeat: Heartbeat) -> BatchAnswer:
@@ -124,42 +124,42 @@ class RunService:
                 value=heartbeat.state.value,
                 allowed="running, paused, finished, failed",
             )
-        with self._bench.run(run_id, self._judge) as work:
-            if heartbeat.attempt >= work.run.attempt:
-                heard(work)
-                work.is_visible = heartbeat.step > work.run.step
-                work.run.step = max(work.run.step, heartbeat.step)
-                report_state(work, self._judge, heartbeat.state, heartbeat.message)
-            return build_answer(work, self._judge, heartbeat.attempt)
+        with self._uow.run(run_id) as tx:
+            if heartbeat.attempt >= tx.run.attempt:
+                heard(tx)
+                tx.is_visible = heartbeat.step > tx.run.step
+                tx.run.step = max(tx.run.step, heartbeat.step)
+                report_state(tx, self._judge, heartbeat.state, heartbeat.message)
+            return build_answer(tx, self._judge, heartbeat.attempt)
 
     def sweep_lost(self) -> list[str]:
         """Declare the runs lost that have been silent for too long; return their ids.
 
         The time in which this collector was not there to listen does not count.
         """
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             run_ids = repos.runs.ids(LIVING)
         return [run_id for run_id in run_ids if self._is_lost_now(run_id)]
 
     def _is_lost_now(self, run_id: str) -> bool:
         try:
-            with self._bench.reading() as repos:
+            with self._uow.reading() as repos:
                 row = repos.runs.require(run_id)
                 if self._silent_seconds(row.last_seen_at) <= self._patience(row.heartbeat_seconds):
                     return False
-            with self._bench.run(run_id, self._judge) as work:
-                silent = self._silent_seconds(work.run.last_seen_at)
-                patience = self._patience(work.run.heartbeat_seconds)
-                if work.run.state not in LIVING or silent <= patience:
+            with self._uow.run(run_id) as tx:
+                silent = self._silent_seconds(tx.run.last_seen_at)
+                patience = self._patience(tx.run.heartbeat_seconds)
+                if tx.run.state not in LIVING or silent <= patience:
                     return False  # heard in between
-                lose(work, silent)
+                lose(tx, silent)
         except NotFoundError:  # deleted in between
             return False
         return True
 
     def _silent_seconds(self, last_seen_at: datetime) -> float:
         listening_since = max(last_seen_at, self._since)
-        return (self._bench.clock.now() - listening_since).total_seconds()
+        return (self._uow.clock.now() - listening_since).total_seconds()
 
     def _patience(self, heartbeat_seconds: float) -> float:
         return self._lost_after * heartbeat_seconds
@@ -170,7 +170,7 @@ class RunService:
         Raises:
             InvalidInputError: The cursor cannot be used.
         """
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             rows, total, next_cursor = repos.runs.page(query)
             open_incidents = repos.incidents.open_ids([row.id for row in rows])
             runs = tuple(to_run(row, (), open_incidents.get(row.id)) for row in rows)
@@ -183,15 +183,15 @@ class RunService:
             NotFoundError: There is no such run.
             ConflictError: Its job may still be alive; code `run_active`.
         """
-        with self._bench.locked(run_id):
-            with self._bench.writing() as repos:
+        with self._uow.locked(run_id):
+            with self._uow.writing() as repos:
                 row = repos.runs.lock(run_id)
                 if row.state in LIVING:
                     raise ConflictError(
                         f"run {run_id} is {row.state}; only one that has ended or is lost can go",
                         code="run_active",
                     )
-                deed = Deed(
+                event = AuditEvent(
                     actor=actor,
                     action=AuditAction.RUN_DELETED,
                     reason=AuditReason.REQUESTED_BY_PERSON,
@@ -199,9 +199,9 @@ class RunService:
                     message=reason,
                     before={"name": row.name, "key": row.key, "state": row.state},
                 )
-                audit(repos, self._bench.clock.now(), run_id, deed)
+                audit(repos, self._uow.clock.now(), run_id, event)
                 repos.runs.delete(run_id)
             self._judge.forget(run_id)
         # The job of a deleted run must not wait for what will never come.
         change = Change(run_id=run_id, decisions=True, wakes_job=True, step=row.step)
-        self._bench.changes.notify(change)
+        self._uow.changes.notify(change)

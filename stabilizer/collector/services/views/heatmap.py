@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
+from stabilizer.collector.services.unit_of_work import UnitOfWork
 from stabilizer.collector.services.views.grid import Grid, Mask, Steps, split_steps
-from stabilizer.collector.services.work import Workbench
 from stabilizer.collector.storage.repositories import Repositories
 from stabilizer.errors import NotFoundError
 from stabilizer.protocol.frames import FrameBlock
@@ -32,8 +32,8 @@ Places = dict[str, list[tuple[int, int]]]
 class HeatmapService:
     """Metrics over many modules. Each call is one read and keeps no writer waiting."""
 
-    def __init__(self, bench: Workbench) -> None:
-        self._bench = bench
+    def __init__(self, uow: UnitOfWork) -> None:
+        self._uow = uow
 
     def metrics(self, run_id: str) -> list[MetricInfo]:
         """Return every metric of a run, in the order in which its catalogs name them.
@@ -41,7 +41,7 @@ class HeatmapService:
         Raises:
             NotFoundError: There is no such run.
         """
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             repos.runs.require(run_id)
             texts = dict.fromkeys(text for _, text in repos.catalogs.series_of_run(run_id))
         by_metric: dict[str, list[dict[str, str]]] = defaultdict(list)
@@ -56,7 +56,7 @@ class HeatmapService:
         Raises:
             NotFoundError: There is no such run, or it has no such metric (code `unknown_metric`).
         """
-        with self._bench.reading() as repos:
+        with self._uow.reading() as repos:
             repos.runs.require(run_id)
             rows, places = _find_rows(repos, run_id, query)
             reader = _Reader(repos, run_id, query, _branches(repos, run_id, query))

@@ -27,16 +27,16 @@ ALLOWED = {
 PAIRS = [(before, after) for before in CommandState for after in CommandState]
 
 
-class Work:
+class Transaction:
     """Stands for a transaction: keeps what would be written."""
 
     def __init__(self):
         self.now = "now"
         self.run = SimpleNamespace(id="run")
-        self.changed_commands, self.deeds = [], []
+        self.changed_commands, self.events = [], []
 
-    def audit(self, deed):
-        self.deeds.append(deed)
+    def audit(self, event):
+        self.events.append(event)
 
 
 def command(state):
@@ -51,17 +51,17 @@ def test_the_table_names_every_state():
 
 @pytest.mark.parametrize(("before", "after"), PAIRS, ids=lambda state: state.value)
 def test_every_step_is_allowed_or_refused_as_agreed(before, after):
-    work, row = Work(), command(before)
+    tx, row = Transaction(), command(before)
     cause = Cause(actor="job", reason=AuditReason.REPORTED_BY_JOB, message="because")
     if (before, after) not in ALLOWED:
         with pytest.raises(ConflictError) as caught:
-            move_command(work, row, after, cause)
+            move_command(tx, row, after, cause)
         assert caught.value.code == "command_settled"
-        assert (row.state, work.deeds, work.changed_commands) == (before, [], [])
+        assert (row.state, tx.events, tx.changed_commands) == (before, [], [])
         return
-    move_command(work, row, after, cause)
-    (deed,) = work.deeds
-    assert (deed.before, deed.after) == ({"state": before}, {"state": after})
-    assert work.changed_commands == [row]
+    move_command(tx, row, after, cause)
+    (event,) = tx.events
+    assert (event.before, event.after) == ({"state": before}, {"state": after})
+    assert tx.changed_commands == [row]
     assert (row.settled_at == "now") == (after in SETTLED_STATES)
     assert (row.delivered_at == "now") == (after == "delivered")

@@ -1,4 +1,4 @@
-"""One write on one run: its lock, its transaction, and what follows when that has committed."""
+"""Transactions: one lock and one database transaction per write on a run, then notifications."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Reason = DecisionReason | RejectReason | AuditReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Deed:
-    """One thing that is done, as the audit log will tell it."""
+class AuditEvent:
+    """One entry of the audit log before it is written."""
 
     actor: str
     action: AuditAction
@@ -37,25 +37,25 @@ class Deed:
     after: dict[str, Any] | None = None
 
 
-def audit(repos: Repositories, now: datetime, run_id: str | None, deed: Deed) -> None:
-    """Write a deed into the audit log, in the transaction that does it."""
+def audit(repos: Repositories, now: datetime, run_id: str | None, event: AuditEvent) -> None:
+    """Write an event to the audit log, in the transaction that causes it."""
     repos.audit.add(
         AuditRow(
             at=now,
             run_id=run_id,
-            actor=deed.actor,
-            action=deed.action.value,
-            subject=deed.subject,
-            reason=deed.reason.value,
-            message=deed.message,
-            before=deed.before,
-            after=deed.after,
+            actor=event.actor,
+            action=event.action.value,
+            subject=event.subject,
+            reason=event.reason.value,
+            message=event.message,
+            before=event.before,
+            after=event.after,
         )
     )
 
 
 @dataclass(slots=True)
-class RunWork:
+class RunTransaction:
     """A run that is locked for writing, in an open transaction."""
 
     repos: Repositories
@@ -72,35 +72,38 @@ class RunWork:
     is_judged: bool = False
     """The rules in memory have been changed and are ahead of the database until it commits."""
 
-    def audit(self, deed: Deed) -> None:
-        """Write a deed on this run into the audit log."""
-        audit(self.repos, self.now, self.run.id, deed)
+    def audit(self, event: AuditEvent) -> None:
+        """Write an event of this run to the audit log."""
+        audit(self.repos, self.now, self.run.id, event)
         self.is_news = True
 
 
-class Conclusion(Protocol):
-    """What must be done at the end of every write on a run: the rules' part."""
+class CommitHook(Protocol):
+    """Called at the end of every write on a run; implemented by the rules."""
 
-    def conclude(self, work: RunWork) -> None:
+    def before_commit(self, tx: RunTransaction) -> None:
         """Finish within the transaction."""
         ...
 
     def forget(self, run_id: str) -> None:
-        """Drop what memory holds of a run, since the transaction was rolled back."""
+        """Drop the run from memory, since its transaction was rolled back."""
         ...
 
 
-class Workbench:
+class UnitOfWork:
     """Opens reads and writes for all services. Safe for many threads; one write per run at a time.
 
-    Memory never runs ahead of the database: when anything was raised after the rules had moved,
-    they are dropped from memory and built anew from the database at the next write.
+    Memory never runs ahead of the database: if a transaction fails after the rules have advanced,
+    they are dropped from memory and rebuilt from the database at the next write.
     """
 
-    def __init__(self, database: Database, clock: Clock, changes: Changes) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, changes: Changes, hook: CommitHook
+    ) -> None:
         self.database = database
         self.clock = clock
         self.changes = changes
+        self._hook = hook
         self._locks: dict[str, threading.RLock] = {}
         self._guard = threading.Lock()
 
@@ -117,54 +120,52 @@ class Workbench:
             yield Repositories(session)
 
     @contextmanager
-    def run(self, run_id: str, conclusion: Conclusion) -> Iterator[RunWork]:
+    def run(self, run_id: str) -> Iterator[RunTransaction]:
         """Write on a run; all or nothing.
 
         Raises:
             NotFoundError: There is no such run.
             StorageError: The database did not take it.
         """
-        with self.locked(run_id), self._work(lambda r: r.runs.lock(run_id), conclusion) as work:
-            yield work
-        self._tell(work)
+        with self.locked(run_id), self._transaction(lambda r: r.runs.lock(run_id)) as tx:
+            yield tx
+        self._tell(tx)
 
     @contextmanager
-    def new_run(self, row: RunRow, conclusion: Conclusion) -> Iterator[RunWork]:
+    def new_run(self, row: RunRow) -> Iterator[RunTransaction]:
         """Write on a run that this transaction creates; what it refers to must be there first.
 
         Raises:
             StorageError: The database did not take it.
         """
-        with self.locked(row.id), self._work(lambda _: row, conclusion) as work:
-            yield work
-        self._tell(work)
+        with self.locked(row.id), self._transaction(lambda _: row) as tx:
+            yield tx
+        self._tell(tx)
 
     @contextmanager
-    def _work(
-        self, find: Callable[[Repositories], RunRow], conclusion: Conclusion
-    ) -> Iterator[RunWork]:
-        work, run_id = None, ""
+    def _transaction(self, find: Callable[[Repositories], RunRow]) -> Iterator[RunTransaction]:
+        tx, run_id = None, ""
         try:
             with self.database.transaction() as session:
                 repos = Repositories(session)
-                work = RunWork(repos, find(repos), self.clock.now())
-                run_id = work.run.id  # after a rollback the row can no longer be read
-                yield work
-                conclusion.conclude(work)
+                tx = RunTransaction(repos, find(repos), self.clock.now())
+                run_id = tx.run.id  # after a rollback the row can no longer be read
+                yield tx
+                self._hook.before_commit(tx)
         except BaseException:
-            if work is not None and work.is_judged:
-                conclusion.forget(run_id)
+            if tx is not None and tx.is_judged:
+                self._hook.forget(run_id)
             raise
 
-    def _tell(self, work: RunWork) -> None:
-        if work.is_news or work.is_visible or work.has_frames:
+    def _tell(self, tx: RunTransaction) -> None:
+        if tx.is_news or tx.is_visible or tx.has_frames:
             self.changes.notify(
                 Change(
-                    run_id=work.run.id,
-                    frames=work.has_frames,
-                    decisions=work.is_news or work.is_visible,
-                    wakes_job=work.is_news,
-                    step=work.run.step,
+                    run_id=tx.run.id,
+                    frames=tx.has_frames,
+                    decisions=tx.is_news or tx.is_visible,
+                    wakes_job=tx.is_news,
+                    step=tx.run.step,
                 )
             )
 
