@@ -206,11 +206,14 @@ def chart(programs: Programs, url: str, into: dict[str, set[str]]) -> None:
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.goto(f"{page_url}/runs/{run_id}")
         page.wait_for_function("document.querySelector('#chart-loss .js-plotly-plot')?.data?.[0]")
-        newest = "document.querySelector('#chart-loss .js-plotly-plot').data.at(-1).x.length"
+        points = (
+            "document.querySelector('#chart-loss .js-plotly-plot').data"
+            ".reduce((sum, trace) => sum + (trace.x?.length ?? 0), 0)"
+        )
         page.wait_for_timeout(3000)
         with programs.recording(into):
-            drawn = page.evaluate(newest)
-            page.wait_for_function(f"{newest} > {drawn} + 5", timeout=60_000)
+            drawn = page.evaluate(points)
+            page.wait_for_function(f"{points} > {drawn} + 5", timeout=60_000)
         browser.close()
 
 
