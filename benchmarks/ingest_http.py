@@ -34,9 +34,9 @@ from rich.table import Table
 
 from stabilizer.protocol.batches import BatchHeader
 from stabilizer.protocol.frames import CONTENT_TYPE, FrameBlock, encode_batch
+from stabilizer.protocol.message import PROTOCOL_VERSION
 from stabilizer.protocol.runs import RunRegister, RunRegistered
 from stabilizer.protocol.series import Catalog, SeriesKey
-from stabilizer.protocol.version import PROTOCOL_VERSION
 
 KINDS = ("o_proj", "fc2", "q_proj", "k_proj")
 PEER_PORT_LINE = "peer on "

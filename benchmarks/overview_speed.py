@@ -27,9 +27,9 @@ from stabilizer.collector.services.container import Services, build_services
 from stabilizer.collector.storage.repositories import Repositories, StoredBatch
 from stabilizer.protocol.batches import BatchHeader
 from stabilizer.protocol.frames import Batch, FrameBlock
+from stabilizer.protocol.message import PROTOCOL_VERSION
 from stabilizer.protocol.runs import RunRegister
 from stabilizer.protocol.series import Catalog, SeriesKey
-from stabilizer.protocol.version import PROTOCOL_VERSION
 from stabilizer.settings import CollectorSettings
 
 BASE_URL = "http://127.0.0.1:8000"

@@ -16,7 +16,7 @@ from dashboard.errors import (
     SignInRequiredError,
 )
 from dashboard.visitor import Visitor
-from stabilizer.protocol.problems import Problem
+from stabilizer.protocol.message import Problem
 
 PREFIX: Final = "/api/v1"
 ACTOR_HEADER: Final = "X-Stabilizer-Actor"

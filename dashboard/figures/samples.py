@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dashboard.figures.rounding import significant, with_gaps
-from stabilizer.protocol.lineage import Branch
 from stabilizer.protocol.queries import SeriesData
+from stabilizer.protocol.runs import Branch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

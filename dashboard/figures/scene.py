@@ -8,8 +8,7 @@ from typing import Final
 
 from dashboard.figures.events import Events, Note, event_notes, event_shapes, event_traces
 from dashboard.figures.figure import FigureDict
-from stabilizer.protocol.lineage import Branch, trace_lineage
-from stabilizer.protocol.runs import Attempt
+from stabilizer.protocol.runs import Attempt, Branch, trace_lineage
 
 ROOM: Final = 0.03
 """Free part of the axis to the right of the newest step; `assets/charts.js` keeps it as well."""

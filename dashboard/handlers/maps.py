@@ -16,9 +16,9 @@ from dashboard.figures.palette import line_colour
 from dashboard.figures.samples import Line
 from dashboard.figures.scene import Scene
 from dashboard.handlers.charts import Look, read_scene
-from stabilizer.protocol.lineage import Branch
 from stabilizer.protocol.metrics import Metric
 from stabilizer.protocol.queries import SeriesData
+from stabilizer.protocol.runs import Branch
 from stabilizer.protocol.views import (
     Heatmap,
     HeatmapQuery,

@@ -6,10 +6,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 
 from stabilizer.protocol.commands import Command
-from stabilizer.protocol.sampling import SamplingPlan
+from stabilizer.protocol.message import Message
 
 Step = Annotated[int, Field(ge=0, le=2**53)]
 AttemptNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -17,11 +17,24 @@ Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """As much as a database column holds."""
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+class SamplingPlan(Message):
+    """Every how many steps the module statistics are measured.
+
+    Loss, z_loss, the global gradient norm, lr and step_seconds are measured at every step.
+    """
+
+    every: Annotated[int, Field(ge=1, le=10_000)] = 10
+    """Steps between two measurements of the modules."""
+    burst_until_step: Annotated[int, Field(ge=0)] | None = None
+    """Measure the modules at every step up to this one; None for no burst."""
+
+    def is_sampled(self, step: int) -> bool:
+        """Tell whether the modules are measured at this step (completed optimizer steps)."""
+        in_burst = self.burst_until_step is not None and step <= self.burst_until_step
+        return in_burst or step % self.every == 0
 
 
-class SnapshotInfo(_Message):
+class SnapshotInfo(Message):
     """A snapshot that the job holds now.
 
     `samples` is the position in the data: samples of the stream consumed before this snapshot.
@@ -45,7 +58,7 @@ class MarkerKind(StrEnum):
     PHASE_CHANGE = "phase_change"
 
 
-class Marker(_Message):
+class Marker(Message):
     """An event of the job at a step."""
 
     kind: MarkerKind
@@ -53,7 +66,7 @@ class Marker(_Message):
     text: Annotated[str, Field(max_length=500)] = ""
 
 
-class AttemptStart(_Message):
+class AttemptStart(Message):
     """Where an attempt begins; sent with the first batch of every attempt after the first."""
 
     from_step: Step
@@ -63,7 +76,7 @@ class AttemptStart(_Message):
     skipped_samples: Count = 0
 
 
-class BlockHeader(_Message):
+class BlockHeader(Message):
     """Shape of one block of frames in the body."""
 
     catalog: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -72,7 +85,7 @@ class BlockHeader(_Message):
     sparse: bool = False
 
 
-class AgentHealth(_Message):
+class AgentHealth(Message):
     """Counts since the job began, so that what was lost is known."""
 
     frames_dropped: Count = 0
@@ -80,7 +93,7 @@ class AgentHealth(_Message):
     frames_spooled: Count = 0
 
 
-class BatchHeader(_Message):
+class BatchHeader(Message):
     """The head of a batch. (attempt, sequence) names it: the same pair again is the same batch."""
 
     attempt: AttemptNumber
@@ -94,7 +107,7 @@ class BatchHeader(_Message):
     blocks: tuple[BlockHeader, ...] = ()
 
 
-class JsonFrame(_Message):
+class JsonFrame(Message):
     """A frame for people and other languages: series in text form to value.
 
     Values are numbers, or "nan", "inf", "-inf", which JSON has no numbers for.
@@ -105,7 +118,7 @@ class JsonFrame(_Message):
     values: Annotated[dict[str, float], Field(min_length=1, max_length=10_000)]
 
 
-class JsonBatch(_Message):
+class JsonBatch(Message):
     """The JSON form of a batch; catalogs are made from the names as they come."""
 
     attempt: AttemptNumber
@@ -116,7 +129,7 @@ class JsonBatch(_Message):
     frames: tuple[JsonFrame, ...] = ()
 
 
-class BatchAnswer(_Message):
+class BatchAnswer(Message):
     """What the job must know: answer to frames, heartbeats and long polls alike."""
 
     attempt: int

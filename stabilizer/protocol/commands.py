@@ -6,14 +6,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from stabilizer.protocol.message import Message
 
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Steps = Annotated[int, Field(ge=0, le=10_000_000)]
-
-
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class CommandKind(StrEnum):
@@ -68,7 +66,7 @@ class RejectReason(StrEnum):
     SUPERSEDED = "superseded"
 
 
-class SnapshotTarget(_Message):
+class SnapshotTarget(Message):
     """The snapshot to go back to, named in full so that no other can be taken for it."""
 
     snapshot_id: str
@@ -76,7 +74,7 @@ class SnapshotTarget(_Message):
     step: Steps
 
 
-class ReduceLrParameters(_Message):
+class ReduceLrParameters(Message):
     """Multiply the learning rate of every group, on top of whatever the scheduler says."""
 
     kind: Literal[CommandKind.REDUCE_LR] = CommandKind.REDUCE_LR
@@ -88,7 +86,7 @@ class ReduceLrParameters(_Message):
     """Steps of the linear way back to where lr_scale was, after `hold_steps`."""
 
 
-class RollbackParameters(_Message):
+class RollbackParameters(Message):
     """Rewind to a snapshot, go on behind the skipped data, and cut the rate if asked for."""
 
     kind: Literal[CommandKind.ROLLBACK] = CommandKind.ROLLBACK
@@ -98,25 +96,25 @@ class RollbackParameters(_Message):
     reduce_lr: ReduceLrParameters | None = None
 
 
-class PauseParameters(_Message):
+class PauseParameters(Message):
     """Stand still at a step boundary until `resume` or `stop`."""
 
     kind: Literal[CommandKind.PAUSE] = CommandKind.PAUSE
 
 
-class ResumeParameters(_Message):
+class ResumeParameters(Message):
     """Go on after a pause."""
 
     kind: Literal[CommandKind.RESUME] = CommandKind.RESUME
 
 
-class StopParameters(_Message):
+class StopParameters(Message):
     """End the training orderly at a step boundary."""
 
     kind: Literal[CommandKind.STOP] = CommandKind.STOP
 
 
-class CheckpointNowParameters(_Message):
+class CheckpointNowParameters(Message):
     """Write a durable checkpoint at a step boundary."""
 
     kind: Literal[CommandKind.CHECKPOINT_NOW] = CommandKind.CHECKPOINT_NOW
@@ -133,7 +131,7 @@ CommandParameters: TypeAlias = Annotated[
 ]
 
 
-class ReadBack(_Message):
+class ReadBack(Message):
     """What the job read from itself after it had carried a command out."""
 
     attempt: int
@@ -148,7 +146,7 @@ class ReadBack(_Message):
     checkpoint_path: str | None = None
 
 
-class CommandResult(_Message):
+class CommandResult(Message):
     """A job's word on a command. Sending it twice changes nothing."""
 
     command_id: str
@@ -162,7 +160,7 @@ class CommandResult(_Message):
     read_back: ReadBack | None = None
 
 
-class Command(_Message):
+class Command(Message):
     """An instruction to a job, as it is stored, shown and delivered."""
 
     id: str

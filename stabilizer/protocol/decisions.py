@@ -5,11 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+from stabilizer.protocol.message import Message
 
 
 class Mode(StrEnum):
@@ -91,7 +89,7 @@ class DecisionReason(StrEnum):
     RUN_ENDED = "run_ended"
 
 
-class Alert(_Message):
+class Alert(Message):
     """A rule's instance on one set of labels."""
 
     id: str
@@ -115,7 +113,7 @@ class Alert(_Message):
     incident_id: str | None = None
 
 
-class Decision(_Message):
+class Decision(Message):
     """One decision on an incident, with its reason."""
 
     step: int
@@ -129,7 +127,7 @@ class Decision(_Message):
     command_id: str | None = None
 
 
-class Incident(_Message):
+class Incident(Message):
     """The alerts of one run that call for one decision."""
 
     id: str

@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from stabilizer.protocol.batches import AttemptNumber, Step
 from stabilizer.protocol.commands import (
@@ -20,15 +20,12 @@ from stabilizer.protocol.commands import (
     StopParameters,
 )
 from stabilizer.protocol.decisions import DecisionReason, Mode
+from stabilizer.protocol.message import Message
 from stabilizer.protocol.runs import Run, RunState
 
 ReasonText = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"\S")]
 RuleName = Annotated[str, Field(min_length=1, max_length=200)]
 Cursor = Annotated[str, Field(max_length=500)]
-
-
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class RunSort(StrEnum):
@@ -40,7 +37,7 @@ class RunSort(StrEnum):
     STEP = "step"
 
 
-class RunQuery(_Message):
+class RunQuery(Message):
     """Which runs to list, and in what order."""
 
     states: tuple[RunState, ...] = ()
@@ -57,7 +54,7 @@ class RunQuery(_Message):
     """`next_cursor` of the page before; only with the same sort and order."""
 
 
-class RunPage(_Message):
+class RunPage(Message):
     """A page of runs, without their attempts."""
 
     runs: tuple[Run, ...]
@@ -67,7 +64,7 @@ class RunPage(_Message):
     """None on the last page."""
 
 
-class SeriesInfo(_Message):
+class SeriesInfo(Message):
     """A series that a run has."""
 
     series: str
@@ -77,7 +74,7 @@ class SeriesInfo(_Message):
     catalog: str
 
 
-class SeriesQuery(_Message):
+class SeriesQuery(Message):
     """Which samples to read. Both ends of the range belong to it."""
 
     series: Annotated[tuple[str, ...], Field(min_length=1, max_length=500)]
@@ -94,7 +91,7 @@ class SeriesQuery(_Message):
     """
 
 
-class SeriesData(_Message):
+class SeriesData(Message):
     """Samples of one series in one attempt, steps ascending. NaN and Inf are data."""
 
     series: str
@@ -109,7 +106,7 @@ class SeriesData(_Message):
     """How many of these are NaN or Inf."""
 
 
-class RollbackRequest(_Message):
+class RollbackRequest(Message):
     """A rollback by hand: to a snapshot by id, or to the newest healthy one up to a step."""
 
     kind: Literal[CommandKind.ROLLBACK] = CommandKind.ROLLBACK
@@ -137,7 +134,7 @@ CommandRequest: TypeAlias = Annotated[
 ]
 
 
-class CommandCreate(_Message):
+class CommandCreate(Message):
     """A command by hand."""
 
     parameters: CommandRequest
@@ -148,20 +145,20 @@ class CommandCreate(_Message):
     """How long the job may take it up; None takes the collector's setting."""
 
 
-class Note(_Message):
+class Note(Message):
     """Why a person did something."""
 
     reason: ReasonText
 
 
-class ControlUpdate(_Message):
+class ControlUpdate(Message):
     """Disarm: the policy acts on no run at all. Commands by hand still work."""
 
     disarmed: bool
     reason: ReasonText
 
 
-class SilenceCreate(_Message):
+class SilenceCreate(Message):
     """Mute a rule for decisions; it goes on being evaluated. Every silence has an end."""
 
     rule: RuleName
@@ -185,7 +182,7 @@ class SilenceCreate(_Message):
         return self
 
 
-class Silence(_Message):
+class Silence(Message):
     """A mute that is in force."""
 
     id: str
@@ -198,7 +195,7 @@ class Silence(_Message):
     created_at: datetime
 
 
-class ControlState(_Message):
+class ControlState(Message):
     """The switch over all runs."""
 
     disarmed: bool
@@ -209,7 +206,7 @@ class ControlState(_Message):
     silences: tuple[Silence, ...] = ()
 
 
-class RuleHealthInfo(_Message):
+class RuleHealthInfo(Message):
     """Whether a rule of a run works."""
 
     name: str
@@ -218,7 +215,7 @@ class RuleHealthInfo(_Message):
     evaluations: int
 
 
-class RunRules(_Message):
+class RunRules(Message):
     """The rules by which a run is judged."""
 
     hash: str
@@ -262,7 +259,7 @@ class AuditReason(StrEnum):
     RULES_REPLACED = "rules_replaced"
 
 
-class AuditEntry(_Message):
+class AuditEntry(Message):
     """One row of the append-only log."""
 
     id: int
@@ -280,7 +277,7 @@ class AuditEntry(_Message):
     after: dict[str, JsonValue] | None
 
 
-class AuditPage(_Message):
+class AuditPage(Message):
     """Entries behind `after`, oldest first."""
 
     entries: tuple[AuditEntry, ...]

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
 
-from stabilizer.protocol.batches import AttemptNumber, Step
+from stabilizer.protocol.batches import AttemptNumber, SamplingPlan, Step
 from stabilizer.protocol.decisions import Mode
-from stabilizer.protocol.sampling import SamplingPlan
+from stabilizer.protocol.message import Message
 from stabilizer.protocol.series import Catalog
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
 
 Key = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f]*$")]
-
-
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class RunState(StrEnum):
@@ -32,8 +30,10 @@ class RunState(StrEnum):
     LOST = "lost"
 
 
-class RunRegister(_Message):
+class RunRegister(Message):
     """A job's first word. The same name and key come back to the same run."""
+
+    model_config = ConfigDict(ser_json_inf_nan="null")  # in `config`, as always
 
     protocol_version: int
     name: Name
@@ -54,7 +54,7 @@ class RunRegister(_Message):
     """The job promises a sign of life at least this often."""
 
 
-class RunRegistered(_Message):
+class RunRegistered(Message):
     """The collector's answer to a registration."""
 
     run_id: str
@@ -65,20 +65,20 @@ class RunRegistered(_Message):
     protocol_version: int
 
 
-class CatalogsAdd(_Message):
+class CatalogsAdd(Message):
     """More series, found after the registration."""
 
     catalogs: Annotated[tuple[Catalog, ...], Field(min_length=1, max_length=100)]
 
 
-class RunUpdate(_Message):
+class RunUpdate(Message):
     """A person's change to a run."""
 
     mode: Mode
     reason: Annotated[str, Field(min_length=1, max_length=2000, pattern=r"\S")]
 
 
-class Heartbeat(_Message):
+class Heartbeat(Message):
     """A sign of life without frames, or a change of state."""
 
     attempt: AttemptNumber
@@ -87,7 +87,7 @@ class Heartbeat(_Message):
     message: Annotated[str, Field(max_length=2000)] = ""
 
 
-class Attempt(_Message):
+class Attempt(Message):
     """A stretch of a run between two starts or rollbacks."""
 
     number: int
@@ -100,7 +100,7 @@ class Attempt(_Message):
     started_at: datetime
 
 
-class Run(_Message):
+class Run(Message):
     """A training job through all restarts and rollbacks."""
 
     id: str
@@ -119,3 +119,57 @@ class Run(_Message):
     last_seen_at: datetime
     open_incident_id: str | None
     attempts: tuple[Attempt, ...] = ()
+
+
+_NOTHING: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """An attempt with the end of its live part."""
+
+    attempt: int
+    from_step: int
+    live_to: int | None
+    """Last step that is live; None: all of it, the attempt is under way. Below `from_step` where
+    nothing of its own is live."""
+
+    def is_live(self, step: int) -> bool:
+        """Whether a sample of this attempt at this step lies on the way to the newest attempt."""
+        return self.live_to is None or step <= self.live_to
+
+
+def trace_lineage(attempts: Sequence[Attempt]) -> tuple[Branch, ...]:
+    """Follow the newest attempt back to the first, from parent to parent.
+
+    An attempt without a known parent before it goes on from the attempt of the next lower number:
+    a job that was started anew does not know how its predecessor was counted.
+
+    Args:
+        attempts: Of one run, in any order.
+
+    Returns:
+        One branch for each attempt, numbers ascending. Live parts of successive attempts do not
+        overlap, except for a sample that an attempt has at the very step it begins at.
+    """
+    by_number = {attempt.number: attempt for attempt in attempts}
+    numbers = sorted(by_number)
+    ends: dict[int, int | None] = {}
+    end: int | None = None
+    at = numbers[-1] if numbers else None
+    while at is not None:
+        attempt = by_number[at]
+        ends[at] = end
+        end = attempt.from_step if end is None else min(end, attempt.from_step)
+        at = _parent(attempt, numbers)
+    return tuple(
+        Branch(number, by_number[number].from_step, ends.get(number, _NOTHING))
+        for number in numbers
+    )
+
+
+def _parent(attempt: Attempt, numbers: Sequence[int]) -> int | None:
+    before = [number for number in numbers if number < attempt.number]
+    if attempt.parent in before:
+        return attempt.parent
+    return before[-1] if before else None

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from stabilizer.protocol.message import Message
 
 MAX_SERIES_PER_CATALOG: Final = 100_000
 _METRIC = re.compile(r"[a-z][a-z0-9_]*\Z")
@@ -19,13 +21,11 @@ _LABEL = re.compile(r'(?P<name>[a-z][a-z0-9_]*)="(?P<value>(?:[^"\\]|\\.)*)"(?:,
 LabelValue = Annotated[str, Field(max_length=400)]
 
 
-class SeriesKey(BaseModel):
+class SeriesKey(Message):
     """A metric with labels; equal keys are the same series.
 
     Its text form is Prometheus': `activation_rms{kind="o_proj",layer="3"}`, labels sorted by name.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     metric: Annotated[str, Field(max_length=120)]
     labels: dict[str, LabelValue] = Field(default_factory=dict, max_length=12)
@@ -86,13 +86,11 @@ def format_series(metric: str, labels: Mapping[str, str]) -> str:
     return metric + "{" + ",".join(f'{name}="{value}"' for name, value in escaped) + "}"
 
 
-class Catalog(BaseModel):
+class Catalog(Message):
     """The ordered list of series that are measured together.
 
     Its id is the hash of its content: two jobs with the same model have the same catalog.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     series: Annotated[tuple[SeriesKey, ...], Field(min_length=1, max_length=MAX_SERIES_PER_CATALOG)]
 

@@ -6,11 +6,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from stabilizer.protocol.batches import AttemptNumber, MarkerKind, SnapshotInfo, Step
 from stabilizer.protocol.commands import Command, CommandParameters
 from stabilizer.protocol.decisions import DecisionKind, DecisionReason, IncidentState, Severity
+from stabilizer.protocol.message import Message
 from stabilizer.protocol.queries import CommandRequest
 from stabilizer.protocol.runs import Run
 
@@ -22,11 +23,7 @@ CHANGE_EVENT = "change"
 """Name of every later one; its data is a `ChangeEvent`."""
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class Sparkline(_Message):
+class Sparkline(Message):
     """The loss over the whole run in few points, extremes kept. NaN and Inf are data."""
 
     steps: tuple[int, ...]
@@ -34,7 +31,7 @@ class Sparkline(_Message):
     values: tuple[float, ...]
 
 
-class IncidentHead(_Message):
+class IncidentHead(Message):
     """What a list shows of an open incident."""
 
     id: str
@@ -52,7 +49,7 @@ class IncidentHead(_Message):
     """Step of the first alert in it: the first precursor."""
 
 
-class RunSummary(_Message):
+class RunSummary(Message):
     """A run as one row of a list."""
 
     run: Run
@@ -69,7 +66,7 @@ class RunSummary(_Message):
     """None if there is no loss yet, or if the collector is still reading a long history."""
 
 
-class Overview(_Message):
+class Overview(Message):
     """A page of runs, each with what a list shows of it."""
 
     rows: tuple[RunSummary, ...]
@@ -79,7 +76,7 @@ class Overview(_Message):
     """None on the last page."""
 
 
-class SnapshotState(_Message):
+class SnapshotState(Message):
     """A snapshot that the job holds, with the collector's word on it."""
 
     snapshot: SnapshotInfo
@@ -87,7 +84,7 @@ class SnapshotState(_Message):
     """Finite, and no alert in the steps after it."""
 
 
-class MarkerInfo(_Message):
+class MarkerInfo(Message):
     """An event that the job has told."""
 
     attempt: int
@@ -98,7 +95,7 @@ class MarkerInfo(_Message):
     """When the collector heard of it."""
 
 
-class CommandPreviewRequest(_Message):
+class CommandPreviewRequest(Message):
     """A command by hand that is thought of, not given."""
 
     parameters: CommandRequest
@@ -127,7 +124,7 @@ class PreviewWarning(StrEnum):
     """The job did not say how many samples a step takes: what is skipped cannot be counted."""
 
 
-class CommandPreview(_Message):
+class CommandPreview(Message):
     """What a command would do if the job took it up now. Nothing has been written."""
 
     parameters: CommandParameters
@@ -172,7 +169,7 @@ class HeatmapStatistic(StrEnum):
     LAST = "last"
 
 
-class HeatmapQuery(_Message):
+class HeatmapQuery(Message):
     """Which series of a metric to show over which steps. Both ends of the range belong to it."""
 
     metric: Annotated[str, Field(min_length=1, max_length=120)]
@@ -188,7 +185,7 @@ class HeatmapQuery(_Message):
     statistic: HeatmapStatistic = HeatmapStatistic.MAX
 
 
-class HeatmapRow(_Message):
+class HeatmapRow(Message):
     """One series."""
 
     series: str
@@ -200,14 +197,14 @@ class HeatmapRow(_Message):
     """Depth index within the tower; None for what is on no layer."""
 
 
-class HeatmapColumn(_Message):
+class HeatmapColumn(Message):
     """A bucket of measured steps; both ends belong to it."""
 
     first_step: int
     last_step: int
 
 
-class Heatmap(_Message):
+class Heatmap(Message):
     """Series of one metric over the same columns, the bottom of the model first.
 
     Rows are in the order of towers (vision, resampler, language, cross_attention, none), then of
@@ -225,7 +222,7 @@ class Heatmap(_Message):
     """How many samples of each bucket are NaN or Inf."""
 
 
-class MetricInfo(_Message):
+class MetricInfo(Message):
     """A metric that a run has, with the labels that it can be narrowed by."""
 
     metric: str
@@ -238,14 +235,14 @@ class MetricInfo(_Message):
     """Whether any series of it is of a module, so that a heatmap says something."""
 
 
-class HelloEvent(_Message):
+class HelloEvent(Message):
     """First event of a stream."""
 
     start_id: str
     """Names this start of the collector; another one means that events may have been missed."""
 
 
-class ChangeEvent(_Message):
+class ChangeEvent(Message):
     """Something has changed. Changes in quick succession are told as one."""
 
     run_id: str | None

@@ -14,11 +14,10 @@ import numpy.typing as npt
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from stabilizer.errors import ConfigurationError, InvalidInputError
-from stabilizer.protocol.batches import Marker, MarkerKind, SnapshotInfo
+from stabilizer.protocol.batches import Marker, MarkerKind, SamplingPlan, SnapshotInfo
 from stabilizer.protocol.commands import Command
 from stabilizer.protocol.decisions import Severity
 from stabilizer.protocol.frames import Float32Array
-from stabilizer.protocol.sampling import SamplingPlan
 from stabilizer.protocol.series import Catalog
 from stabilizer.rules.alerting import ActiveAlert
 from stabilizer.rules.codec import decode_state, encode_state

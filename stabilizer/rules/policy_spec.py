@@ -7,9 +7,9 @@ from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from stabilizer.protocol.batches import SamplingPlan
 from stabilizer.protocol.commands import Factor, Steps
 from stabilizer.protocol.decisions import Mode
-from stabilizer.protocol.sampling import SamplingPlan
 
 Count = Annotated[int, Field(ge=0, le=100_000)]
 MAX_RUNGS: Final = 50

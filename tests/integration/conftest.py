@@ -17,9 +17,9 @@ from stabilizer.collector.storage.engine import build_engine, parse_url
 from stabilizer.collector.storage.migrate import upgrade
 from stabilizer.protocol.batches import AttemptStart, BatchHeader, MarkerKind, SnapshotInfo
 from stabilizer.protocol.frames import Batch, FrameBlock
+from stabilizer.protocol.message import PROTOCOL_VERSION
 from stabilizer.protocol.runs import RunRegister
 from stabilizer.protocol.series import Catalog
-from stabilizer.protocol.version import PROTOCOL_VERSION
 from stabilizer.settings import CollectorSettings
 
 RULES = """

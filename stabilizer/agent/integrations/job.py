@@ -37,13 +37,13 @@ from stabilizer.protocol.batches import (
     BatchAnswer,
     Marker,
     MarkerKind,
+    SamplingPlan,
     SnapshotInfo,
 )
 from stabilizer.protocol.commands import CommandResult
+from stabilizer.protocol.message import PROTOCOL_VERSION
 from stabilizer.protocol.metrics import Metric
 from stabilizer.protocol.runs import RunRegister, RunState
-from stabilizer.protocol.sampling import SamplingPlan
-from stabilizer.protocol.version import PROTOCOL_VERSION
 
 logger = logging.getLogger(__name__)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stabilizer.agent.probes.vector import PendingFrames
-from stabilizer.protocol.batches import AttemptStart, Marker, SnapshotInfo
+from stabilizer.protocol.batches import AttemptStart, Marker, SamplingPlan, SnapshotInfo
 from stabilizer.protocol.commands import CommandResult
 from stabilizer.protocol.runs import RunState
-from stabilizer.protocol.sampling import SamplingPlan
 
 
 class Silence:

@@ -14,7 +14,7 @@ from typing import Final
 
 from stabilizer.agent.probes.vector import PendingFrames
 from stabilizer.clock import Clock
-from stabilizer.protocol.batches import AttemptStart, Marker, MarkerKind, SnapshotInfo
+from stabilizer.protocol.batches import AttemptStart, Marker, MarkerKind, SamplingPlan, SnapshotInfo
 from stabilizer.protocol.commands import (
     Command,
     CommandResult,
@@ -23,7 +23,6 @@ from stabilizer.protocol.commands import (
     RejectReason,
 )
 from stabilizer.protocol.runs import RunRegister, RunState
-from stabilizer.protocol.sampling import SamplingPlan
 from stabilizer.rules.brain import Brain, PolicyContext
 from stabilizer.rules.loader import default_rules, load_rules
 from stabilizer.rules.outcome import CommandIntent, Outcome

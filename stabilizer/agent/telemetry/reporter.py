@@ -28,11 +28,11 @@ from stabilizer.protocol.batches import (
     AttemptStart,
     BatchAnswer,
     Marker,
+    SamplingPlan,
     SnapshotInfo,
 )
 from stabilizer.protocol.commands import CommandResult
 from stabilizer.protocol.runs import RunRegister, RunRegistered, RunState
-from stabilizer.protocol.sampling import SamplingPlan
 
 _logger = logging.getLogger(__name__)
 _DEFAULT_SETTINGS = ReporterSettings()

@@ -28,8 +28,7 @@ from stabilizer.errors import (
     StabilizerError,
     StorageError,
 )
-from stabilizer.protocol.problems import FieldProblem
-from stabilizer.protocol.version import MIN_PROTOCOL_VERSION, PROTOCOL_VERSION
+from stabilizer.protocol.message import MIN_PROTOCOL_VERSION, PROTOCOL_VERSION, FieldProblem
 
 logger = logging.getLogger(__name__)
 

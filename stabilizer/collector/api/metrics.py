@@ -25,8 +25,8 @@ from stabilizer.protocol.batches import BatchAnswer
 from stabilizer.protocol.commands import CommandKind, CommandState
 from stabilizer.protocol.decisions import IncidentState
 from stabilizer.protocol.frames import Batch
+from stabilizer.protocol.message import PROTOCOL_VERSION
 from stabilizer.protocol.runs import RunState
-from stabilizer.protocol.version import PROTOCOL_VERSION
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 from stabilizer.collector.api.access import OPEN_PATHS
 from stabilizer.collector.api.bodies import JSON
 from stabilizer.protocol.batches import JsonBatch
-from stabilizer.protocol.problems import PROBLEM_CONTENT_TYPE, Problem
+from stabilizer.protocol.message import PROBLEM_CONTENT_TYPE, Problem
 from stabilizer.protocol.runs import CatalogsAdd, RunRegister
 from stabilizer.protocol.views import ChangeEvent, HelloEvent
 

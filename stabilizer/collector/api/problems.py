@@ -10,7 +10,7 @@ from typing import Any, Final
 from fastapi import Response
 from starlette.exceptions import HTTPException
 
-from stabilizer.protocol.problems import PROBLEM_CONTENT_TYPE, FieldProblem, Problem
+from stabilizer.protocol.message import PROBLEM_CONTENT_TYPE, FieldProblem, Problem
 
 MAX_VALUE_CHARACTERS: Final = 200
 """A refused value is shown up to here: a body of megabytes must not come back as an error."""

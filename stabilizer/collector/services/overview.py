@@ -15,9 +15,8 @@ from stabilizer.collector.storage.repositories.runs import to_run
 from stabilizer.collector.storage.repositories.summaries import SummaryRepository
 from stabilizer.protocol.commands import CommandKind, CommandState
 from stabilizer.protocol.decisions import IncidentState
-from stabilizer.protocol.lineage import trace_lineage
 from stabilizer.protocol.queries import RunQuery
-from stabilizer.protocol.runs import RunState
+from stabilizer.protocol.runs import RunState, trace_lineage
 from stabilizer.protocol.views import Overview, RunSummary
 
 

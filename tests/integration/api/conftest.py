@@ -18,8 +18,8 @@ from stabilizer.collector.services.container import build_services
 from stabilizer.listening import listen
 from stabilizer.protocol.batches import BatchHeader
 from stabilizer.protocol.frames import CONTENT_TYPE, FrameBlock, encode_batch
+from stabilizer.protocol.message import PROTOCOL_VERSION
 from stabilizer.protocol.series import Catalog
-from stabilizer.protocol.version import PROTOCOL_VERSION
 from stabilizer.settings import CollectorSettings
 
 LOOPBACK = "http://127.0.0.1:8000"

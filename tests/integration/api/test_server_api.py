@@ -12,7 +12,7 @@ import time
 import httpx
 import pytest
 
-from stabilizer.protocol.version import PROTOCOL_VERSION
+from stabilizer.protocol.message import PROTOCOL_VERSION
 
 REGISTRATION = {"protocol_version": PROTOCOL_VERSION, "name": "real", "key": "1"}
 TOKEN = "t" * 43

@@ -15,7 +15,7 @@ from dashboard.visitor import Visitor
 from stabilizer.collector.api.app import create_app
 from stabilizer.collector.api.server import CollectorServer
 from stabilizer.listening import listen
-from stabilizer.protocol.version import PROTOCOL_VERSION
+from stabilizer.protocol.message import PROTOCOL_VERSION
 from stabilizer.settings import CollectorSettings
 
 WAIT_SECONDS = 20

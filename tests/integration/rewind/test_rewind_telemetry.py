@@ -14,13 +14,12 @@ from torch.utils.data import DataLoader
 from stabilizer.agent.integrations import job as job_module
 from stabilizer.agent.telemetry.settings import ReporterSettings
 from stabilizer.agent.telemetry.wire.transport import HttpResponse
-from stabilizer.protocol.batches import BatchAnswer, Marker, MarkerKind
+from stabilizer.protocol.batches import BatchAnswer, Marker, MarkerKind, SamplingPlan
 from stabilizer.protocol.commands import CommandResult, RollbackParameters, SnapshotTarget
 from stabilizer.protocol.decisions import Mode
 from stabilizer.protocol.frames import decode_batch
+from stabilizer.protocol.message import PROTOCOL_VERSION
 from stabilizer.protocol.runs import RunRegister, RunRegistered
-from stabilizer.protocol.sampling import SamplingPlan
-from stabilizer.protocol.version import PROTOCOL_VERSION
 
 
 def loader(kit):

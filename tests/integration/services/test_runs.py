@@ -10,10 +10,10 @@ from stabilizer.errors import (
     RuleFileError,
 )
 from stabilizer.protocol.decisions import AlertState
+from stabilizer.protocol.message import MIN_PROTOCOL_VERSION, PROTOCOL_VERSION
 from stabilizer.protocol.queries import RunQuery, RunSort
 from stabilizer.protocol.runs import CatalogsAdd, Heartbeat, RunRegister, RunState, RunUpdate
 from stabilizer.protocol.series import Catalog
-from stabilizer.protocol.version import MIN_PROTOCOL_VERSION, PROTOCOL_VERSION
 
 ADA = "person:ada"
 

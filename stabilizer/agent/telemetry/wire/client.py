@@ -20,7 +20,7 @@ from stabilizer.errors import TelemetryError
 from stabilizer.protocol.batches import BatchAnswer
 from stabilizer.protocol.commands import CommandResult
 from stabilizer.protocol.frames import CONTENT_TYPE
-from stabilizer.protocol.problems import Problem
+from stabilizer.protocol.message import Problem
 from stabilizer.protocol.runs import CatalogsAdd, Heartbeat, RunRegister, RunRegistered
 
 _API: Final = "/api/v1"

@@ -21,8 +21,7 @@ from stabilizer.protocol.commands import (
     ReduceLrParameters,
     RollbackParameters,
 )
-from stabilizer.protocol.lineage import Branch, trace_lineage
-from stabilizer.protocol.runs import RunState
+from stabilizer.protocol.runs import Branch, RunState, trace_lineage
 from stabilizer.protocol.views import CommandPreview, CommandPreviewRequest, PreviewWarning
 
 _IN_FLIGHT: Final = frozenset({CommandState.PENDING, CommandState.DELIVERED})

@@ -11,8 +11,8 @@ import numpy as np
 
 from stabilizer.collector.storage.repositories import Repositories
 from stabilizer.protocol.frames import FrameBlock
-from stabilizer.protocol.lineage import Branch
 from stabilizer.protocol.metrics import Metric
+from stabilizer.protocol.runs import Branch
 from stabilizer.protocol.series import SeriesKey
 
 NO_GROUP: Final = "all"

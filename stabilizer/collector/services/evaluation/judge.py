@@ -22,11 +22,10 @@ from stabilizer.collector.services.unit_of_work import COLLECTOR, AuditEvent, Ru
 from stabilizer.collector.storage.models import AttemptRow, BrainStateRow
 from stabilizer.collector.storage.repositories.commands import to_command
 from stabilizer.errors import ConfigurationError, RuleFileError
-from stabilizer.protocol.batches import Marker, MarkerKind, SnapshotInfo
+from stabilizer.protocol.batches import Marker, MarkerKind, SamplingPlan, SnapshotInfo
 from stabilizer.protocol.decisions import AlertState, IncidentState
 from stabilizer.protocol.frames import FrameBlock
 from stabilizer.protocol.queries import AuditAction, AuditReason
-from stabilizer.protocol.sampling import SamplingPlan
 from stabilizer.protocol.series import Catalog
 from stabilizer.rules.brain import Brain
 from stabilizer.rules.loader import RuleFile, load_rules

@@ -19,9 +19,9 @@ from stabilizer.collector.storage.models import AttemptRow, RunRow
 from stabilizer.errors import ProtocolVersionError, StorageError
 from stabilizer.protocol.batches import AttemptStart, MarkerKind
 from stabilizer.protocol.commands import RejectReason
+from stabilizer.protocol.message import MIN_PROTOCOL_VERSION, PROTOCOL_VERSION
 from stabilizer.protocol.queries import AuditAction, AuditReason
 from stabilizer.protocol.runs import RunRegister, RunRegistered, RunState
-from stabilizer.protocol.version import MIN_PROTOCOL_VERSION, PROTOCOL_VERSION
 from stabilizer.rules.loader import RuleFile, load_rules
 
 

@@ -14,8 +14,8 @@ from stabilizer.collector.services.views.grid import Grid, Mask, Steps, split_st
 from stabilizer.collector.storage.repositories import Repositories
 from stabilizer.errors import NotFoundError
 from stabilizer.protocol.frames import FrameBlock
-from stabilizer.protocol.lineage import Branch, trace_lineage
 from stabilizer.protocol.metrics import Kind, Tower
+from stabilizer.protocol.runs import Branch, trace_lineage
 from stabilizer.protocol.series import SeriesKey
 from stabilizer.protocol.views import Heatmap, HeatmapQuery, HeatmapRow, MetricInfo
 

@@ -13,8 +13,8 @@ from stabilizer.collector.services.views.trace import Trace
 from stabilizer.collector.storage.models import RunRow
 from stabilizer.collector.storage.repositories import Repositories
 from stabilizer.protocol.frames import FrameBlock
-from stabilizer.protocol.lineage import Branch
 from stabilizer.protocol.metrics import Metric
+from stabilizer.protocol.runs import Branch
 from stabilizer.protocol.views import Sparkline
 
 MAX_POINTS: Final = 64

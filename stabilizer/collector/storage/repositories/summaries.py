@@ -14,8 +14,7 @@ from stabilizer.collector.storage.repositories.commands import to_command
 from stabilizer.protocol.batches import MarkerKind
 from stabilizer.protocol.commands import Command, CommandState
 from stabilizer.protocol.decisions import IncidentState
-from stabilizer.protocol.lineage import Branch
-from stabilizer.protocol.runs import Attempt
+from stabilizer.protocol.runs import Attempt, Branch
 from stabilizer.protocol.views import IncidentHead
 
 Message = TypeVar("Message", Attempt, IncidentHead)

@@ -3,8 +3,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stabilizer.protocol.lineage import Branch, trace_lineage
-from stabilizer.protocol.runs import Attempt
+from stabilizer.protocol.runs import Attempt, Branch, trace_lineage
 
 
 def attempt(number, from_step, parent=None, last_step=1000):

@@ -16,13 +16,12 @@ from stabilizer.agent.telemetry.settings import ReporterSettings
 from stabilizer.agent.telemetry.wire.client import CollectorClient
 from stabilizer.agent.telemetry.wire.transport import HttpResponse
 from stabilizer.errors import TelemetryError
-from stabilizer.protocol.batches import BatchAnswer
+from stabilizer.protocol.batches import BatchAnswer, SamplingPlan
 from stabilizer.protocol.commands import CommandResult, CommandState
 from stabilizer.protocol.decisions import Mode
 from stabilizer.protocol.frames import FrameBlock, decode_batch
-from stabilizer.protocol.problems import Problem
+from stabilizer.protocol.message import Problem
 from stabilizer.protocol.runs import CatalogsAdd, Heartbeat, RunRegister, RunRegistered
-from stabilizer.protocol.sampling import SamplingPlan
 from stabilizer.protocol.series import Catalog
 
 CATALOG = Catalog.of(["loss", "grad_norm"])

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stabilizer import errors
 from stabilizer.collector.api.error_handlers import STATUSES, status_of
-from stabilizer.protocol.problems import PROBLEM_CONTENT_TYPE, Problem
+from stabilizer.protocol.message import PROBLEM_CONTENT_TYPE, Problem
 
 
 def raise_at_root(app, error):
