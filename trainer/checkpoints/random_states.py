@@ -12,7 +12,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from stabilizer.agent.control.random_state import (
+from stabilizer.agent.control.torch_state import (
     RandomState,
     capture_random_state,
     restore_random_state,

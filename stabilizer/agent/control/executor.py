@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from stabilizer.agent.control.agreement import Agreement, Word
 from stabilizer.agent.control.inbox import CommandInbox
-from stabilizer.agent.control.lr_override import LrOverride
+from stabilizer.agent.control.optimizer_step import LrOverride
 from stabilizer.agent.control.snapshots import Snapshot, SnapshotRing
 from stabilizer.errors import CommandRejectedError, ControlError, RestoreError
 from stabilizer.protocol.batches import AttemptStart, Marker, MarkerKind

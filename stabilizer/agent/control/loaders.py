@@ -1,4 +1,6 @@
-"""Loaders whose position in the data is known and can be gone back to.
+"""What the start of a data iterator depends on, so that it can be started once more the same.
+
+Loaders whose position in the data is known and can be gone back to.
 
 A loader is followed in one of four ways:
 
@@ -20,19 +22,92 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
+import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from stabilizer.agent.control.loader_start import Surroundings, count_samples
-from stabilizer.agent.control.random_state import (
+from stabilizer.agent.control.torch_state import (
     RandomState,
     capture_random_state,
     restore_random_state,
 )
 from stabilizer.errors import RestoreError
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Global random state, the loader's own generators, and the epochs its samplers were told."""
+
+    random: RandomState
+    generators: tuple[torch.Tensor, ...]
+    epochs: tuple[int | None, ...]
+
+    @classmethod
+    def of(cls, loader: object) -> Surroundings:
+        """Read them for a loader, moving nothing."""
+        return cls(
+            random=capture_random_state(),
+            generators=tuple(generator.get_state() for generator in _generators(loader)),
+            epochs=tuple(getattr(part, "epoch", None) for part in _epoch_aware(loader)),
+        )
+
+    def impose(self, loader: object) -> None:
+        """Put everything back, the global random state included."""
+        restore_random_state(self.random)
+        self.impose_own(loader)
+
+    def impose_own(self, loader: object) -> None:
+        """Put back what belongs to the loader: its generators and epochs."""
+        for generator, state in zip(_generators(loader), self.generators, strict=True):
+            generator.set_state(state)
+        for part, epoch in zip(_epoch_aware(loader), self.epochs, strict=True):
+            if isinstance(epoch, int):
+                part.set_epoch(epoch)  # type: ignore[attr-defined]  # checked by _epoch_aware
+
+
+def _parts(loader: object) -> Iterator[object]:
+    """The objects of a loader that decide on the order of the data, each once."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    candidates = (
+        loader,
+        getattr(loader, "dataset", None),
+        getattr(loader, "sampler", None),
+        batch_sampler,
+        getattr(batch_sampler, "sampler", None),
+    )
+    seen: set[int] = set()
+    for part in candidates:
+        if part is not None and id(part) not in seen:
+            seen.add(id(part))
+            yield part
+
+
+def _generators(loader: object) -> Iterable[torch.Generator]:
+    found = (getattr(part, "generator", None) for part in _parts(loader))
+    distinct = {id(g): g for g in found if isinstance(g, torch.Generator)}
+    return distinct.values()
+
+
+def _epoch_aware(loader: object) -> Iterable[object]:
+    return [part for part in _parts(loader) if callable(getattr(part, "set_epoch", None))]
+
+
+def count_samples(batch: object) -> int | None:
+    """Number of samples in a batch: length of the first tensor in it; None if there is none."""
+    if isinstance(batch, torch.Tensor):
+        return int(batch.shape[0]) if batch.ndim > 0 else 1
+    if isinstance(batch, Mapping):
+        children: Iterable[object] = batch.values()
+    elif isinstance(batch, list | tuple):
+        children = batch
+    else:
+        return None
+    counts = (count_samples(child) for child in children)
+    return next((count for count in counts if count is not None), None)
+
 
 _MAX_TRAIL_BYTES: Final = 64 * 2**20
 
@@ -51,7 +126,7 @@ class StatefulLoader(Protocol):
 
 
 @runtime_checkable
-class SampleStream(StatefulLoader, Protocol):
+class SkippableLoader(StatefulLoader, Protocol):
     """A stateful loader that can move by samples."""
 
     samples: int
@@ -134,7 +209,7 @@ class TrackedLoader:
     @property
     def is_stream(self) -> bool:
         """Whether it moves by samples."""
-        return isinstance(self.loader, SampleStream)
+        return isinstance(self.loader, SkippableLoader)
 
     @property
     def samples_per_batch(self) -> float:
@@ -250,7 +325,7 @@ class TrackedLoader:
             raise RestoreError(f"{type(loader).__name__} has no state to go back to")
         loader.load_state_dict(copy.deepcopy(position.state))
         if skip_samples:
-            if not isinstance(loader, SampleStream):
+            if not isinstance(loader, SkippableLoader):
                 raise RestoreError(f"{type(loader).__name__} cannot skip samples")
             loader.skip_samples(skip_samples)
         self._inner = iter(loader)
@@ -306,7 +381,7 @@ class TrackedLoader:
 
     def _count(self, batch: object) -> None:
         loader = self.loader
-        if isinstance(loader, SampleStream):
+        if isinstance(loader, SkippableLoader):
             consumed = loader.samples - self._samples
             self._samples = loader.samples
         else:
@@ -319,7 +394,7 @@ class TrackedLoader:
         self._measured_batches += 1
 
     def _note_position(self) -> None:
-        if isinstance(self.loader, SampleStream):
+        if isinstance(self.loader, SkippableLoader):
             self._samples = self.loader.samples
         state = copy.deepcopy(self._ask_state()) if self.lag and self.way == "stateful" else None
         self._recent.append((self._samples, state))

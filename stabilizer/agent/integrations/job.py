@@ -18,16 +18,15 @@ from torch.optim import Optimizer
 
 from stabilizer.agent.control.agreement import Agreement
 from stabilizer.agent.control.executor import Executor, Training
-from stabilizer.agent.control.guard import NonfiniteGuard
 from stabilizer.agent.control.inbox import CommandInbox
-from stabilizer.agent.control.lr_override import LrOverride
+from stabilizer.agent.control.optimizer_step import LrOverride, NonfiniteGuard
 from stabilizer.agent.control.snapshots import Snapshot, SnapshotRing, default_max_bytes
 from stabilizer.agent.integrations.revision import git_revision
 from stabilizer.agent.integrations.settings import JobSettings
 from stabilizer.agent.integrations.silence import Silence
 from stabilizer.agent.integrations.solo import SoloBrain
 from stabilizer.agent.probes.probe_set import ProbeSet
-from stabilizer.agent.probes.vector import PendingFrames
+from stabilizer.agent.probes.record import PendingFrames
 from stabilizer.agent.telemetry.reporter import Reporter
 from stabilizer.agent.telemetry.settings import ReporterSettings
 from stabilizer.agent.telemetry.wire.transport import Transport

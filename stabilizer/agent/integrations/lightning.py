@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from stabilizer.agent.control.agreement import Agreement, AllRanks, SingleProcess
-from stabilizer.agent.control.guard import GuardPolicy
 from stabilizer.agent.control.host_copy import HostCopier
-from stabilizer.agent.control.lr_override import name_groups
+from stabilizer.agent.control.optimizer_step import GuardPolicy, name_groups
 from stabilizer.agent.integrations.job import Job, JobSubject
 from stabilizer.agent.integrations.lightning_loop import LightningFit
 from stabilizer.agent.integrations.settings import JobSettings

@@ -23,7 +23,7 @@ from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher, _Prefet
 from lightning.pytorch.utilities.combined_loader import _SUPPORTED_MODES, CombinedLoader
 
 from stabilizer.agent.control.loaders import LoaderPosition, TrackedLoader
-from stabilizer.agent.control.random_state import RandomState, restore_random_state
+from stabilizer.agent.control.torch_state import RandomState, restore_random_state
 from stabilizer.errors import RestoreError
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from stabilizer.agent.control.guard import GuardPolicy
+from stabilizer.agent.control.optimizer_step import GuardPolicy
 from stabilizer.agent.telemetry.wire.endpoint import Endpoint
 from stabilizer.agent.telemetry.wire.transport import check_token
 from stabilizer.errors import ConfigurationError, RuleFileError

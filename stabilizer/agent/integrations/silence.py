@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stabilizer.agent.probes.vector import PendingFrames
+from stabilizer.agent.probes.record import PendingFrames
 from stabilizer.protocol.batches import AttemptStart, Marker, SamplingPlan, SnapshotInfo
 from stabilizer.protocol.commands import CommandResult
 from stabilizer.protocol.runs import RunState

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Final
 
-from stabilizer.agent.probes.vector import PendingFrames
+from stabilizer.agent.probes.record import PendingFrames
 from stabilizer.clock import Clock
 from stabilizer.protocol.batches import AttemptStart, Marker, MarkerKind, SamplingPlan, SnapshotInfo
 from stabilizer.protocol.commands import (

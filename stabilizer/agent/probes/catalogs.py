@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from stabilizer.agent.probes.naming import Site
-from stabilizer.agent.probes.vector import Slot
+from stabilizer.agent.probes.record import Slot
 from stabilizer.protocol.metrics import Kind, Metric
 from stabilizer.protocol.series import Catalog, SeriesKey
 

@@ -1,10 +1,13 @@
-"""All probes of a model: what the training loop talks to."""
+"""All probes of a model: what the training loop talks to.
+
+Norms of gradients before clipping: the global one at every step, the modules' when sampled.
+"""
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -13,6 +16,13 @@ from torch import Tensor, nn
 
 from stabilizer.agent.probes import reductions
 from stabilizer.agent.probes.attention import summarize
+from stabilizer.agent.probes.attention_sources import (
+    AttentionCall,
+    AttentionTap,
+    ProjectedAttention,
+    scores_its_projections,
+    uses_interface,
+)
 from stabilizer.agent.probes.catalogs import (
     PROJECTIONS,
     SeriesTable,
@@ -20,18 +30,13 @@ from stabilizer.agent.probes.catalogs import (
     modules_catalog,
     site_series,
 )
-from stabilizer.agent.probes.gradients import GradientProbe
 from stabilizer.agent.probes.hooks import (
     ForwardHooks,
-    ProjectedAttention,
     RecordingWindow,
     compiled_modules,
-    scores_its_projections,
 )
-from stabilizer.agent.probes.interface import AttentionCall, AttentionTap, uses_interface
 from stabilizer.agent.probes.naming import Site, describe, find_head
-from stabilizer.agent.probes.record import AttentionSlots, StepRecord
-from stabilizer.agent.probes.vector import HostCopy, PendingFrames, Slot
+from stabilizer.agent.probes.record import AttentionSlots, HostCopy, PendingFrames, Slot, StepRecord
 from stabilizer.errors import ConfigurationError
 from stabilizer.protocol.metrics import Kind, Metric
 from stabilizer.protocol.series import Catalog, SeriesKey
@@ -273,3 +278,75 @@ def _measurable(model: nn.Module, *, attention: bool) -> list[Site]:
         if wanted:
             sites.append(site)
     return sites
+
+
+_logger = logging.getLogger(__name__)
+
+
+class GradientProbe:
+    """Norms of the gradients that a model's parameters hold.
+
+    Args:
+        model: The model; shared parameters count once.
+        whole: Slot of the global norm.
+        nonfinite: Slot of the number of gradients with NaN or Inf.
+        modules: Slot of each module's norm; over all parameters in it, its bias among them.
+    """
+
+    def __init__(
+        self, model: nn.Module, whole: Slot, nonfinite: Slot, modules: Mapping[Slot, nn.Module]
+    ) -> None:
+        self._parameters = list(model.parameters())
+        self._slots = (whole, nonfinite)
+        index = {parameter: number for number, parameter in enumerate(self._parameters)}
+        self._modules = {
+            slot: [index[parameter] for parameter in module.parameters()]
+            for slot, module in modules.items()
+        }
+        self._is_sharded = any(hasattr(each, "_fsdp_wrapped_module") for each in model.modules())
+        self._told = False
+
+    @torch.no_grad()
+    def measure(self, record: StepRecord, scale: Tensor | float | None, *, sampled: bool) -> None:
+        """Put the norms of the present gradients into the record.
+
+        Shards of distributed tensors are not the gradient: with one among them nothing is measured,
+        and the log says so once.
+
+        Args:
+            record: Of the step.
+            scale: A loss scaler's factor that the gradients still carry; None for none.
+            sampled: Whether the modules' norms are wanted as well.
+        """
+        present = {
+            number: _dense(parameter.grad)
+            for number, parameter in enumerate(self._parameters)
+            if parameter.grad is not None and parameter.grad.numel()
+        }
+        gradients = list(present.values())
+        if not gradients:
+            return
+        whole = all(reductions.is_measurable(gradient) for gradient in gradients)
+        if self._is_sharded or not whole:
+            self._tell_once()
+            return
+        position = {number: place for place, number in enumerate(present)}
+        groups = []
+        for slot, numbers in self._modules.items() if sampled else ():
+            places = [position[number] for number in numbers if number in position]
+            if places:
+                groups.append((slot, places))
+        record.set_gradients(reductions.l2_norms(gradients), self._slots, groups, scale)
+
+    def _tell_once(self) -> None:
+        if not self._told:
+            _logger.warning("gradients are not measured: some are sharded or of an unknown kind")
+            self._told = True
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    """Values of a sparse gradient, with those of the same row added up."""
+    if gradient.layout is not torch.sparse_coo:
+        return gradient
+    values = gradient.coalesce().values()
+    return values if values.numel() else values.new_zeros(1)

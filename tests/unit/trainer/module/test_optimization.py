@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from stabilizer.agent.control.lr_override import LrOverride
+from stabilizer.agent.control.optimizer_step import LrOverride
 from stabilizer.errors import ConfigurationError
 from trainer.config import OptimizerConfig
 from trainer.module import build_model

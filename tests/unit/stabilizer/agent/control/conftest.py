@@ -12,7 +12,7 @@ import torch
 from stabilizer.agent.control.agreement import SingleProcess
 from stabilizer.agent.control.executor import Executor
 from stabilizer.agent.control.inbox import CommandInbox
-from stabilizer.agent.control.lr_override import LrOverride
+from stabilizer.agent.control.optimizer_step import LrOverride
 from stabilizer.agent.control.snapshots import Snapshot, SnapshotRing
 from stabilizer.errors import CommandRejectedError, RestoreError
 from stabilizer.protocol.batches import SnapshotInfo

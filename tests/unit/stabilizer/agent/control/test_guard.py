@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from stabilizer.agent.control.guard import GuardPolicy, NonfiniteGuard
+from stabilizer.agent.control.optimizer_step import GuardPolicy, NonfiniteGuard
 
 
 def parameters(*values):

@@ -17,9 +17,8 @@ from torch.utils.data import (
 )
 
 from stabilizer.agent.control import loaders as module
-from stabilizer.agent.control.loader_start import count_samples
-from stabilizer.agent.control.loaders import TrackedLoader
-from stabilizer.agent.control.random_state import capture_random_state, restore_random_state
+from stabilizer.agent.control.loaders import TrackedLoader, count_samples
+from stabilizer.agent.control.torch_state import capture_random_state, restore_random_state
 from stabilizer.errors import RestoreError
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from stabilizer.agent.control.lr_override import LrOverride, name_groups
+from stabilizer.agent.control.optimizer_step import LrOverride, name_groups
 from stabilizer.errors import ControlError
 from stabilizer.protocol.commands import ReduceLrParameters
 

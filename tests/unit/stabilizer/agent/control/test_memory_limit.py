@@ -4,8 +4,7 @@ import os
 
 import pytest
 
-from stabilizer.agent.control.memory_limit import memory_limit_bytes
-from stabilizer.agent.control.snapshots import SnapshotRing, default_max_bytes
+from stabilizer.agent.control.snapshots import SnapshotRing, default_max_bytes, memory_limit_bytes
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 GIB = 2**30

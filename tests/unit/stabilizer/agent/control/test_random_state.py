@@ -5,7 +5,7 @@ import random
 import numpy as np
 import torch
 
-from stabilizer.agent.control.random_state import capture_random_state, restore_random_state
+from stabilizer.agent.control.torch_state import capture_random_state, restore_random_state
 
 
 def draw():

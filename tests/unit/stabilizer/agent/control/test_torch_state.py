@@ -8,17 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from stabilizer.agent.control import model_state, optimizer_state
+from stabilizer.agent.control import torch_state
 from stabilizer.agent.control.host_copy import HostCopier
-from stabilizer.agent.control.model_state import (
+from stabilizer.agent.control.torch_state import (
     capture_module,
+    capture_optimizers,
     check_module,
+    check_optimizers,
     finite_candidates,
     restore_module,
-)
-from stabilizer.agent.control.optimizer_state import (
-    capture_optimizers,
-    check_optimizers,
     restore_optimizers,
 )
 from stabilizer.errors import CommandRejectedError, RestoreError
@@ -129,7 +127,7 @@ def test_a_model_that_has_changed_its_shape_is_refused(net, freeze, change, mess
 
 def test_a_write_that_does_not_stick_is_noticed(net, freeze, monkeypatch):
     frozen = freeze(capture_module(net))
-    monkeypatch.setattr(model_state, "is_same_bits", lambda *_: False)
+    monkeypatch.setattr(torch_state, "is_same_bits", lambda *_: False)
     with pytest.raises(RestoreError, match="does not hold"):
         restore_module(net, frozen)
 
@@ -222,7 +220,7 @@ def test_an_optimizer_that_forgets_is_noticed(freeze, monkeypatch):
     parameter.grad = torch.ones(3)
     optimizer.step()
     frozen = freeze(capture_optimizers([optimizer]))
-    monkeypatch.setattr(optimizer_state, "is_same_bits", lambda *_: False)
+    monkeypatch.setattr(torch_state, "is_same_bits", lambda *_: False)
     with pytest.raises(RestoreError, match="momentum_buffer"):
         restore_optimizers([optimizer], frozen)
 

@@ -7,7 +7,7 @@ from torchmetrics import CatMetric, MeanMetric, MetricCollection
 from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError
 
 from stabilizer.agent.control.host_copy import HostCopier
-from stabilizer.agent.integrations.lightning_metrics import capture_metrics, restore_metrics
+from stabilizer.agent.integrations.lightning_state import capture_metrics, restore_metrics
 
 
 class OtherError(MeanSquaredError):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.strategies import FSDPStrategy
 
-from stabilizer.agent.integrations.lightning_support import find_obstacle
+from stabilizer.agent.integrations.lightning_loop import find_obstacle
 
 
 @pytest.fixture

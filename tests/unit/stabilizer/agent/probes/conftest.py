@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from stabilizer.agent.probes.vector import PendingFrames
+from stabilizer.agent.probes.record import PendingFrames
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from stabilizer.agent.probes import catalogs
 from stabilizer.agent.probes.catalogs import SeriesTable, every_step_catalog, modules_catalog
-from stabilizer.agent.probes.vector import Slot
+from stabilizer.agent.probes.record import Slot
 from stabilizer.protocol.series import Catalog
 
 

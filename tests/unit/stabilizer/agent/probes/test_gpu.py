@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stabilizer.agent.probes.probe_set import ProbeSet
-from stabilizer.agent.probes.vector import HostCopy
+from stabilizer.agent.probes.record import HostCopy
 
 pytestmark = [
     pytest.mark.gpu,

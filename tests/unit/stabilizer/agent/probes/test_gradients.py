@@ -5,9 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from stabilizer.agent.probes.gradients import GradientProbe
-from stabilizer.agent.probes.record import StepRecord
-from stabilizer.agent.probes.vector import HostCopy, Slot
+from stabilizer.agent.probes.probe_set import GradientProbe
+from stabilizer.agent.probes.record import HostCopy, Slot, StepRecord
 
 WHOLE, BROKEN, FIRST, SECOND = (Slot(0, 0), Slot(0, 1), Slot(1, 0), Slot(1, 1))
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from stabilizer.agent.probes.interface import AttentionTap, uses_interface
+from stabilizer.agent.probes.attention_sources import AttentionTap, uses_interface
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from stabilizer.agent.probes.readings import AttentionSummaries, Mean, RootMeanSquare
-from stabilizer.agent.probes.vector import Slot
+from stabilizer.agent.probes.record import AttentionSummaries, Mean, RootMeanSquare, Slot
 
 A, B, C = Slot(1, 0), Slot(1, 1), Slot(1, 2)
 

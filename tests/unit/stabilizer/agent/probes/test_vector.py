@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stabilizer.agent.probes.readings import Mean
-from stabilizer.agent.probes.record import StepRecord
-from stabilizer.agent.probes.vector import HostCopy, PendingFrames, Slot
+from stabilizer.agent.probes.record import HostCopy, Mean, PendingFrames, Slot, StepRecord
 from stabilizer.protocol.series import Catalog
 
 

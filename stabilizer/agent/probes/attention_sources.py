@@ -25,6 +25,9 @@ _PARAMETERS: Final = ("module", "query", "key", "value", "attention_mask")
 _UNKNOWN_TERMS: Final = ("position_bias", "s_aux", "cu_seq_lens_q", "block_table")
 """Arguments that change the scores in ways that `Masking` does not express."""
 
+_PROJECTED: Final = frozenset({"IdeficsPerceiverAttention"})
+"""Attentions that score their projections directly: no rotation, no interface, no mask."""
+
 _taps: list[AttentionTap] = []  # open ones of this process; the registry is one per process
 
 
@@ -152,3 +155,46 @@ def _is_causal(implementation: str, call: dict[str, Any]) -> bool:
     if "flash" in implementation:
         return bool(asked)
     return bool(asked) and call.get("attention_mask") is None and call["query"].shape[2] > 1
+
+
+class ProjectedAttention:
+    """Rebuilds the scores of an attention from what its projections, or their norms, put out.
+
+    Args:
+        attention: A module for which `scores_its_projections` holds.
+        show: Called with each call of the attention.
+    """
+
+    def __init__(self, attention: nn.Module, show: Callable[[AttentionCall], None]) -> None:
+        settings = vars(attention)
+        self._heads = int(settings["n_heads"])
+        self._dim = int(settings["head_dim"])
+        self._scale = float(settings["qk_scale"])
+        self._show = show
+        self._query: Tensor | None = None
+        children = dict(attention.named_children())
+        self.query_source = children.get("q_layer_norm", children["q_proj"])
+        self.key_source = children.get("k_layer_norm", children["k_proj"])
+
+    def on_query(self, output: Tensor) -> None:
+        """Keep the queries until the keys come."""
+        self._query = self._by_head(output)
+
+    def on_key(self, output: Tensor) -> None:
+        """Put queries and keys together."""
+        query, self._query = self._query, None
+        key = self._by_head(output)
+        if fits(query, key, None) and query is not None:
+            self._show(AttentionCall(query, key, self._scale, Masking()))
+
+    def _by_head(self, output: Tensor) -> Tensor:
+        """Shape [B, H, S, D] from that or from [B, S, H * D]."""
+        if output.dim() == 4:
+            return output
+        shape = (*output.shape[:-1], self._heads, self._dim)
+        return output.reshape(shape).transpose(1, 2)
+
+
+def scores_its_projections(module: nn.Module) -> bool:
+    """Tell whether `ProjectedAttention` knows this attention; wrong scores are worse than none."""
+    return any(cls.__name__ in _PROJECTED for cls in type(module).__mro__)

@@ -9,19 +9,34 @@ in `effective`, which the agent reports as `lr`. Without a cut nothing is touche
 
 A cut holds for its steps and then ramps back linearly. Cuts multiply. Their age counts steps
 taken, not step numbers, so that a rollback neither lengthens nor shortens them.
+
+
+The guard on the device: a step whose gradients hold NaN or Inf can be left out.
+
+It acts alone, without collector or rules. As shipped (`OBSERVE`) it leaves the step to the job,
+and the probes count what is not finite: many precision settings skip such steps themselves (a
+gradient scaler does), and a job must be asked before its updates change. With `SKIP_STEP` such a
+step updates nothing: the gradients are set to None before the optimizer's step, so that neither
+weights, nor moments, nor weight decay move. Multiplying by a zero flag, or `torch.where` on
+gradients, would still let NaN into the moments (NaN times zero) or decay them. That decision is the
+host's and costs one wait for the device per step. After a distributed backward all ranks hold the
+same gradients and so decide the same.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from stabilizer.agent.control.host_copy import is_finite
 from stabilizer.errors import ControlError
 from stabilizer.protocol.commands import ReduceLrParameters
 
@@ -223,3 +238,40 @@ def _is_equal(first: float | torch.Tensor, second: float | torch.Tensor) -> bool
         # Compares on the host; optimizers hold the rate on the device only when capturable.
         return bool(torch.equal(torch.as_tensor(first).cpu(), torch.as_tensor(second).cpu()))
     return bool(first == second)
+
+
+class GuardPolicy(StrEnum):
+    """What the guard does about gradients that are not finite."""
+
+    OBSERVE = "observe"
+    SKIP_STEP = "skip_step"
+
+
+class NonfiniteGuard:
+    """Leaves out steps whose gradients are not finite, if asked to."""
+
+    def __init__(self, policy: GuardPolicy = GuardPolicy.OBSERVE) -> None:
+        self.policy = policy
+        self.skipped_steps = 0
+
+    def act(self, parameters: Iterable[nn.Parameter]) -> bool:
+        """Look at the gradients after the last backward, before the optimizer's step.
+
+        Returns:
+            Whether the step was left out: no parameter has a gradient any more.
+        """
+        if self.policy is GuardPolicy.OBSERVE:
+            return False
+        held = [parameter for parameter in parameters if parameter.grad is not None]
+        if is_finite(_values(parameter) for parameter in held):
+            return False
+        for parameter in held:
+            parameter.grad = None
+        self.skipped_steps += 1
+        return True
+
+
+def _values(parameter: nn.Parameter) -> Tensor:
+    """The stored values of a gradient, which may be sparse."""
+    gradient = parameter.grad if parameter.grad is not None else parameter.new_zeros(())
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
