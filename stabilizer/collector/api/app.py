@@ -13,8 +13,6 @@ from fastapi.concurrency import run_in_threadpool
 from stabilizer.clock import Clock
 from stabilizer.collector.api.access import AccessGuard
 from stabilizer.collector.api.error_handlers import add_error_handlers
-from stabilizer.collector.api.event_streams import EventStreams
-from stabilizer.collector.api.long_poll import LongPolls
 from stabilizer.collector.api.metrics import Metrics, RequestMetrics
 from stabilizer.collector.api.openapi import describe, operation_id
 from stabilizer.collector.api.routers import (
@@ -50,10 +48,7 @@ def create_app(
     """
     owns_services = services is None
     services = services or build_services(settings, clock)
-    polls = LongPolls()
-    streams = EventStreams(services.changes)
-    polls.at_close(streams.close)
-    metrics = Metrics(clock, polls, streams)
+    metrics = Metrics(clock, services.feed)
     app = FastAPI(
         title="Stabilizer",
         version=version("stabilizer"),
@@ -65,8 +60,6 @@ def create_app(
     app.state.settings = settings
     app.state.services = services
     app.state.metrics = metrics
-    app.state.long_polls = polls
-    app.state.event_streams = streams
     app.state.sweeper = Sweeper(services, settings.sweep_seconds, metrics)
     for group in (
         health,
@@ -91,18 +84,12 @@ def _lifespan_of(owns_services: bool) -> Callable[[FastAPI], AbstractAsyncContex
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         services: Services = app.state.services
-        polls: LongPolls = app.state.long_polls
-        streams: EventStreams = app.state.event_streams
-        polls.open()
-        streams.open()
-        subscriptions = [services.changes.subscribe(hear) for hear in (polls.hear, streams.notify)]
+        services.feed.open()
         try:
             async with app.state.sweeper.running(app.state.settings.shutdown_seconds):
                 yield
         finally:
-            polls.close()
-            for unsubscribe in subscriptions:
-                unsubscribe()
+            services.feed.close()
             if owns_services:
                 await run_in_threadpool(services.close)
 

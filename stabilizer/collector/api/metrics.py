@@ -17,8 +17,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stabilizer.clock import Clock
-from stabilizer.collector.api.event_streams import EventStreams
-from stabilizer.collector.api.long_poll import LongPolls
+from stabilizer.collector.services.change_feed import Audience, ChangeFeed
 from stabilizer.collector.services.overview import StateCounts
 from stabilizer.errors import StorageError
 from stabilizer.protocol.batches import BatchAnswer
@@ -39,11 +38,10 @@ class Metrics:
 
     Args:
         clock: Source of time.
-        polls: The requests that wait in this app.
-        streams: The event streams that are open in it.
+        feed: Counts the long polls and event streams of this app.
     """
 
-    def __init__(self, clock: Clock, polls: LongPolls, streams: EventStreams) -> None:
+    def __init__(self, clock: Clock, feed: ChangeFeed) -> None:
         self._clock = clock
         self.registry = registry = CollectorRegistry()
         self.requests = Counter(
@@ -76,11 +74,11 @@ class Metrics:
         waiting = Gauge(
             "stabilizer_long_polls", "Requests that wait for commands now.", registry=registry
         )
-        waiting.set_function(lambda: len(polls))
+        waiting.set_function(lambda: feed.num_listeners(Audience.JOB))
         following = Gauge(
             "stabilizer_event_streams", "Streams of events that are open now.", registry=registry
         )
-        following.set_function(lambda: len(streams))
+        following.set_function(lambda: feed.num_listeners(Audience.PAGE))
         self.sweeps = Counter(
             "stabilizer_sweeps",
             "Looks for lost runs and expired commands, by outcome.",

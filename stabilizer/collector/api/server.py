@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from stabilizer.clock import Clock
 from stabilizer.collector.api.app import create_app
-from stabilizer.collector.api.long_poll import LongPolls
+from stabilizer.collector.services.change_feed import ChangeFeed
 from stabilizer.listening import listen, orderly_signals, url_of
 from stabilizer.settings import CollectorSettings
 
@@ -23,32 +23,32 @@ _KEEP_ALIVE_SECONDS = 75
 
 
 class CollectorServer(uvicorn.Server):
-    """Says when it serves, and sends long polls home before it waits for open requests.
+    """Reports when it serves, and ends long polls before it waits for open requests.
 
     Args:
         config: Of uvicorn.
-        polls: The requests that wait in the app.
+        feed: Holds the requests that wait in the app.
         on_ready: Called once when requests are answered.
     """
 
     def __init__(
-        self, config: uvicorn.Config, polls: LongPolls, on_ready: Callable[[], None]
+        self, config: uvicorn.Config, feed: ChangeFeed, on_ready: Callable[[], None]
     ) -> None:
         super().__init__(config)
-        self._polls = polls
+        self._feed = feed
         self._on_ready = on_ready
         self.has_served = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then tell."""
+        """Start, then call `on_ready`."""
         await super().startup(sockets)
         if self.started:
             self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End the long polls first: uvicorn waits for requests before it tells the app."""
+        """End the long polls first: uvicorn waits for requests before it ends the app."""
         self.has_served = True
-        self._polls.close()
+        self._feed.close()
         await super().shutdown(sockets)
 
 
@@ -90,4 +90,4 @@ def _build_server(
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
     )
-    return CollectorServer(config, app.state.long_polls, on_ready)
+    return CollectorServer(config, app.state.services.feed, on_ready)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from stabilizer.clock import Clock
-from stabilizer.collector.services.changes import Changes
+from stabilizer.collector.services.change_feed import ChangeFeed
 from stabilizer.collector.services.commands.preview import PreviewService
 from stabilizer.collector.services.commands.service import CommandService
 from stabilizer.collector.services.control import ControlService
@@ -31,7 +31,7 @@ class Services:
     """The collector without its HTTP. Every method is synchronous and safe for many threads."""
 
     database: Database
-    changes: Changes
+    feed: ChangeFeed
     runs: RunService
     ingest: IngestService
     queries: QueryService
@@ -40,14 +40,6 @@ class Services:
     control: ControlService
     overview: OverviewService
     heatmaps: HeatmapService
-
-    def version(self, run_id: str) -> int:
-        """Return the count of a run's changes; take it before looking."""
-        return self.changes.version(run_id)
-
-    def wait_for_change(self, run_id: str, version: int, timeout_seconds: float) -> int:
-        """Wait until a run has changed since a version, or the time is over; return the version."""
-        return self.changes.wait(run_id, version, timeout_seconds)
 
     def ready(self) -> None:
         """Check that the collector can work.
@@ -66,8 +58,7 @@ class Services:
             )
 
     def close(self) -> None:
-        """Wake who waits, and let go of the database. Twice is harmless."""
-        self.changes.close()
+        """Close the database; idempotent."""
         self.database.close()
 
 
@@ -86,13 +77,13 @@ def build_services(settings: CollectorSettings, clock: Clock) -> Services:
     except BaseException:
         database.close()
         raise
-    changes = Changes()
+    feed = ChangeFeed()
     lifetime = timedelta(seconds=settings.command_ttl_seconds)
     judge = Judge(Recorder(lifetime), rules)
-    uow = UnitOfWork(database, clock, changes, judge)
+    uow = UnitOfWork(database, clock, feed, judge)
     return Services(
         database=database,
-        changes=changes,
+        feed=feed,
         runs=RunService(uow, judge, settings.lost_after_heartbeats),
         ingest=IngestService(uow, judge),
         queries=QueryService(uow, judge),

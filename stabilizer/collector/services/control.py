@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
-from stabilizer.collector.services.changes import Change
+from stabilizer.collector.services.change_feed import Change
 from stabilizer.collector.services.commands.lifecycle import Cause, withdraw
 from stabilizer.collector.services.runs.presence import LIVING
 from stabilizer.collector.services.unit_of_work import AuditEvent, UnitOfWork, audit
@@ -79,7 +79,7 @@ class ControlService:
                 after={"disarmed": update.disarmed},
             )
             audit(repos, now, None, event)
-        self._tell()
+        self._notify()
         if update.disarmed:
             self._withdraw_everywhere(Cause(actor=actor, reason=DecisionReason.DISARMED))
         return self.get()
@@ -97,8 +97,8 @@ class ControlService:
             except NotFoundError:  # deleted in the meantime
                 continue
 
-    def _tell(self) -> None:
-        self._uow.changes.notify(Change(run_id=None, decisions=True))
+    def _notify(self) -> None:
+        self._uow.feed.notify(Change(run_id=None, decisions=True))
 
     def silences(self) -> list[Silence]:
         """Return the silences that have not ended, oldest first."""
@@ -132,7 +132,7 @@ class ControlService:
             repos.control.add_silence(row)
             event = _silence_event(AuditAction.SILENCE_CREATED, row, actor, silence.reason)
             audit(repos, now, silence.run_id, event)
-        self._tell()
+        self._notify()
         return to_silence(row)
 
     def remove_silence(self, silence_id: str, note: Note, actor: str) -> None:
@@ -146,7 +146,7 @@ class ControlService:
             event = _silence_event(AuditAction.SILENCE_REMOVED, row, actor, note.reason)
             audit(repos, self._uow.clock.now(), row.run_id, event)
             repos.control.remove_silence(row)
-        self._tell()
+        self._notify()
 
 
 def _is_in_force(repos: Repositories, row: SilenceRow, now: datetime) -> bool:

@@ -1,4 +1,4 @@
-"""Transactions: one lock and one database transaction per write on a run, then notifications."""
+"""Transactions of the services: reads, and writes on one locked run with their notification."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from stabilizer.clock import Clock
-from stabilizer.collector.services.changes import Change, Changes
+from stabilizer.collector.services.change_feed import Change, ChangeFeed
 from stabilizer.collector.storage.engine import Database
 from stabilizer.collector.storage.models import AuditRow, CommandRow, RunRow
 from stabilizer.collector.storage.repositories import Repositories
@@ -62,15 +62,15 @@ class RunTransaction:
     run: RunRow
     now: datetime
     is_news: bool = False
-    """Something that a waiting job or page wants to know has changed."""
+    """Something changed that a waiting job or an open page must learn."""
     is_visible: bool = False
-    """Something that pages show has changed, and that no job waits for."""
+    """Something changed that pages show and no job waits for."""
     has_frames: bool = False
     """Samples were stored."""
     changed_commands: list[CommandRow] = field(default_factory=list)
-    """Commands whose change the rules have not been told yet."""
+    """Changed commands that the rules have not processed yet."""
     is_judged: bool = False
-    """The rules in memory have been changed and are ahead of the database until it commits."""
+    """The rules in memory are ahead of the database until it commits."""
 
     def audit(self, event: AuditEvent) -> None:
         """Write an event of this run to the audit log."""
@@ -82,7 +82,7 @@ class CommitHook(Protocol):
     """Called at the end of every write on a run; implemented by the rules."""
 
     def before_commit(self, tx: RunTransaction) -> None:
-        """Finish within the transaction."""
+        """Finish inside the transaction."""
         ...
 
     def forget(self, run_id: str) -> None:
@@ -91,56 +91,56 @@ class CommitHook(Protocol):
 
 
 class UnitOfWork:
-    """Opens reads and writes for all services. Safe for many threads; one write per run at a time.
+    """Opens transactions for all services. Thread-safe; one write per run at a time.
 
     Memory never runs ahead of the database: if a transaction fails after the rules have advanced,
     they are dropped from memory and rebuilt from the database at the next write.
     """
 
     def __init__(
-        self, database: Database, clock: Clock, changes: Changes, hook: CommitHook
+        self, database: Database, clock: Clock, feed: ChangeFeed, hook: CommitHook
     ) -> None:
         self.database = database
         self.clock = clock
-        self.changes = changes
+        self.feed = feed
         self._hook = hook
         self._locks: dict[str, threading.RLock] = {}
         self._guard = threading.Lock()
 
     @contextmanager
     def reading(self) -> Iterator[Repositories]:
-        """See one moment of the database."""
+        """Read one snapshot of the database; takes no lock."""
         with self.database.reading() as session:
             yield Repositories(session)
 
     @contextmanager
     def writing(self) -> Iterator[Repositories]:
-        """Write what belongs to no run in particular."""
+        """Write what belongs to no single run."""
         with self.database.transaction() as session:
             yield Repositories(session)
 
     @contextmanager
     def run(self, run_id: str) -> Iterator[RunTransaction]:
-        """Write on a run; all or nothing.
+        """Lock a run and write on it; all or nothing.
 
         Raises:
             NotFoundError: There is no such run.
-            StorageError: The database did not take it.
+            StorageError: The database refused the write.
         """
         with self.locked(run_id), self._transaction(lambda r: r.runs.lock(run_id)) as tx:
             yield tx
-        self._tell(tx)
+        self._notify(tx)
 
     @contextmanager
     def new_run(self, row: RunRow) -> Iterator[RunTransaction]:
-        """Write on a run that this transaction creates; what it refers to must be there first.
+        """Write on a run that this transaction creates; rows that it refers to must exist.
 
         Raises:
-            StorageError: The database did not take it.
+            StorageError: The database refused the write.
         """
         with self.locked(row.id), self._transaction(lambda _: row) as tx:
             yield tx
-        self._tell(tx)
+        self._notify(tx)
 
     @contextmanager
     def _transaction(self, find: Callable[[Repositories], RunRow]) -> Iterator[RunTransaction]:
@@ -149,7 +149,7 @@ class UnitOfWork:
             with self.database.transaction() as session:
                 repos = Repositories(session)
                 tx = RunTransaction(repos, find(repos), self.clock.now())
-                run_id = tx.run.id  # after a rollback the row can no longer be read
+                run_id = tx.run.id  # the row cannot be read after a rollback
                 yield tx
                 self._hook.before_commit(tx)
         except BaseException:
@@ -157,9 +157,9 @@ class UnitOfWork:
                 self._hook.forget(run_id)
             raise
 
-    def _tell(self, tx: RunTransaction) -> None:
+    def _notify(self, tx: RunTransaction) -> None:
         if tx.is_news or tx.is_visible or tx.has_frames:
-            self.changes.notify(
+            self.feed.notify(
                 Change(
                     run_id=tx.run.id,
                     frames=tx.has_frames,
@@ -171,7 +171,7 @@ class UnitOfWork:
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """Hold the lock of a run, or of a name for one that has no id yet."""
+        """Hold the lock of a run, or of a name while the run has no id yet."""
         with self._guard:
             lock = self._locks.setdefault(name, threading.RLock())
         with lock:

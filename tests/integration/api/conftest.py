@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 
 from stabilizer.collector.api.app import create_app
 from stabilizer.collector.api.server import CollectorServer
+from stabilizer.collector.services.change_feed import Audience
 from stabilizer.collector.services.container import build_services
 from stabilizer.listening import listen
 from stabilizer.protocol.batches import BatchHeader
@@ -183,7 +184,7 @@ class RealServer:
         config = uvicorn.Config(
             app, lifespan="on", ws="none", log_config=None, timeout_graceful_shutdown=5
         )
-        self.server = CollectorServer(config, app.state.long_polls, self.ready.set)
+        self.server = CollectorServer(config, app.state.services.feed, self.ready.set)
         self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
 
     def __enter__(self):
@@ -206,14 +207,18 @@ class RealServer:
         return self.client.post("/api/v1/runs", json=REGISTRATION).json()["run_id"]
 
     def wait_for_polls(self, number):
-        self._wait_for(self.app.state.long_polls, number)
+        self._wait_for(Audience.JOB, number)
 
     def wait_for_streams(self, number):
-        self._wait_for(self.app.state.event_streams, number)
+        self._wait_for(Audience.PAGE, number)
 
-    def _wait_for(self, waiting, number):
+    @property
+    def feed(self):
+        return self.app.state.services.feed
+
+    def _wait_for(self, audience, number):
         deadline = time.monotonic() + 20
-        while len(waiting) != number:
+        while self.feed.num_listeners(audience) != number:
             assert time.monotonic() < deadline
             os.sched_yield()
 

@@ -12,6 +12,7 @@ import time
 import httpx
 import pytest
 
+from stabilizer.collector.services.change_feed import Change
 from stabilizer.protocol.message import PROTOCOL_VERSION
 
 REGISTRATION = {"protocol_version": PROTOCOL_VERSION, "name": "real", "key": "1"}
@@ -107,7 +108,7 @@ class TestLongPoll:
                 paused = [asyncio.create_task(client.get(path, params=params)) for _ in range(100)]
                 await asyncio.to_thread(server.wait_for_polls, 100)
                 other = await client.get(f"/api/v1/runs/{run_id}")  # needs a thread of the pool
-                server.app.state.long_polls.notify(run_id)
+                server.feed.notify(Change(run_id=run_id, wakes_job=True))
                 message = {"parameters": {"kind": "resume"}, "reason": "go on"}
                 await client.post(f"/api/v1/runs/{run_id}/commands", json=message)
                 first, _ = await asyncio.wait(paused, return_when=asyncio.FIRST_COMPLETED)

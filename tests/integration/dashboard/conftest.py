@@ -81,7 +81,7 @@ class RealCollector:
             app, lifespan="on", ws="none", log_config=None, timeout_graceful_shutdown=5
         )
         ready = threading.Event()
-        self.server = CollectorServer(config, app.state.long_polls, ready.set)
+        self.server = CollectorServer(config, app.state.services.feed, ready.set)
         self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
         self.thread.start()
         assert ready.wait(WAIT_SECONDS)

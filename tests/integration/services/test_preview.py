@@ -160,14 +160,12 @@ class TestOthers:
         assert preview(services, run_id).warnings == ("run_not_reporting",)
 
     def test_nothing_is_written_and_nobody_is_woken(self, services, run_id):
-        audit, version = services.queries.audit(run_id), services.version(run_id)
-        heard = []
-        services.changes.subscribe(heard.append)
+        audit, cursor = services.queries.audit(run_id), services.feed.cursor()
         preview(services, run_id, "rollback")
         preview(services, run_id, "reduce_lr", factor=0.5)
         assert services.queries.audit(run_id) == audit
         assert services.commands.list(run_id) == []
-        assert (services.version(run_id), heard) == (version, [])
+        assert services.feed.cursor() == cursor
 
     def test_a_past_attempt_and_an_ended_run_are_refused(self, services, run_id):
         assert refusal(preview, services, run_id, attempt=2) == "past_attempt"

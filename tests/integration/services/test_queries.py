@@ -1,10 +1,8 @@
-import threading
-
 import numpy as np
 import pytest
 
-from stabilizer.errors import NotFoundError
-from stabilizer.protocol.queries import CommandCreate, SeriesQuery
+from stabilizer.errors import NotFoundError, StabilizerError
+from stabilizer.protocol.queries import SeriesQuery
 from stabilizer.protocol.runs import CatalogsAdd
 from stabilizer.protocol.series import Catalog
 
@@ -117,52 +115,23 @@ def test_labels_are_told(services, make):
 
 
 class TestChanges:
-    def test_a_waiter_wakes_when_a_command_is_there(self, services, run_id):
-        version = services.version(run_id)
-        woken = []
-
-        def wait():
-            services.wait_for_change(run_id, version, 30)
-            woken.extend(services.commands.poll(run_id, 1).commands)
-
-        waiter = threading.Thread(target=wait)
-        waiter.start()
-        command = CommandCreate.model_validate({"parameters": {"kind": "resume"}, "reason": "x"})
-        services.commands.create(run_id, command, "person:ada")
-        waiter.join(30)
-        assert [command.kind for command in woken] == ["resume"]
-
-    def test_time_runs_out(self, services, run_id):
-        version = services.version(run_id)
-        assert services.wait_for_change(run_id, version, 0.001) == version
-
-    def test_frames_that_say_nothing_wake_nobody(self, services, run_id, make):
-        version = services.version(run_id)
+    def test_frames_without_decisions_wake_no_job(self, services, run_id, make):
+        cursor = services.feed.cursor()
         services.ingest.accept(run_id, make.batch(0, [1, 2]))
-        assert services.version(run_id) == version
+        _, (event,) = services.feed.since(cursor)
+        assert (event.frames, event.decisions, event.step) == (True, False, 2)
 
-    def test_listeners_hear_of_committed_changes_only(self, services, run_id, make):
-        heard = []
-        unsubscribe = services.changes.subscribe(heard.append)
+    def test_a_decision_is_reported_with_its_frames(self, services, run_id, make):
+        cursor = services.feed.cursor()
         services.ingest.accept(run_id, make.batch(0, range(1, 4), 50.0))
-        assert {(change.run_id, change.frames, change.wakes_job) for change in heard} == {
-            (run_id, True, True)
-        }
-        unsubscribe()
-        unsubscribe()
-        heard.clear()
-        services.runs.register(make.register())
-        assert heard == []
+        _, (event,) = services.feed.since(cursor)
+        assert (event.run_id, event.frames, event.decisions) == (run_id, True, True)
 
-    def test_closing_wakes_everybody(self, services, run_id):
-        waiter = threading.Thread(
-            target=services.wait_for_change, args=(run_id, services.version(run_id), 30)
-        )
-        waiter.start()
-        services.close()
-        services.close()
-        waiter.join(30)
-        assert not waiter.is_alive()
+    def test_a_write_that_fails_is_not_reported(self, services, run_id, make):
+        cursor = services.feed.cursor()
+        with pytest.raises(StabilizerError):
+            services.ingest.accept(run_id, make.batch(0, [1], attempt=7))
+        assert services.feed.since(cursor) == (cursor, [])
 
 
 def test_counts_are_told_by_state(services, run_id, make):

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Annotated, Final
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager, suppress
+from typing import Annotated, Final, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict, Field
 
 from stabilizer.collector.api.bodies import JSON, BoundedRoute
 from stabilizer.collector.api.dependencies import (
     Actor,
     CommandId,
-    LongPollsDep,
     RunId,
     ServicesDep,
 )
-from stabilizer.collector.api.long_poll import poll_until_news, watching
 from stabilizer.collector.api.openapi import PREFIX, problems
+from stabilizer.collector.services.change_feed import Audience, ChangeFeed, Listener
 from stabilizer.errors import InvalidInputError
 from stabilizer.protocol.batches import BatchAnswer
 from stabilizer.protocol.commands import Command, CommandResult, CommandState
@@ -27,6 +29,7 @@ from stabilizer.protocol.views import CommandPreview, CommandPreviewRequest
 MAX_WAIT_SECONDS: Final = 60.0
 CLIENT_CLOSED_REQUEST: Final = 499
 """Seen by nobody but the metrics."""
+Answer = TypeVar("Answer")
 
 router = APIRouter(prefix=PREFIX, tags=["commands"], route_class=BoundedRoute)
 
@@ -101,7 +104,6 @@ async def next_commands(
     run_id: RunId,
     query: Annotated[NextQuery, Query()],
     services: ServicesDep,
-    polls: LongPollsDep,
 ) -> Response:
     """Answer as soon as there is a command that the job does not have, or when the time is up.
 
@@ -118,9 +120,9 @@ async def next_commands(
         answer = services.commands.poll(run_id, query.attempt)
         return answer, any(command.id not in had for command in answer.commands)
 
-    with polls.waiting(run_id) as waiting:
-        async with watching(request, waiting):
-            answer = await poll_until_news(look, waiting, polls, query.wait)
+    with services.feed.listening(Audience.JOB, run_id) as listener:
+        async with watch_disconnect(request, listener):
+            answer = await poll_until_news(look, listener, services.feed, query.wait)
     if answer is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     return Response(answer.model_dump_json(), media_type=JSON)
@@ -195,3 +197,52 @@ def cancel_command(
 ) -> Command:
     """Withdraw a command that is not settled yet."""
     return services.commands.cancel(command_id, note, actor)
+
+
+async def poll_until_news(
+    look: Callable[[], tuple[Answer, bool]],
+    listener: Listener,
+    feed: ChangeFeed,
+    wait_seconds: float,
+) -> Answer | None:
+    """Look again at every wake-up until there is news, the time is up or the server stops.
+
+    Args:
+        look: Returns the current answer and whether it is news. Runs in a worker thread and is
+            never cancelled half way, since it marks commands as delivered.
+        listener: Registered before the first look.
+        feed: Reports when the server stops.
+        wait_seconds: 0 looks once.
+
+    Returns:
+        The answer, or None if the client has disconnected: then nothing is delivered.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait_seconds
+    while True:
+        answer, is_news = await run_in_threadpool(look)
+        remaining = deadline - loop.time()
+        if is_news or feed.is_closing or remaining <= 0:
+            return answer
+        # Look again after a timeout as well: another collector may have changed the run.
+        await listener.wait(remaining)
+        if listener.is_gone:
+            return None
+
+
+@asynccontextmanager
+async def watch_disconnect(request: Request, listener: Listener) -> AsyncIterator[None]:
+    """End the wait when the client disconnects, so that no command is delivered to a dead one."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        listener.leave()
+
+    task = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

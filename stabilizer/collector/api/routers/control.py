@@ -28,7 +28,7 @@ def get_control(services: ServicesDep) -> ControlState:
 
 @router.put("/control", summary="Arm or disarm", responses=problems(400, 413, 415))
 def put_control(update: ControlUpdate, actor: Actor, services: ServicesDep) -> ControlState:
-    """Let the policy act, or keep it from acting on any run. Commands by hand still tx."""
+    """Let the policy act, or keep it from acting on any run. Manual commands still work."""
     return services.control.update(update, actor)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from stabilizer.collector.services.changes import Change
+from stabilizer.collector.services.change_feed import Change
 from stabilizer.collector.services.commands.answers import build_answer
 from stabilizer.collector.services.commands.lifecycle import Cause, withdraw
 from stabilizer.collector.services.evaluation.judge import Judge
@@ -204,4 +204,4 @@ class RunService:
             self._judge.forget(run_id)
         # The job of a deleted run must not wait for what will never come.
         change = Change(run_id=run_id, decisions=True, wakes_job=True, step=row.step)
-        self._uow.changes.notify(change)
+        self._uow.feed.notify(change)

@@ -6,26 +6,29 @@ from contextlib import aclosing
 
 import pytest
 
-from stabilizer.collector.api.event_streams import HEARTBEAT, EventStreams
-from stabilizer.collector.services.changes import Change, Changes
+from stabilizer.collector.api.routers.events import HEARTBEAT, follow
+from stabilizer.collector.services.change_feed import Audience, Change, ChangeFeed
 
 NEVER = 60.0
 
 
 class World:
-    """Changes that are told to streams, as in the app."""
+    """A feed and the streams that follow it."""
 
     def __init__(self, **paces):
-        self.changes = Changes()
-        self.streams = EventStreams(self.changes, **{"heartbeat_seconds": NEVER} | paces)
-        self.streams.open()
-        self.changes.subscribe(self.streams.notify)
+        self.feed = ChangeFeed()
+        self.feed.open()
+        self.paces = {"heartbeat_seconds": NEVER} | paces
+
+    @property
+    def num_streams(self):
+        return self.feed.num_listeners(Audience.PAGE)
 
     def frames(self, run_id="a", step=1):
-        self.changes.notify(Change(run_id=run_id, frames=True, step=step))
+        self.feed.notify(Change(run_id=run_id, frames=True, step=step))
 
     def follow(self, run_id=None):
-        return aclosing(self.streams.follow(run_id))
+        return aclosing(follow(self.feed, run_id, **self.paces))
 
 
 def together(scenario, **paces):
@@ -48,7 +51,7 @@ def read(chunk):
 def test_hello_comes_at_once_and_names_the_start():
     async def scenario(world):
         async with world.follow() as stream:
-            return read(await anext(stream)), world.changes.start_id
+            return read(await anext(stream)), world.feed.start_id
 
     ((name, data),), start_id = together(scenario)
     assert (name, data) == ("hello", {"start_id": start_id})
@@ -152,7 +155,7 @@ def test_another_run_does_not_wake_who_follows_one():
             for _ in range(10):
                 await asyncio.sleep(0)
             is_quiet = not coming.done()
-            world.changes.notify(Change(run_id=None, decisions=True))
+            world.feed.notify(Change(run_id=None, decisions=True))
             return is_quiet, read(await coming)
 
     is_quiet, ((_, data),) = together(scenario)
@@ -172,38 +175,37 @@ def test_the_end_of_the_server_ends_every_stream(run_id):
             read(await endings[0])
             endings[0] = asyncio.ensure_future(anext(stream, "end"))
             await asyncio.sleep(0)
-            world.streams.close()
-            return [await ending for ending in endings], len(world.streams)
+            world.feed.close()
+            return [await ending for ending in endings], world.num_streams
 
     assert together(scenario, pace_seconds=NEVER) == (["end", "end"], 0)
 
 
 def test_two_hundred_that_leave_leave_nothing_behind():
     async def scenario(world):
-        streams = [world.streams.follow("a" if i % 2 else None) for i in range(200)]
+        streams = [follow(world.feed, "a" if i % 2 else None) for i in range(200)]
         for stream in streams:
             await anext(stream)
-        number = len(world.streams)
+        number = world.num_streams
         world.frames()
         told = [read(await anext(stream))[0][1]["run_id"] for stream in streams]
         for stream in streams:
             await stream.aclose()
-        return number, set(told), len(world.streams), world.streams._waiting
+        return number, set(told), world.num_streams, world.feed._listeners
 
     assert together(scenario) == (200, {"a"}, 0, {})
 
 
 def test_notify_outside_the_life_of_the_loop_is_harmless():
-    changes = Changes()
-    streams = EventStreams(changes)
-    streams.notify(Change(run_id="a"))
+    feed = ChangeFeed()
+    feed.notify(Change(run_id="a"))
 
     async def main():
-        streams.open()
-        stream = streams.follow(None)
+        feed.open()
+        stream = follow(feed, None)
         await anext(stream)
-        return stream, len(streams)
+        return stream, feed.num_listeners(Audience.PAGE)
 
     _, number = asyncio.run(main())
-    streams.notify(Change(run_id="a"))
-    assert (number, len(streams)) == (1, 0)
+    feed.notify(Change(run_id="a"))
+    assert (number, feed.num_listeners(Audience.PAGE)) == (1, 0)

@@ -8,11 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from stabilizer.clock import SystemClock
-from stabilizer.collector.api.event_streams import EventStreams
-from stabilizer.collector.api.long_poll import LongPolls
 from stabilizer.collector.api.metrics import Metrics
 from stabilizer.collector.api.sweeper import Sweeper
-from stabilizer.collector.services.changes import Changes
+from stabilizer.collector.services.change_feed import ChangeFeed
 from stabilizer.errors import StorageError
 
 SOON = 0.001
@@ -40,7 +38,7 @@ class Services:
 
 @pytest.fixture
 def metrics():
-    return Metrics(SystemClock(), LongPolls(), EventStreams(Changes()))
+    return Metrics(SystemClock(), ChangeFeed())
 
 
 def count(metrics, outcome):
