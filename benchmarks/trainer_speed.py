@@ -41,7 +41,7 @@ from trainer.config import RunConfig, load_config
 from trainer.data import StreamLoader, open_tokenizer, open_training_stream
 from trainer.data.making import make_corpus
 from trainer.demo.processes import Process, Processes
-from trainer.run.flops import training_flops
+from trainer.run.throughput import training_flops
 
 DOCUMENTS = 1200
 WARM_UP_STEPS = 12

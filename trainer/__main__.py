@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trainer.cli import app
-from trainer.demo.command import demo
+from trainer.demo.story import demo
 
 app.command()(demo)
 

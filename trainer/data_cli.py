@@ -74,8 +74,7 @@ def inspect(  # noqa: PLR0913  one parameter per option of the command line
 ) -> None:
     """Write out the documents of a window: losses, repetition, filters' verdicts, pictures."""
     from trainer.inspection import parse_window, write_report  # noqa: PLC0415  loads torch
-    from trainer.inspection.findings import Inspector  # noqa: PLC0415  loads torch
-    from trainer.inspection.losses import LossModel  # noqa: PLC0415  loads transformers
+    from trainer.inspection.findings import Inspector, LossModel  # noqa: PLC0415
 
     with errors_as_exit_status():
         wanted = parse_window(window, by)
@@ -125,7 +124,7 @@ def quarantine(  # noqa: PLR0913  one parameter per option of the command line
     remark: Annotated[str, typer.Option(help="Why; for whoever reads the file.")] = "",
 ) -> None:
     """Take documents out of the stream of future runs, and of this one when it is resumed."""
-    from trainer.data.selection.quarantine import add_to_quarantine  # noqa: PLC0415  loads torch
+    from trainer.data.selection import add_to_quarantine  # noqa: PLC0415  loads torch
     from trainer.inspection import parse_window  # noqa: PLC0415  loads torch
 
     with errors_as_exit_status():

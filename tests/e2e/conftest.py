@@ -10,9 +10,9 @@ import pytest
 
 from stabilizer.protocol.commands import Command
 from stabilizer.protocol.runs import Run
-from trainer.demo.client import CollectorClient
 from trainer.demo.processes import Process, Processes
 from trainer.demo.story import policy_file
+from trainer.demo.watch import CollectorClient
 
 SECONDS = 180.0
 

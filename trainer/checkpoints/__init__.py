@@ -1,8 +1,7 @@
 """Durable checkpoints: safetensors and JSON, whole or not at all, of one process or many."""
 
-from trainer.checkpoints.callback import FACTS_KEY, Checkpoints, SnapshotHealth
-from trainer.checkpoints.errors import CheckpointError
-from trainer.checkpoints.random_states import RandomStates
+from trainer.checkpoints.callback import FACTS_KEY, Checkpoints, RandomStates, SnapshotHealth
+from trainer.checkpoints.folders import CheckpointError
 from trainer.checkpoints.sharded import ShardedStrategy
 from trainer.checkpoints.storage import SafeCheckpointIO, read_state
 from trainer.checkpoints.store import CheckpointStore, StoredCheckpoint, find_checkpoint

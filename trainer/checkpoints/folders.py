@@ -1,4 +1,4 @@
-"""Folders that are there as a whole or not at all, whatever happens while they are written."""
+"""Checkpoint folders: their names, manifests and errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from trainer.checkpoints.errors import CheckpointError
+from stabilizer.errors import StabilizerError
+
+
+class CheckpointError(StabilizerError):
+    """A checkpoint could not be written, or what is on storage is none that can be used."""
+
+    code = "checkpoint_unusable"
+
 
 MANIFEST_FILE: Final = "manifest.json"
 FORMAT: Final = "trainer checkpoint 1"

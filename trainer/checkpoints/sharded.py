@@ -20,8 +20,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from trainer.checkpoints.errors import CheckpointError
 from trainer.checkpoints.folders import (
+    CheckpointError,
     begin_folder,
     check_files,
     commit_folder,
@@ -30,13 +30,15 @@ from trainer.checkpoints.folders import (
     read_manifest,
 )
 from trainer.checkpoints.storage import (
+    Tree,
     fill_tensors,
+    join_tree,
     read_state,
     read_tensors,
+    split_tree,
     write_state,
     write_tensors,
 )
-from trainer.checkpoints.tree import Tree, join_tree, split_tree
 
 _STATE = "state_dict"
 _OPTIMIZERS = "optimizer_states"

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from trainer.checkpoints.errors import CheckpointError
-from trainer.checkpoints.folders import remove_folder, sweep, write_json
+from trainer.checkpoints.folders import CheckpointError, remove_folder, sweep, write_json
 
 HEALTH_FILE: Final = "health.json"
 

@@ -1,6 +1,5 @@
 """Documents, their order, and how they become batches."""
 
-from trainer.data.batches import Batch, collate
 from trainer.data.building import (
     open_heldout_stream,
     open_reader,
@@ -8,7 +7,7 @@ from trainer.data.building import (
     open_training_stream,
 )
 from trainer.data.documents import BadDocumentError, Document, Reason
-from trainer.data.loader import StaleIteratorError, StreamLoader
+from trainer.data.loader import Batch, StaleIteratorError, StreamLoader, collate
 from trainer.data.reading import DocumentReader, StreamFaults
 from trainer.data.stream import DocumentStream, SampleStream
 from trainer.data.tokenizer import PAD, CorpusTokenizer, load_tokenizer

@@ -9,12 +9,10 @@ from typing import Final
 from stabilizer.errors import ConfigurationError
 from trainer.config.data import DataConfig, SourceConfig
 from trainer.data.documents import DocumentSource
-from trainer.data.order.mixture import MixtureOrder
+from trainer.data.order import MixtureOrder
 from trainer.data.reading import DocumentReader, StreamFaults
-from trainer.data.selection.filters import DocumentFilter
-from trainer.data.selection.quarantine import read_quarantine
-from trainer.data.sequences.encoding import SequenceEncoder, TokenFault
-from trainer.data.sequences.packing import PackedStream
+from trainer.data.selection import DocumentFilter, read_quarantine
+from trainer.data.sequences import SequenceEncoder, TokenFault
 from trainer.data.sources import (
     ConversationSource,
     ParquetSource,
@@ -26,7 +24,7 @@ from trainer.data.sources import (
     parquet,
     tars,
 )
-from trainer.data.stream import DocumentStream, SampleStream
+from trainer.data.stream import DocumentStream, PackedStream, SampleStream
 from trainer.data.tokenizer import CorpusTokenizer, load_tokenizer
 
 HELDOUT_FOLDER: Final = "heldout"

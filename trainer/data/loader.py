@@ -1,18 +1,138 @@
-"""`StreamLoader`: batches of a stream, resumable to the sample, whatever the number of workers."""
+"""Batches of a rank, the record of damaged documents, and the loader that trains on them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from stabilizer.errors import ConfigurationError, StabilizerError
-from trainer.data.batches import Batch, collate
-from trainer.data.health import DataHealth, HealthMetric
-from trainer.data.stream import SampleStream
+from trainer.data.documents import Skip
+from trainer.data.stream import Read, SampleStream
+
+
+class Batch(TypedDict):
+    """Shape letters: B batch_size, S sequence_length, I max_images, C colours, H, W image_size.
+
+    Documents are numbered over the batch, row by row; without packing there is one in each row.
+    """
+
+    input_ids: Tensor  # [B, S] int64
+    attention_mask: Tensor  # [B, S] int64
+    labels: Tensor  # [B, S] int64
+    pixel_values: Tensor  # [B, I, C, H, W] float32
+    image_attention_mask: Tensor  # [B, S, I] int64
+    document_ids: Tensor  # [B, S] int64; number of the token's document, -1 at padding
+    source_ids: Tensor  # [B, S] int64; index of its source in source_names, -1 at padding
+    source_names: list[str]  # of the sources in this batch, sorted
+    positions: list[int]  # of each row in the stream
+    sample_ids: list[str]  # of each document
+    source: list[str]  # of each document
+    rows: list[int]  # of each document in the batch
+    tokens: int  # that are no padding
+    passed_over: int  # unusable documents that were met on the way
+    skipped: list[tuple[str, str, str, str]]  # what, source, reason and id of all passed over
+
+
+def collate(reads: Sequence[Read]) -> Batch:
+    """Stack samples into a batch."""
+    samples = [read.sample for read in reads]
+    sources = [source for sample in samples for source in sample.sources]
+    names = sorted(set(sources))
+    documents = _number_documents([sample.document_ids for sample in samples])
+    # One more for padding: -1 picks the last.
+    source_of = torch.tensor([*(names.index(source) for source in sources), -1])
+    skips = [skip for read in reads for skip in read.skips]
+    return Batch(
+        input_ids=torch.stack([sample.input_ids for sample in samples]),
+        attention_mask=torch.stack([sample.attention_mask for sample in samples]),
+        labels=torch.stack([sample.labels for sample in samples]),
+        pixel_values=torch.stack([sample.pixel_values for sample in samples]),
+        image_attention_mask=torch.stack([sample.image_attention_mask for sample in samples]),
+        document_ids=documents,
+        source_ids=source_of[documents],
+        source_names=names,
+        positions=[sample.position for sample in samples],
+        sample_ids=[name for sample in samples for name in sample.sample_ids],
+        source=sources,
+        rows=[row for row, sample in enumerate(samples) for _ in sample.sources],
+        tokens=int(documents.ge(0).sum()),
+        passed_over=sum(skip.what == "documents" for skip in skips),
+        skipped=[(skip.what, skip.source, skip.reason.value, skip.sample_id) for skip in skips],
+    )
+
+
+def _number_documents(rows: Sequence[Tensor]) -> Tensor:
+    """Number documents over the batch, given their numbers in each row; [B, S] int64."""
+    numbered: list[Tensor] = []
+    first = 0
+    for row in rows:
+        numbered.append(torch.where(row >= 0, row + first, -1))
+        first += int(row.max()) + 1
+    return torch.stack(numbered)
+
+
+@dataclass(frozen=True, slots=True)
+class HealthMetric:
+    """One number about the data."""
+
+    name: str
+    """Name of the metric."""
+    value: float
+    """Its value: counters count from the start of the process, on this rank."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """source and reason, where they apply."""
+
+
+class DataHealth:
+    """Counts over the batches that were handed out."""
+
+    def __init__(self, shards_skipped: Iterable[Skip] = ()) -> None:
+        """Begin with the files that could not be used at all."""
+        self._read: Counter[str] = Counter()
+        self._skipped: Counter[tuple[str, str, str]] = Counter(
+            (skip.what, skip.source, skip.reason.value) for skip in shards_skipped
+        )
+        self._fill = 0.0
+        self.passed_over = 0
+        """Documents that were met and replaced or left out."""
+
+    def note(self, batch: Batch) -> None:
+        """Count one batch."""
+        self._read.update(batch["source"])
+        for what, source, reason, _ in batch["skipped"]:
+            self._skipped[what, source, reason] += 1
+        self.passed_over += batch["passed_over"]
+        self._fill = batch["tokens"] / max(batch["input_ids"].numel(), 1)
+
+    def metrics(self) -> list[HealthMetric]:
+        """Return all numbers.
+
+        documents_read{source}; documents_skipped, pictures_skipped and shards_skipped, each
+        {source, reason}; documents_skipped_ratio, of all documents that were met; sequence_fill,
+        the part of the newest batch that is no padding.
+        """
+        counters = [
+            HealthMetric("documents_read", count, {"source": source})
+            for source, count in sorted(self._read.items())
+        ]
+        counters += [
+            HealthMetric(f"{what}_skipped", count, {"source": source, "reason": reason})
+            for (what, source, reason), count in sorted(self._skipped.items())
+        ]
+        met = self._read.total() + self.passed_over
+        ratio = self.passed_over / max(met, 1)
+        return [
+            *counters,
+            HealthMetric("documents_skipped_ratio", ratio),
+            HealthMetric("sequence_fill", self._fill),
+        ]
 
 
 class StaleIteratorError(StabilizerError):

@@ -10,10 +10,9 @@ from typing import Final, Generic, TypeAlias, TypeVar
 from stabilizer.errors import ConfigurationError
 from trainer.config.filters import FiltersConfig
 from trainer.data.documents import DAMAGE, BadDocumentError, Document, DocumentSource, Reason, Skip
-from trainer.data.order.mixture import MixtureOrder, Place
-from trainer.data.selection.filters import DocumentFilter, Verdict
-from trainer.data.selection.quarantine import Quarantine
-from trainer.data.sequences.encoding import TokenFault
+from trainer.data.order import MixtureOrder, Place
+from trainer.data.selection import DocumentFilter, Quarantine, Verdict
+from trainer.data.sequences import TokenFault
 
 _MAX_REJECTED: Final = 1000  # unwanted documents in a row: then the limits leave nothing over
 

@@ -1,28 +1,29 @@
-"""The demo from beginning to end."""
+"""The demo from start to end, and its command."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
+
+import typer
 
 from stabilizer.clock import Clock, SystemClock
-from stabilizer.errors import StabilizerError
+from stabilizer.errors import ConfigurationError, StabilizerError
 from stabilizer.protocol.runs import RunState
 from trainer import presets
 from trainer.config import load_config
-from trainer.demo.client import CollectorClient
 from trainer.demo.console import StoryTeller
-from trainer.demo.lineage import follow
 from trainer.demo.options import ARMS, Arm, DemoOptions
 from trainer.demo.page import write_page
 from trainer.demo.plot import draw, draw_svg
 from trainer.demo.processes import Process, Processes, ProcessFailedError
-from trainer.demo.report import ArmOutcome, build_report, verdict
-from trainer.demo.watch import ArmWatch, Event
+from trainer.demo.report import ArmOutcome, build_report, follow, verdict
+from trainer.demo.watch import ArmWatch, CollectorClient, Event
 
 _LOOK_SECONDS: Final = 0.5
 _PROGRESS_SECONDS: Final = 15.0
@@ -222,3 +223,42 @@ def _leave_open(teller: StoryTeller, page: str) -> None:
             time.sleep(3600)
     except KeyboardInterrupt:
         teller.note("Ended.")
+
+
+def demo(
+    *,
+    exit_when_done: Annotated[
+        bool, typer.Option("--exit", help="End the collector when the story is told.")
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="The JSON report; HTML and PNG go beside it."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Start of all randomness, from 0.")] = 0,
+    steps: Annotated[int, typer.Option(help="Optimizer steps of each arm.")] = DemoOptions.steps,
+    out: Annotated[Path, typer.Option(help="Folder for everything else.")] = Path("out/demo"),
+) -> None:
+    """Train, disturb, see, rewind, learn on: the whole loop on this machine, told live.
+
+    Without --exit, on a terminal, page and collector stay for you to look around until Ctrl-C.
+    """
+    try:
+        options = DemoOptions(
+            out=out.resolve(),
+            seed=seed,
+            steps=steps,
+            report=report,
+            # Without a terminal nobody could press Ctrl-C.
+            exit_when_done=exit_when_done or not sys.stdin.isatty(),
+        )
+        code = run_demo(options)
+    except ConfigurationError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    except (StabilizerError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        typer.echo("Ended before the story was told; the processes are gone.", err=True)
+        raise typer.Exit(130) from None
+    raise typer.Exit(code)

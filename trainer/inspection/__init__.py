@@ -2,7 +2,6 @@
 
 from trainer.inspection.findings import Finding
 from trainer.inspection.report import write_report
-from trainer.inspection.run_folder import RunFolder
-from trainer.inspection.window import Occurrence, Window, parse_window
+from trainer.inspection.run_folder import Occurrence, RunFolder, Window, parse_window
 
 __all__ = ["Finding", "Occurrence", "RunFolder", "Window", "parse_window", "write_report"]

@@ -3,11 +3,10 @@
 from trainer.module.architecture import build_model, build_skeleton, materialise
 from trainer.module.idefics_module import IdeficsModule, MetricLog
 from trainer.module.optimization import follow_configuration
+from trainer.module.parts import UnfreezeSchedule
 from trainer.module.pretrained import PretrainedWeights, open_pretrained
-from trainer.module.progress import ProgressLine
-from trainer.module.records import LossRecorder, as_json
+from trainer.module.progress import LossRecorder, ProgressLine, as_json
 from trainer.module.sizes import Sizes, at_equal_size, count_weights
-from trainer.module.unfreezing import UnfreezeSchedule
 
 __all__ = [
     "IdeficsModule",

@@ -12,10 +12,9 @@ from transformers import IdeficsForVisionText2Text
 from typing_extensions import override
 
 from trainer.config import OptimizerConfig, UnfreezeConfig
-from trainer.module.losses import DocumentLosses, TokenLosses, token_losses
+from trainer.module.losses import DocumentLosses, TokenLosses, reduce_losses, token_losses
 from trainer.module.optimization import build_optimizer, build_schedule
-from trainer.module.ranks import reduce_losses
-from trainer.module.unfreezing import UnfreezeSchedule
+from trainer.module.parts import UnfreezeSchedule
 
 
 class Inputs(TypedDict):

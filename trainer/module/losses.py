@@ -1,7 +1,4 @@
-"""What is minimised, in float32.
-
-Shape letters: B batch, S sequence, V vocabulary.
-"""
+"""Losses of a batch, exact over ranks and microbatches."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 
@@ -81,3 +79,34 @@ def token_losses(logits: Tensor, labels: Tensor) -> TokenLosses:
     ).view_as(targets)
     z = torch.where(counted, logits.logsumexp(dim=-1).square(), 0.0)
     return TokenLosses(cross_entropy=cross_entropy, z=z, counted=counted)
+
+
+@dataclass(frozen=True, slots=True)
+class RankLosses:
+    """What the ranks have together; the same numbers on each of them."""
+
+    loss: Tensor
+    """[] float32: cross-entropy per predicted token of all ranks."""
+    z_loss: Tensor
+    """[] float32: likewise."""
+    weight: Tensor
+    """[] float32: by which this rank's mean is multiplied, so that the mean over ranks, which DDP
+    and FSDP take of gradients, is the mean over all tokens."""
+
+
+@torch.no_grad()
+def reduce_losses(losses: TokenLosses) -> RankLosses | None:
+    """Add up the losses of all ranks; None where there is but one.
+
+    One small collective per microbatch, without waiting for the device. Ranks with less text would
+    otherwise pull harder, and a run would depend on how many processes it has.
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return None
+    own = losses.counted.sum()
+    sums = torch.stack([losses.cross_entropy.sum().double(), losses.z.sum().double(), own.double()])
+    dist.all_reduce(sums)
+    loss, z_loss, count = sums.unbind()
+    count = count.clamp(min=1)
+    weight = own * dist.get_world_size() / count
+    return RankLosses((loss / count).float(), (z_loss / count).float(), weight.float())

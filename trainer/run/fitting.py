@@ -1,17 +1,19 @@
-"""Train a configuration, and write down what came out."""
+"""Fit a run: its trainer, callbacks and the agent that watches it."""
 
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Final
+from typing import Any, Final
 
 import torch
 import transformers
@@ -20,18 +22,83 @@ from lightning.pytorch import Callback, Trainer
 from stabilizer.agent import StabilizerCallback
 from stabilizer.clock import Clock, SystemClock
 from stabilizer.errors import ConfigurationError
+from stabilizer.protocol.batches import SnapshotInfo
 from trainer.checkpoints import Checkpoints, RandomStates
-from trainer.config import RunConfig, config_to_yaml
+from trainer.config import SOLO, MonitorConfig, RunConfig, config_to_yaml, find_policy
 from trainer.data.records import LEDGER_FOLDER, Ledger, StreamRecorder
 from trainer.module import LossRecorder, ProgressLine, at_equal_size
-from trainer.run.configured_rates import ConfiguredRates
 from trainer.run.devices import choose_devices
-from trainer.run.flops import training_flops
 from trainer.run.job import Job, build_job
-from trainer.run.resuming import Resume, choose_resume, facts_of, store_of
+from trainer.run.resuming import ConfiguredRates, Resume, choose_resume, facts_of, store_of
 from trainer.run.summary import Summary, heldout_loss
-from trainer.run.throughput import DataWait, Throughput
-from trainer.run.watching import AgentHealth, build_watcher, registered_config
+from trainer.run.throughput import DataWait, Throughput, training_flops
+
+_SECRETS: Final = re.compile(r"(?<=://)[^/@\s]*@|\?[\w.-]+=\S*\Z")
+"""What an address may carry besides the place: a user with a password, and a signed query."""
+
+
+def build_watcher(monitor: MonitorConfig, *, token: str | None) -> StabilizerCallback | None:
+    """Return the agent's callback; None where nobody watches.
+
+    Args:
+        monitor: Who watches.
+        token: For the collector, where it wants one.
+
+    Raises:
+        ConfigurationError: The policy is not there, or has mistakes.
+    """
+    if monitor.collector is None:
+        return None
+    return StabilizerCallback(
+        None if monitor.collector == SOLO else monitor.collector,
+        run=monitor.run,
+        token=token,
+        mode=monitor.mode,
+        policy=None if monitor.policy is None else find_policy(monitor.policy),
+        snapshot_every=monitor.snapshot_every,
+        keep_snapshots=monitor.keep_snapshots,
+    )
+
+
+def registered_config(config: RunConfig) -> dict[str, Any]:
+    """Return what the collector may know of a configuration: all of it, without passwords.
+
+    Addresses of data lose what stands in front of the host and behind the path.
+    """
+    fields: dict[str, Any] = json.loads(json.dumps(asdict(config)), object_pairs_hook=_without)
+    return fields
+
+
+def _without(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: _bare(value) for name, value in pairs}
+
+
+def _bare(value: Any) -> Any:  # noqa: ANN401  JSON
+    if isinstance(value, str) and "://" in value:
+        return _SECRETS.sub("", value)
+    return [_bare(one) for one in value] if isinstance(value, list) else value
+
+
+class AgentHealth:
+    """The collector's word on the snapshots of a watched run."""
+
+    def __init__(self, watcher: StabilizerCallback) -> None:
+        """Ask the agent of this run."""
+        self._watcher = watcher
+
+    @property
+    def attempt(self) -> int:
+        """Number of the present attempt."""
+        job = self._watcher.job
+        return 0 if job is None else job.attempt
+
+    def healthy(self) -> Iterable[SnapshotInfo]:
+        """Return the snapshots that are still held and that the collector calls healthy."""
+        job = self._watcher.job
+        if job is None:
+            return []
+        return [info for info in job.ring.inventory() if info.id in job.ring.healthy]
+
 
 LOSSES_FILE: Final = "losses.jsonl"
 SUMMARY_FILE: Final = "summary.json"

@@ -1,16 +1,21 @@
-"""Model, data and faults of a run, built from its configuration."""
+"""A training job: model, data, faults and strategy."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from lightning.pytorch import Callback, seed_everything
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from typing_extensions import override
 
 from stabilizer.errors import ConfigurationError
-from trainer.config import DataConfig, RunConfig
+from trainer.config import DataConfig, FaultsConfig, RunConfig
 from trainer.data import (
     PAD,
     CorpusTokenizer,
@@ -21,16 +26,105 @@ from trainer.data import (
     open_tokenizer,
     open_training_stream,
 )
-from trainer.faults import BadDocuments, RepeatedDocuments, show_corrupted_corpus
+from trainer.faults import (
+    BadDocuments,
+    FlippedWeights,
+    Fp16Overflow,
+    FreshWeights,
+    LogitDrift,
+    LostMoments,
+    LrRestart,
+    LrTooHigh,
+    NanGradient,
+    RepeatedDocuments,
+    ScaledWeights,
+    SlowRank,
+    StaleMoments,
+    show_corrupted_corpus,
+)
 from trainer.module import (
     IdeficsModule,
+    PretrainedWeights,
     at_equal_size,
     build_model,
     build_skeleton,
+    materialise,
     open_pretrained,
 )
-from trainer.run.faults import build_step_faults
-from trainer.run.sharding import ShardedIdeficsModule
+
+_KINDS: Final[dict[str, Callable[..., Callback]]] = {
+    "lr_too_high": LrTooHigh,
+    "lr_restart": LrRestart,
+    "scaled_weights": ScaledWeights,
+    "flipped_weights": FlippedWeights,
+    "lost_moments": LostMoments,
+    "stale_moments": StaleMoments,
+    "fresh_weights": FreshWeights,
+    "logit_drift": LogitDrift,
+    "fp16_overflow": Fp16Overflow,
+    "nan_gradient": NanGradient,
+    "slow_rank": SlowRank,
+}
+"""By the field of the configuration, whose fields are the arguments of the class."""
+
+
+def build_step_faults(faults: FaultsConfig, seed: int) -> list[Callback]:
+    """Return the callbacks of all configured accidents of the process.
+
+    Args:
+        faults: Which ones.
+        seed: Start of their random choices.
+    """
+    callbacks = []
+    for name, kind in _KINDS.items():
+        config = getattr(faults, name)
+        if config is not None:
+            options: dict[str, Any] = asdict(config)
+            if name == "flipped_weights":
+                options["seed"] = seed
+            callbacks.append(kind(**options))
+    return callbacks
+
+
+_LAYERS = (
+    "IdeficsDecoderLayer",
+    "IdeficsGatedCrossAttentionLayer",
+    "IdeficsVisionEncoderLayer",
+    "IdeficsPerceiverResampler",
+)
+"""Classes of transformers whose weights are gathered and freed together."""
+
+
+class ShardedIdeficsModule(IdeficsModule):
+    """IDEFICS that is sharded when Lightning asks for it, before the optimizer is made.
+
+    A model that was built whole is cut into its shards. A skeleton on the meta device is cut first
+    and filled then, so that no process ever holds more than one layer and its own shards.
+    """
+
+    weights: PretrainedWeights | None = None
+    """What a skeleton is filled with."""
+    _is_sharded = False
+
+    @override
+    def configure_model(self) -> None:
+        """Shard, once."""
+        if self._is_sharded:
+            return
+        self._is_sharded = True
+        mesh: Any = self.device_mesh
+        shard(self.model, mesh["data_parallel"] if isinstance(mesh, DeviceMesh) else mesh)
+        if next(self.model.parameters()).is_meta:
+            materialise(self.model, self.weights, device=self.trainer.strategy.root_device)
+
+
+def shard(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Shard every layer, and what lies between them, over a mesh, in place."""
+    for module in model.modules():
+        if type(module).__name__ in _LAYERS:
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
 
 DAMAGED_FOLDER: Final = "damaged-corpus"
 

@@ -24,8 +24,7 @@ from trainer.data.documents import (
     Skip,
     whole_text,
 )
-from trainer.data.sources.files import StoredFile
-from trainer.data.sources.shards import BadShardError, Content, Shards, blocks_of
+from trainer.data.sources.files import BadShardError, Content, Shards, StoredFile, blocks_of
 
 SUFFIX: Final = ".jsonl"
 _ROLES: Final = frozenset({"system", "user", "assistant"})

@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainer.data.documents import BadDocumentError, Document, Part, Reason, Skip
-from trainer.data.sources.files import StoredFile
-from trainer.data.sources.shards import BadShardError, Content, Shards
+from trainer.data.sources.files import BadShardError, Content, Shards, StoredFile
 
 SUFFIX: Final = ".parquet"
 SCHEMA: Final = pa.schema(

@@ -18,8 +18,7 @@ from itertools import groupby
 from typing import IO, Any, Final, NamedTuple
 
 from trainer.data.documents import BadDocumentError, Document, Part, Reason, Skip, whole_text
-from trainer.data.sources.files import StoredFile
-from trainer.data.sources.shards import BadShardError, Content, Shards, blocks_of
+from trainer.data.sources.files import BadShardError, Content, Shards, StoredFile, blocks_of
 
 SUFFIX: Final = ".tar"
 _PICTURES: Final = frozenset({"jpg", "jpeg", "png", "webp"})

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.checkpoints.errors import CheckpointError
 from trainer.checkpoints.folders import (
+    CheckpointError,
     begin_folder,
     check_files,
     commit_folder,

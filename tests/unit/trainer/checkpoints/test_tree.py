@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.checkpoints.errors import CheckpointError
-from trainer.checkpoints.tree import join_tree, split_tree
+from trainer.checkpoints.folders import CheckpointError
+from trainer.checkpoints.storage import join_tree, split_tree
 
 
 class Colour(StrEnum):

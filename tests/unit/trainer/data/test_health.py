@@ -1,6 +1,6 @@
 from trainer.data import StreamLoader
 from trainer.data.documents import Reason, Skip
-from trainer.data.health import DataHealth
+from trainer.data.loader import DataHealth
 
 
 def values(metrics):

@@ -7,10 +7,9 @@ import pytest
 from stabilizer.errors import ConfigurationError
 from trainer.config.filters import FiltersConfig
 from trainer.data.documents import BadDocumentError, Document, Reason
-from trainer.data.order.mixture import MixtureOrder
+from trainer.data.order import MixtureOrder
 from trainer.data.reading import DocumentReader, StreamFaults
-from trainer.data.selection.filters import DocumentFilter
-from trainer.data.selection.quarantine import Quarantine
+from trainer.data.selection import DocumentFilter, Quarantine
 
 
 class Pages:

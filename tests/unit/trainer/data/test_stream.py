@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from stabilizer.errors import ConfigurationError
-from trainer.data.order.mixture import MixtureOrder
+from trainer.data.order import MixtureOrder
 from trainer.data.reading import DocumentReader
-from trainer.data.sequences.encoding import SequenceEncoder
+from trainer.data.sequences import SequenceEncoder
 from trainer.data.sources import ParquetSource, list_files
 from trainer.data.sources.parquet import SCHEMA
 from trainer.data.stream import DocumentStream

@@ -1,6 +1,6 @@
 import math
 
-from trainer.demo.lineage import Curve, follow
+from trainer.demo.report import Curve, follow
 
 
 def test_a_run_without_rollback_is_its_samples(make):

@@ -6,12 +6,12 @@ import pytest
 
 from stabilizer.protocol.commands import CommandState
 from stabilizer.protocol.decisions import DecisionKind, DecisionReason
-from trainer.demo.lineage import Curve
 from trainer.demo.options import Disturbances
 from trainer.demo.page import write_page
 from trainer.demo.plot import draw, draw_svg
 from trainer.demo.report import (
     ArmOutcome,
+    Curve,
     build_report,
     steps_lost,
     steps_to_action,

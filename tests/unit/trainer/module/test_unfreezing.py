@@ -7,8 +7,7 @@ import torch
 
 from trainer.config import OptimizerConfig, UnfreezeConfig
 from trainer.module import IdeficsModule, build_model
-from trainer.module.parts import learners
-from trainer.module.unfreezing import UnfreezeSchedule
+from trainer.module.parts import UnfreezeSchedule, learners
 
 FROZEN = ["language_layers", "language_norms", "embeddings", "vision"]
 STEPS = 8

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from stabilizer.errors import ConfigurationError
-from trainer.module.weight_files import WeightFiles, find_folder
+from trainer.module.pretrained import WeightFiles, find_folder
 
 FIELD = "model.pretrained.language"
 

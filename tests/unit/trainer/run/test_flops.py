@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from trainer.config import load_config
-from trainer.run.flops import training_flops
+from trainer.run.throughput import training_flops
 
 LANGUAGE = ["language_layers", "language_norms", "embeddings", "head"]
 VISION = ["vision", "vision_norms"]

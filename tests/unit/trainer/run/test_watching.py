@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from trainer.run.watching import registered_config
+from trainer.run.fitting import registered_config
 
 
 def test_the_whole_configuration_is_registered_as_json(make_config):

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from stabilizer.errors import ConfigurationError
-from trainer.data.making import HELDOUT_DOCUMENTS, make_corpus
-from trainer.data.making.corpus import NUMBERS
+from trainer.data.making import HELDOUT_DOCUMENTS, NUMBERS, make_corpus
 from trainer.data.tokenizer import END_OF_UTTERANCE, EOS, SPECIAL_TOKENS
 
 GOLDEN = "e8b527ecfb3eae774bf5e7d27df41b4b24f4ce95d80868807329501a75985823"

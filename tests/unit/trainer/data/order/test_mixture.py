@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from stabilizer.errors import ConfigurationError
-from trainer.data.order.mixture import MixtureOrder
+from trainer.data.order import MixtureOrder
 
 SIZES = {"web": [12], "pairs": [5]}
 WEIGHTS = {"web": 3, "pairs": 1}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.order.permutation import mix, permute
+from trainer.data.order import mix, permute
 
 
 @given(size=st.integers(1, 300), key=st.integers(0, 2**64 - 1))

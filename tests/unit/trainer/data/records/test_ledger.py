@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from trainer.data.records.ledger import Ledger, LedgerEntry, read_ledger, segments
+from trainer.data.records import Ledger, LedgerEntry, read_ledger, segments
 
 
 def entry(step, attempt=1, rank=0, **more):

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from trainer.data import StreamLoader
-from trainer.data.records.ledger import Ledger, read_ledger
-from trainer.data.records.recording import StreamRecorder
+from trainer.data.records import Ledger, StreamRecorder, read_ledger
 
 
 class Job:

@@ -8,7 +8,7 @@ from PIL import Image
 from stabilizer.errors import ConfigurationError
 from trainer.config.filters import FiltersConfig
 from trainer.data.documents import Document, Reason
-from trainer.data.selection.filters import DocumentFilter, char_repetition, word_repetition
+from trainer.data.selection import DocumentFilter, char_repetition, word_repetition
 
 
 def png(width, height):

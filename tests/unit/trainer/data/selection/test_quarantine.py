@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stabilizer.errors import ConfigurationError
-from trainer.data.selection.quarantine import Quarantine, add_to_quarantine, read_quarantine
+from trainer.data.selection import Quarantine, add_to_quarantine, read_quarantine
 
 
 @pytest.fixture

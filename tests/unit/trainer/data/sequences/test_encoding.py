@@ -9,7 +9,7 @@ from transformers.models.idefics.processing_idefics import (
 )
 
 from trainer.data.documents import BadDocumentError, Document
-from trainer.data.sequences.encoding import IGNORED_LABEL, SequenceEncoder
+from trainer.data.sequences import IGNORED_LABEL, SequenceEncoder
 from trainer.data.tokenizer import AROUND_IMAGE, BOS, EOS, IMAGE, PAD
 
 BLACK, WHITE = 0, 255
@@ -138,7 +138,7 @@ def test_a_picture_that_cannot_be_decoded_is_a_bad_document(encoder, file):
 
 
 def test_a_picture_of_absurd_size_is_not_decoded(encoder, monkeypatch):
-    monkeypatch.setattr("trainer.data.sequences.pictures.MAX_PIXELS", 63)
+    monkeypatch.setattr("trainer.data.sequences.MAX_PIXELS", 63)
     with pytest.raises(BadDocumentError, match="8x8"):
         encoder.encode(document(png()), 0)
 

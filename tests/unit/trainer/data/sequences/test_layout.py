@@ -1,7 +1,7 @@
 import pytest
 
 from trainer.data.documents import BadDocumentError, Document, Mark, Reason
-from trainer.data.sequences.layout import DocumentLayout
+from trainer.data.sequences import DocumentLayout
 from trainer.data.tokenizer import AROUND_IMAGE, BOS, EOS, IMAGE
 
 

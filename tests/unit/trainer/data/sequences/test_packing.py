@@ -6,10 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.data.documents import BadDocumentError, Reason
-from trainer.data.sequences.encoding import IGNORED_LABEL, SequenceEncoder
-from trainer.data.sequences.layout import Piece
-from trainer.data.sequences.packing import pack
+from trainer.data.sequences import IGNORED_LABEL, Piece, SequenceEncoder
 from trainer.data.sources import ParquetSource
+from trainer.data.stream import pack
 from trainer.data.tokenizer import BOS, EOS, IMAGE
 
 PACKED = {

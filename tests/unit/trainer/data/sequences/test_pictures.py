@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from trainer.data.documents import BadDocumentError, Reason
-from trainer.data.sequences.pictures import decode_picture, picture_size
+from trainer.data.sequences import decode_picture, picture_size
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 DEVIATION = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)

@@ -1,1 +1,0 @@
-"""Which document comes when: seeded orders and mixtures that cost no memory."""

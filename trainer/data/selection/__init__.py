@@ -1,1 +1,0 @@
-"""Which documents are left out, by limits and by a person."""

@@ -1,1 +1,0 @@
-"""From documents to the tensors of sequences: tokens, pictures, masks, and packing."""
