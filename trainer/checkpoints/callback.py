@@ -187,7 +187,7 @@ class Checkpoints(Callback):
         if trainer.is_global_zero:
             self._sweep()
             if self._resumed is not None and self._store.holds(self._resumed):
-                with _Told(self, "checkpoints cannot be marked"):
+                with _SurviveErrors(self, "checkpoints cannot be marked"):
                     self._store.abandon(self._step)
 
     @override
@@ -202,7 +202,7 @@ class Checkpoints(Callback):
         self._is_due = True  # not now: a batch has been taken that would be missing
         self._unjudged = [(c, a) for c, a in self._unjudged if c.step <= self._step]
         if trainer.is_global_zero:
-            with _Told(self, "checkpoints cannot be marked"):
+            with _SurviveErrors(self, "checkpoints cannot be marked"):
                 self._store.abandon(self._step)
 
     @override
@@ -243,7 +243,7 @@ class Checkpoints(Callback):
         if trainer.is_global_zero:
             self._sweep()
         is_written = False
-        with _Told(self, f"no checkpoint at step {self._step}", trainer):
+        with _SurviveErrors(self, f"no checkpoint at step {self._step}", trainer):
             with _all_random_states(trainer):
                 trainer.save_checkpoint(path)
             is_written = True
@@ -253,12 +253,12 @@ class Checkpoints(Callback):
         self._saved_step, self._is_due = self._step, False
         if trainer.is_global_zero:
             # Apart from the writing, whose failure is met with a barrier: here no rank waits.
-            with _Told(self, f"the checkpoint at step {self._step} cannot be marked"):
+            with _SurviveErrors(self, f"the checkpoint at step {self._step} cannot be marked"):
                 self._note(StoredCheckpoint(self._attempt, self._step, path), is_finite)
 
     def _sweep(self) -> None:
         """Make room: a write that broke for want of it must not keep the next one from its own."""
-        with _Told(self, "what broken writes have left cannot be removed"):
+        with _SurviveErrors(self, "what broken writes have left cannot be removed"):
             self._store.sweep()
 
     def _note(self, checkpoint: StoredCheckpoint, is_finite: bool) -> None:
@@ -280,13 +280,13 @@ class Checkpoints(Callback):
             if not any(number == attempt and step in span for number, step in healthy):
                 left.append((checkpoint, attempt))
             elif checkpoint.path.is_dir():
-                with _Told(self, "a checkpoint cannot be marked"):
+                with _SurviveErrors(self, "a checkpoint cannot be marked"):
                     self._store.mark(checkpoint, healthy=True)
         # What is so old that no snapshot of it is left will not be judged any more.
         self._unjudged = [item for item in left if item[0].path.is_dir()]
 
 
-class _Told:
+class _SurviveErrors:
     """Counts and tells what keeps a checkpoint from being written; training outlives it."""
 
     def __init__(self, owner: Checkpoints, what: str, trainer: Trainer | None = None) -> None:

@@ -17,7 +17,7 @@ _REPLACED_WHOLE: Final = frozenset({("data", "sources")})
 
 
 @dataclass(slots=True)
-class Draft:
+class ConfigDraft:
     """Values of a configuration, joined from files and overrides; later ones win."""
 
     values: dict[str, Any] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from stabilizer.errors import ConfigurationError
-from trainer.config.drafts import Draft
+from trainer.config.drafts import ConfigDraft
 
 _SUFFIX: Final = ".yaml"
 _POLICY_SUFFIX: Final = ".policy.yaml"
@@ -64,18 +64,18 @@ def describe_recipes() -> dict[str, str]:
     return {name: _first_sentence(_text(_RECIPES, name)) for name in recipe_names()}
 
 
-def read_preset(name: str) -> Draft:
+def read_preset(name: str) -> ConfigDraft:
     """Read a packaged preset.
 
     Raises:
         ConfigurationError: There is none of this name.
     """
-    draft = Draft()
+    draft = ConfigDraft()
     _lay_preset(draft, name, "preset")
     return draft
 
 
-def read_recipe(recipe: str) -> Draft:
+def read_recipe(recipe: str) -> ConfigDraft:
     """Read a recipe, packaged or in a file, over the preset that it names.
 
     Raises:
@@ -85,19 +85,19 @@ def read_recipe(recipe: str) -> Draft:
         text, file = _text(_RECIPES, recipe), f"{recipe}{_SUFFIX}"
     else:
         text, file = _read_file(recipe), recipe
-    written = Draft()
+    written = ConfigDraft()
     written.merge_file(text, file)
     preset, place = written.take("preset")
     if preset is None:
         return written
-    draft = Draft()
+    draft = ConfigDraft()
     _lay_preset(draft, str(preset), f"{place}: preset")
     draft.merge_file(text, file)
     draft.take("preset")
     return draft
 
 
-def _lay_preset(draft: Draft, name: str, field: str) -> None:
+def _lay_preset(draft: ConfigDraft, name: str, field: str) -> None:
     names = preset_names()
     if name not in names:
         allowed = ", ".join(names)

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from stabilizer.errors import ConfigurationError
 from trainer.config.checks import collect_mistakes
 from trainer.config.describing import fields_of
-from trainer.config.drafts import Draft, to_yaml
+from trainer.config.drafts import ConfigDraft, to_yaml
 from trainer.config.library import read_preset, read_recipe
 from trainer.config.run import RunConfig
 
@@ -52,10 +52,10 @@ def parse_config(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigurationError: With every mistake at once.
     """
-    return check_draft(Draft(dict(values)))
+    return check_draft(ConfigDraft(dict(values)))
 
 
-def check_draft(draft: Draft) -> RunConfig:
+def check_draft(draft: ConfigDraft) -> RunConfig:
     """Check what a person wrote and make it a configuration.
 
     Raises:
@@ -97,7 +97,7 @@ def _explain(item: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails
     return f"{name}: {item['input']!r} cannot be used; {item['msg']}"
 
 
-def _with_place(mistake: str, draft: Draft) -> str:
+def _with_place(mistake: str, draft: ConfigDraft) -> str:
     place = draft.place(mistake.partition(":")[0])
     return f"{place}: {mistake}" if place else mistake
 

@@ -7,7 +7,7 @@ from trainer.data.building import (
     open_training_stream,
 )
 from trainer.data.documents import BadDocumentError, Document, Reason
-from trainer.data.loader import Batch, StaleIteratorError, StreamLoader, collate
+from trainer.data.loader import StaleIteratorError, StreamLoader, TrainingBatch, collate
 from trainer.data.reading import DocumentReader, StreamFaults
 from trainer.data.stream import DocumentStream, SampleStream
 from trainer.data.tokenizer import PAD, CorpusTokenizer, load_tokenizer
@@ -15,7 +15,6 @@ from trainer.data.tokenizer import PAD, CorpusTokenizer, load_tokenizer
 __all__ = [
     "PAD",
     "BadDocumentError",
-    "Batch",
     "CorpusTokenizer",
     "Document",
     "DocumentReader",
@@ -25,6 +24,7 @@ __all__ = [
     "StaleIteratorError",
     "StreamFaults",
     "StreamLoader",
+    "TrainingBatch",
     "collate",
     "load_tokenizer",
     "open_heldout_stream",

@@ -17,7 +17,7 @@ from trainer.data.documents import Skip
 from trainer.data.stream import Read, SampleStream
 
 
-class Batch(TypedDict):
+class TrainingBatch(TypedDict):
     """Shape letters: B batch_size, S sequence_length, I max_images, C colours, H, W image_size.
 
     Documents are numbered over the batch, row by row; without packing there is one in each row.
@@ -40,7 +40,7 @@ class Batch(TypedDict):
     skipped: list[tuple[str, str, str, str]]  # what, source, reason and id of all passed over
 
 
-def collate(reads: Sequence[Read]) -> Batch:
+def collate(reads: Sequence[Read]) -> TrainingBatch:
     """Stack samples into a batch."""
     samples = [read.sample for read in reads]
     sources = [source for sample in samples for source in sample.sources]
@@ -49,7 +49,7 @@ def collate(reads: Sequence[Read]) -> Batch:
     # One more for padding: -1 picks the last.
     source_of = torch.tensor([*(names.index(source) for source in sources), -1])
     skips = [skip for read in reads for skip in read.skips]
-    return Batch(
+    return TrainingBatch(
         input_ids=torch.stack([sample.input_ids for sample in samples]),
         attention_mask=torch.stack([sample.attention_mask for sample in samples]),
         labels=torch.stack([sample.labels for sample in samples]),
@@ -103,7 +103,7 @@ class DataHealth:
         self.passed_over = 0
         """Documents that were met and replaced or left out."""
 
-    def note(self, batch: Batch) -> None:
+    def note(self, batch: TrainingBatch) -> None:
         """Count one batch."""
         self._read.update(batch["source"])
         for what, source, reason, _ in batch["skipped"]:
@@ -252,7 +252,7 @@ class StreamLoader:
         """Return the batches of a whole epoch."""
         return ceil(self._epoch / self._step)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[TrainingBatch]:
         """Yield the batches up to the end of the epoch in which the position lies.
 
         Raises:
@@ -261,7 +261,7 @@ class StreamLoader:
         self._generation += 1
         return self._iterate(self._generation)
 
-    def _iterate(self, generation: int) -> Iterator[Batch]:
+    def _iterate(self, generation: int) -> Iterator[TrainingBatch]:
         for made in self._batches():
             if generation != self._generation:
                 raise StaleIteratorError(
@@ -273,7 +273,7 @@ class StreamLoader:
             self._health.note(made)
             yield made
 
-    def _batches(self) -> Iterator[Batch | _Refusal]:
+    def _batches(self) -> Iterator[TrainingBatch | _Refusal]:
         end = (self._samples // self._epoch + 1) * self._epoch
         count = ceil((end - self._samples) / self._step)
         first = self._samples + self._rank * self._batch_size
@@ -293,7 +293,7 @@ class _Refusal(NamedTuple):
     message: str
 
 
-class _StreamSlice(IterableDataset["Batch | _Refusal"]):
+class _StreamSlice(IterableDataset["TrainingBatch | _Refusal"]):
     """Every `step` samples from `first` on, a batch; the w-th of n workers makes each n-th one."""
 
     def __init__(
@@ -305,7 +305,7 @@ class _StreamSlice(IterableDataset["Batch | _Refusal"]):
         self._count = count
         self._batch_size = batch_size
 
-    def __iter__(self) -> Iterator[Batch | _Refusal]:
+    def __iter__(self) -> Iterator[TrainingBatch | _Refusal]:
         worker = get_worker_info()
         start, stride = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         for number in range(start, self._count, stride):

@@ -202,7 +202,7 @@ _SAMPLES_PER_SHARD: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CorpusRow:
     """A document, as a row of Parquet."""
 
     images: list[dict[str, bytes | None] | None]
@@ -213,7 +213,7 @@ class Row:
     """JSON."""
 
 
-def write_parquet(folder: Path, rows: Sequence[Row]) -> None:
+def write_parquet(folder: Path, rows: Sequence[CorpusRow]) -> None:
     """Write documents as Parquet files."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, start in enumerate(range(0, len(rows), _ROWS_PER_FILE)):
@@ -224,7 +224,7 @@ def write_parquet(folder: Path, rows: Sequence[Row]) -> None:
         pq.write_table(table, path, row_group_size=_ROWS_PER_GROUP)
 
 
-def write_webdataset(folder: Path, rows: Sequence[Row]) -> None:
+def write_webdataset(folder: Path, rows: Sequence[CorpusRow]) -> None:
     """Write documents of one PNG picture and one text as shards."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, start in enumerate(range(0, len(rows), _SAMPLES_PER_SHARD)):
@@ -441,7 +441,7 @@ def _png(picture: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> bytes:
 
 def _rows(
     compose: Callable[[Random], list[Part]], count: int, pictures: _Pictures, random: Random
-) -> Iterator[Row]:
+) -> Iterator[CorpusRow]:
     for _ in range(count):
         parts = compose(random)
         images: list[dict[str, bytes | None] | None] = [
@@ -452,10 +452,10 @@ def _rows(
         ]
         texts = [None if isinstance(part, DigitPicture) else part for part in parts]
         metadata = json.dumps([part.digit for part in parts if isinstance(part, DigitPicture)])
-        yield Row(images, texts, metadata)
+        yield CorpusRow(images, texts, metadata)
 
 
-_PAIR_WRITERS: Final[dict[str, Callable[[Path, Sequence[Row]], None]]] = {
+_PAIR_WRITERS: Final[dict[str, Callable[[Path, Sequence[CorpusRow]], None]]] = {
     "parquet": write_parquet,
     "webdataset": write_webdataset,
 }

@@ -11,7 +11,7 @@ from stabilizer.errors import ConfigurationError
 from trainer.config.filters import FiltersConfig
 from trainer.data.documents import DAMAGE, BadDocumentError, Document, DocumentSource, Reason, Skip
 from trainer.data.order import MixtureOrder, Place
-from trainer.data.selection import DocumentFilter, Quarantine, Verdict
+from trainer.data.selection import DocumentFilter, FilterVerdict, Quarantine
 from trainer.data.sequences import TokenFault
 
 _MAX_REJECTED: Final = 1000  # unwanted documents in a row: then the limits leave nothing over
@@ -106,7 +106,7 @@ class DocumentReader:
         source = self._sources[sample_id.partition("/")[0]]
         return source.document(source.number(sample_id))
 
-    def judge(self, document: Document) -> Verdict:
+    def judge(self, document: Document) -> FilterVerdict:
         """Return what the limits of its source say about a document."""
         return self._filters.get(document.source, _NO_LIMITS).judge(document)
 

@@ -52,20 +52,20 @@ class LedgerEntry:
     """Windows of the stream, [from, to), that were skipped on command since the step before."""
 
 
-class _Segment(NamedTuple):
+class _LedgerSegment(NamedTuple):
     attempt: int
     step: int
     rank: int
     path: Path
 
 
-def segments(folder: Path) -> list[_Segment]:
+def segments(folder: Path) -> list[_LedgerSegment]:
     """Return the files of a ledger, oldest first; none where there is no ledger."""
     if not folder.is_dir():
         return []
     matches = ((path, _NAME.fullmatch(path.name)) for path in folder.iterdir())
     found = [
-        _Segment(int(match[1]), int(match[2]), int(match[3]), path)
+        _LedgerSegment(int(match[1]), int(match[2]), int(match[3]), path)
         for path, match in matches
         if match
     ]
@@ -97,7 +97,7 @@ def _read_segment(path: Path) -> Iterator[LedgerEntry]:
 
 
 @dataclass(slots=True)
-class Ledger:
+class SampleLedger:
     """Writes the ledger of one rank. A disk that is full costs the ledger, never the training."""
 
     folder: Path
@@ -114,7 +114,7 @@ class Ledger:
     _written: int = field(default=0, init=False)
 
     @classmethod
-    def begin(cls, folder: Path, max_bytes: int, *, rank: int, resumes: bool) -> Ledger:
+    def begin(cls, folder: Path, max_bytes: int, *, rank: int, resumes: bool) -> SampleLedger:
         """Begin a ledger, or the next attempt of one.
 
         All ranks call this before one of them writes: a run's attempts are counted over all of
@@ -132,7 +132,7 @@ class Ledger:
             newest = max((segment.attempt for segment in found), default=0)
             return cls(folder, max_bytes, rank, newest + 1)
         ledger = cls(folder, max_bytes, rank)
-        with _Told(ledger):
+        with _SurviveWriteErrors(ledger):
             for segment in found:
                 if rank in (0, segment.rank):
                     segment.path.unlink(missing_ok=True)
@@ -150,7 +150,7 @@ class Ledger:
         content = asdict(entry)
         content["losses"] = [_to_json(value) for value in entry.losses]
         line = json.dumps({key: value for key, value in content.items() if value != ()}) + "\n"
-        with _Told(self):
+        with _SurviveWriteErrors(self):
             if self._file is None or self._written + len(line) > self.max_bytes // _PARTS:
                 self._begin_segment(entry.step)
             if self._file is not None:
@@ -162,7 +162,7 @@ class Ledger:
         """Close the file."""
         file, self._file = self._file, None
         if file is not None:
-            with _Told(self):
+            with _SurviveWriteErrors(self):
                 file.close()
 
     def _begin_segment(self, step: int) -> None:
@@ -185,10 +185,10 @@ class Ledger:
             logger.info("the ledger is full: %s (%d bytes) is gone", path.name, size)
 
 
-class _Told:
+class _SurviveWriteErrors:
     """Tells once what keeps the ledger from being written; training outlives it."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: SampleLedger) -> None:
         self._ledger = ledger
 
     def __enter__(self) -> None:
@@ -224,7 +224,7 @@ class StreamRecorder(Callback):
     not lie above the one before begins a new attempt.
     """
 
-    def __init__(self, ledger: Ledger, loader: StreamLoader) -> None:
+    def __init__(self, ledger: SampleLedger, loader: StreamLoader) -> None:
         """Write what is read of `loader`."""
         self._ledger = ledger
         self._loader = loader

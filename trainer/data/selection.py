@@ -18,7 +18,7 @@ from trainer.data.sequences import picture_size
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class FilterVerdict:
     """What became of a document."""
 
     document: Document
@@ -42,16 +42,16 @@ class DocumentFilter:
         self._flagged = _read_words(config.flagged_words) if config.flagged_words else frozenset()
         self._is_idle = config == FiltersConfig()
 
-    def judge(self, document: Document) -> Verdict:
+    def judge(self, document: Document) -> FilterVerdict:
         """Take out unfit pictures, and say everything that speaks against the rest."""
         if self._is_idle:
-            return Verdict(document, (), ())
+            return FilterVerdict(document, (), ())
         kept, removed = self._without_unfit_pictures(document)
         reasons = [
             *self._count_reasons(len(kept.text.split()), len(kept.pictures)),
             *self._text_reasons(kept.text),
         ]
-        return Verdict(kept, tuple(reasons), removed)
+        return FilterVerdict(kept, tuple(reasons), removed)
 
     def _without_unfit_pictures(self, document: Document) -> tuple[Document, tuple[Skip, ...]]:
         keeps = [not isinstance(part, bytes) or self._is_fit(part) for part in document.parts]

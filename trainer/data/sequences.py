@@ -248,7 +248,7 @@ TokenFault: TypeAlias = Callable[[int, list[int]], list[int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class EncodedSample:
     """One sequence, ready for a batch."""
 
     position: int
@@ -302,7 +302,9 @@ class SequenceEncoder:
         self._pad, self._bos = tokenizer.special(PAD), tokenizer.special(BOS)
         self._image = tokenizer.special(IMAGE)
 
-    def encode(self, document: Document, position: int, fault: TokenFault | None = None) -> Sample:
+    def encode(
+        self, document: Document, position: int, fault: TokenFault | None = None
+    ) -> EncodedSample:
         """Lay out the beginning of one document.
 
         Args:
@@ -331,7 +333,7 @@ class SequenceEncoder:
         pictures: Sequence[Sequence[Tensor]],
         position: int,
         fault: TokenFault | None = None,
-    ) -> Sample:
+    ) -> EncodedSample:
         """Lay out pieces one behind the other; together they fit.
 
         Args:
@@ -352,7 +354,7 @@ class SequenceEncoder:
         pixels = torch.zeros(self._max_images, 3, self._image_size, self._image_size)
         for place, picture in enumerate(each for group in pictures for each in group):
             pixels[place] = picture
-        return Sample(
+        return EncodedSample(
             position=position,
             sample_ids=tuple(piece.sample_id for piece in pieces),
             sources=tuple(piece.source for piece in pieces),

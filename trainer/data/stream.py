@@ -12,14 +12,14 @@ from torch import Tensor
 from trainer.config.data import PackingConfig
 from trainer.data.documents import BadDocumentError, Document, Reason, Skip
 from trainer.data.reading import DocumentReader
-from trainer.data.sequences import Piece, Sample, SequenceEncoder, TokenFault
+from trainer.data.sequences import EncodedSample, Piece, SequenceEncoder, TokenFault
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
     """A sample, and what was passed over to find it."""
 
-    sample: Sample
+    sample: EncodedSample
     skips: tuple[Skip, ...] = ()
 
     @property
@@ -91,7 +91,7 @@ _KEPT_WINDOWS: Final = 4  # laid out in a process; a batch seldom spans more
 
 
 @dataclass(slots=True)
-class Row:
+class PackedRow:
     """What stands in one sequence."""
 
     pieces: list[Piece] = field(default_factory=list)
@@ -119,7 +119,7 @@ class Row:
 class _Window:
     """One window, laid out."""
 
-    rows: list[Row]
+    rows: list[PackedRow]
     skips: tuple[Skip, ...]
 
 
@@ -232,7 +232,7 @@ class PackedStream:
 
 def pack(
     pieces: Sequence[Piece], rows: int, *, length: int, max_images: int
-) -> tuple[list[Row], list[Piece]]:
+) -> tuple[list[PackedRow], list[Piece]]:
     """Lay pieces into rows.
 
     Args:
@@ -244,7 +244,7 @@ def pack(
     Returns:
         The rows, none of them empty, and the pieces that found no room.
     """
-    packed = [Row() for _ in range(rows)]
+    packed = [PackedRow() for _ in range(rows)]
     left_out: list[Piece] = []
     for piece in pieces:
         tokens, pictures = length - len(piece.tokens), max_images - len(piece.pictures)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.demo.options import ARMS, DemoOptions
-from trainer.demo.report import Check
+from trainer.demo.report import DemoCheck
 from trainer.demo.watch import Event
 
 _STYLES = {
@@ -61,7 +61,7 @@ class StoryTeller:
         parts = ", ".join(f"{name} {step}/{total}" for name, step in steps.items())
         self._console.print(f"[dim]... {parts}[/]")
 
-    def closing(self, report: Mapping[str, Any], checks: Sequence[Check], page: str) -> None:
+    def closing(self, report: Mapping[str, Any], checks: Sequence[DemoCheck], page: str) -> None:
         """Print the table, the checks and where the files are."""
         self._console.print()
         self._console.print(_table(report))

@@ -9,7 +9,7 @@ from string import Template
 from typing import Any, Final
 
 from trainer.demo.options import ARMS, Arm
-from trainer.demo.report import ArmOutcome, Check
+from trainer.demo.report import ArmOutcome, DemoCheck
 from trainer.demo.watch import ArmWatch, Event
 
 _PAGE: Final = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
@@ -20,7 +20,7 @@ _LAST: Final = 10**9
 def write_page(
     path: Path,
     report: Mapping[str, Any],
-    checks: Sequence[Check],
+    checks: Sequence[DemoCheck],
     arms: Mapping[str, ArmOutcome],
     picture: str,
 ) -> None:
@@ -64,7 +64,7 @@ def _arm_row(arm: Arm, report: Mapping[str, Any]) -> str:
     return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
 
 
-def _check(check: Check) -> str:
+def _check(check: DemoCheck) -> str:
     mark, word = ("good", "yes") if check.passed else ("bad", "no")
     return f'<li><b class="{mark}">{word}</b> {escape(check.name)}: {escape(check.found)}</li>'
 

@@ -77,7 +77,7 @@ class ArmOutcome:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
+class DemoCheck:
     """One condition of success."""
 
     name: str
@@ -85,7 +85,7 @@ class Check:
     found: str
 
 
-def verdict(arms: Mapping[str, ArmOutcome], disturbances: Disturbances) -> list[Check]:
+def verdict(arms: Mapping[str, ArmOutcome], disturbances: Disturbances) -> list[DemoCheck]:
     """Judge the story; the demo succeeds if every check passed."""
     undisturbed, unprotected, protected = (
         arms[arm.name] for arm in (UNDISTURBED, UNPROTECTED, PROTECTED)
@@ -97,27 +97,27 @@ def verdict(arms: Mapping[str, ArmOutcome], disturbances: Disturbances) -> list[
     alerts = alerts_on_bad_documents(protected.alerts, disturbances)
     early = [one for one in protected.commands if _issued_before_restart(one, disturbances)]
     return [
-        Check(
+        DemoCheck(
             name=f"protected ends within {TOLERANCE:.0%} of undisturbed",
             passed=math.isfinite(drift) and drift <= TOLERANCE,
             found=f"{protected.final_loss:.4f} against {base:.4f} ({_percent(drift)} away)",
         ),
-        Check(
+        DemoCheck(
             name=f"unprotected ends at least {HARM:.0%} worse, or not finite",
             passed=math.isfinite(base) and not harm < HARM,
             found=f"{unprotected.final_loss:.4f} ({_percent(harm)} worse)",
         ),
-        Check(
+        DemoCheck(
             name="at least one rollback was applied",
             passed=bool(rollbacks),
             found=f"{len(rollbacks)} applied",
         ),
-        Check(
+        DemoCheck(
             name="the bad documents raised an alert and no command",
             passed=bool(alerts) and not early,
             found=f"{len(alerts)} alerts, {len(early)} commands",
         ),
-        Check(
+        DemoCheck(
             name="no command on the undisturbed arm",
             passed=not undisturbed.commands,
             found=f"{len(undisturbed.commands)} commands",
@@ -127,7 +127,7 @@ def verdict(arms: Mapping[str, ArmOutcome], disturbances: Disturbances) -> list[
 
 def build_report(
     arms: Mapping[str, ArmOutcome],
-    checks: Sequence[Check],
+    checks: Sequence[DemoCheck],
     *,
     seed: int,
     seconds: float,

@@ -23,7 +23,7 @@ from trainer.demo.page import write_page
 from trainer.demo.plot import draw, draw_svg
 from trainer.demo.processes import Process, Processes, ProcessFailedError
 from trainer.demo.report import ArmOutcome, build_report, follow, verdict
-from trainer.demo.watch import ArmWatch, CollectorClient, Event
+from trainer.demo.watch import ArmWatch, DemoClient, Event
 
 _LOOK_SECONDS: Final = 0.5
 _PROGRESS_SECONDS: Final = 15.0
@@ -50,7 +50,7 @@ def run_demo(options: DemoOptions, *, clock: Clock | None = None) -> int:
         _make_data(options, processes)
         teller.opening(options, url, page)
         jobs = {arm.name: _start_job(arm, options, processes, url) for arm in ARMS}
-        with CollectorClient(url) as client:
+        with DemoClient(url) as client:
             _watch(client, jobs, options, teller, clock)
             outcomes = {arm.name: _outcome(client, arm, options) for arm in ARMS}
         code = _conclude(options, outcomes, clock.monotonic() - began, teller)
@@ -122,7 +122,7 @@ def _start_job(arm: Arm, options: DemoOptions, processes: Processes, url: str) -
 
 
 def _watch(
-    client: CollectorClient,
+    client: DemoClient,
     jobs: Mapping[str, Process],
     options: DemoOptions,
     teller: StoryTeller,
@@ -161,7 +161,7 @@ def _raise_if_failed(jobs: Mapping[str, Process]) -> None:
 
 
 def _look(
-    client: CollectorClient,
+    client: DemoClient,
     watches: Mapping[str, ArmWatch],
     options: DemoOptions,
     teller: StoryTeller,
@@ -184,7 +184,7 @@ def _look(
     return steps
 
 
-def _outcome(client: CollectorClient, arm: Arm, options: DemoOptions) -> ArmOutcome:
+def _outcome(client: DemoClient, arm: Arm, options: DemoOptions) -> ArmOutcome:
     run = client.run_named(f"demo-{options.seed}-{arm.name}")
     if run is None or run.state not in _ENDED:
         raise ProcessFailedError(f"the collector does not know how the arm {arm.name} ended")

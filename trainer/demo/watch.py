@@ -22,7 +22,7 @@ _INCIDENTS: Final = TypeAdapter(list[Incident])
 _SERIES: Final = TypeAdapter(list[SeriesData])
 
 
-class CollectorClient:
+class DemoClient:
     """Reads runs, alerts, incidents, commands and series.
 
     Args:

@@ -25,10 +25,10 @@ from stabilizer.errors import ConfigurationError
 from stabilizer.protocol.batches import SnapshotInfo
 from trainer.checkpoints import Checkpoints, RandomStates
 from trainer.config import SOLO, MonitorConfig, RunConfig, config_to_yaml, find_policy
-from trainer.data.records import LEDGER_FOLDER, Ledger, StreamRecorder
+from trainer.data.records import LEDGER_FOLDER, SampleLedger, StreamRecorder
 from trainer.module import LossRecorder, ProgressLine, at_equal_size
 from trainer.run.devices import choose_devices
-from trainer.run.job import Job, build_job
+from trainer.run.job import TrainingJob, build_job
 from trainer.run.resuming import ConfiguredRates, Resume, choose_resume, facts_of, store_of
 from trainer.run.summary import Summary, heldout_loss
 from trainer.run.throughput import DataWait, Throughput, training_flops
@@ -79,7 +79,7 @@ def _bare(value: Any) -> Any:  # noqa: ANN401  JSON
     return [_bare(one) for one in value] if isinstance(value, list) else value
 
 
-class AgentHealth:
+class MonitorHealth:
     """The collector's word on the snapshots of a watched run."""
 
     def __init__(self, watcher: StabilizerCallback) -> None:
@@ -170,7 +170,7 @@ class _Run:
 
     config: RunConfig
     trainer: Trainer
-    job: Job
+    job: TrainingJob
     watcher: StabilizerCallback | None
     wait: DataWait
     clock: Clock
@@ -229,7 +229,7 @@ class _Run:
                     store_of(config),
                     every=config.training.checkpoint_every,
                     facts=facts_of(config),
-                    health=None if watcher is None else AgentHealth(watcher),
+                    health=None if watcher is None else MonitorHealth(watcher),
                     resumed=None if resume is None else resume.path,
                 )
             )
@@ -241,7 +241,7 @@ class _Run:
             return []
         folder = Path(self.config.training.out) / LEDGER_FOLDER
         rank = self.trainer.global_rank
-        ledger = Ledger.begin(folder, max_bytes, rank=rank, resumes=resumes)
+        ledger = SampleLedger.begin(folder, max_bytes, rank=rank, resumes=resumes)
         return [StreamRecorder(ledger, self.job.loader)]
 
     def _throughput(self) -> Throughput:

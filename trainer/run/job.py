@@ -132,7 +132,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TrainingJob:
     """Everything that a fit needs, not yet started."""
 
     module: IdeficsModule
@@ -145,7 +145,7 @@ class Job:
 
 def build_job(
     config: RunConfig, *, rank: int = 0, processes: int = 1, sharded: bool = False
-) -> Job:
+) -> TrainingJob:
     """Build model, data and faults; the global random state is seeded here.
 
     Args:
@@ -183,7 +183,7 @@ def build_job(
     if rank:  # dropout masks of its own; rank 0 draws as a run of one process does
         seed_everything(config.training.seed + rank, verbose=False)
     faults = build_step_faults(config.faults, config.training.seed)
-    return Job(module, loader, faults, tokenizer, heldout)
+    return TrainingJob(module, loader, faults, tokenizer, heldout)
 
 
 def _build_module(config: RunConfig, tokenizer: CorpusTokenizer, *, sharded: bool) -> IdeficsModule:

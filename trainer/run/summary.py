@@ -12,9 +12,9 @@ import torch
 
 from stabilizer.errors import StabilizerError
 from trainer.config import RunConfig
-from trainer.data import Batch, StreamLoader
+from trainer.data import StreamLoader, TrainingBatch
 from trainer.module import as_json
-from trainer.run.job import Job
+from trainer.run.job import TrainingJob
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,9 @@ class Summary:
 
 
 @torch.no_grad()
-def heldout_loss(config: RunConfig, job: Job, agree: Callable[[bool], bool]) -> float | None:
+def heldout_loss(
+    config: RunConfig, job: TrainingJob, agree: Callable[[bool], bool]
+) -> float | None:
     """Return the loss per token over one pass of the held-out documents, dropout off.
 
     Every source's documents count as often as its weight in the mixture says. All ranks must ask
@@ -88,7 +90,7 @@ def heldout_loss(config: RunConfig, job: Job, agree: Callable[[bool], bool]) -> 
     return total / max(count, 1)
 
 
-def _batches(loader: StreamLoader, agree: Callable[[bool], bool]) -> Iterator[Batch]:
+def _batches(loader: StreamLoader, agree: Callable[[bool], bool]) -> Iterator[TrainingBatch]:
     """Read batches; all ranks fail if one does, since a sharded model computes on all of them.
 
     Raises:
@@ -97,7 +99,7 @@ def _batches(loader: StreamLoader, agree: Callable[[bool], bool]) -> Iterator[Ba
     """
     batches = iter(loader)
     while True:
-        batch: Batch | None = None
+        batch: TrainingBatch | None = None
         error: Exception | None = None
         try:
             batch = next(batches, None)

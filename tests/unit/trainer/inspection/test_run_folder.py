@@ -2,7 +2,7 @@ import pytest
 
 from stabilizer.errors import ConfigurationError
 from trainer.config import config_to_yaml
-from trainer.data.records import Ledger, LedgerEntry
+from trainer.data.records import LedgerEntry, SampleLedger
 from trainer.inspection import RunFolder, parse_window
 
 PACKED = {
@@ -21,7 +21,7 @@ def make_run(make_config, make_stream, tmp_path):
         out.mkdir(exist_ok=True)
         (out / "config.yaml").write_text(config_to_yaml(make_config(**fields)))
         stream = make_stream(**fields)
-        ledger = Ledger.begin(out / "ledger", 10**6, rank=0, resumes=False)
+        ledger = SampleLedger.begin(out / "ledger", 10**6, rank=0, resumes=False)
         for attempt, step, first, skipped in reads:
             while ledger.attempt < attempt:
                 ledger.begin_attempt()
@@ -145,7 +145,7 @@ def test_steps_that_the_ledger_has_lost_are_named(make_run, tmp_path):
 
 def test_steps_of_which_a_ranks_part_is_lost_are_named(make_run, tmp_path):
     run = make_run([(1, step, 4 * step, ()) for step in (1, 2, 3)])
-    other = Ledger.begin(tmp_path / "run" / "ledger", 10**6, rank=1, resumes=False)
+    other = SampleLedger.begin(tmp_path / "run" / "ledger", 10**6, rank=1, resumes=False)
     for step in (2, 3):
         line = {"positions": (step,), "sample_ids": ("web/a:0",), "sources": ("web",), "rows": (0,)}
         other.write(LedgerEntry(attempt=1, step=step, rank=1, **line))

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from trainer.data.records import Ledger, LedgerEntry, read_ledger, segments
+from trainer.data.records import LedgerEntry, SampleLedger, read_ledger, segments
 
 
 def entry(step, attempt=1, rank=0, **more):
@@ -22,7 +22,9 @@ def begin(tmp_path):
     ledgers = []
 
     def make(max_bytes=10**6, rank=0, resumes=False):
-        ledgers.append(Ledger.begin(tmp_path / "ledger", max_bytes, rank=rank, resumes=resumes))
+        ledgers.append(
+            SampleLedger.begin(tmp_path / "ledger", max_bytes, rank=rank, resumes=resumes)
+        )
         return ledgers[-1]
 
     yield make

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from trainer.data import StreamLoader
-from trainer.data.records import Ledger, StreamRecorder, read_ledger
+from trainer.data.records import SampleLedger, StreamRecorder, read_ledger
 
 
 class Job:
@@ -14,7 +14,9 @@ class Job:
     def __init__(self, loader, folder, accumulate=1):
         self.loader = loader
         self.folder = folder
-        self.recorder = StreamRecorder(Ledger.begin(folder, 10**6, rank=0, resumes=False), loader)
+        self.recorder = StreamRecorder(
+            SampleLedger.begin(folder, 10**6, rank=0, resumes=False), loader
+        )
         self.trainer = SimpleNamespace(global_step=0)
         self.module = SimpleNamespace(last_document_losses=None)
         self._accumulate = accumulate
