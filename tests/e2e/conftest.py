@@ -12,7 +12,7 @@ from stabilizer.protocol.commands import Command
 from stabilizer.protocol.runs import Run
 from trainer.demo.processes import Process, Processes
 from trainer.demo.story import policy_file
-from trainer.demo.watch import CollectorClient
+from trainer.demo.watch import DemoClient
 
 SECONDS = 180.0
 
@@ -44,7 +44,7 @@ class Collector:
         return httpx.Client(base_url=f"{self.url}/api/v1", timeout=30, trust_env=False)
 
     def run(self, name) -> Run | None:
-        with CollectorClient(self.url) as client:
+        with DemoClient(self.url) as client:
             return client.run_named(name)
 
     def order(self, run_id, parameters, reason="tried by hand") -> httpx.Response:
