@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
 
 from pydantic import JsonValue, ValidationError
 
-from stabilizer.errors import RuleFileError
+from stabilizer.errors import RuleDefinitionError, RuleFileError
+from stabilizer.protocol.decisions import Severity
 from stabilizer.rules.policy_spec import PolicySpec
-from stabilizer.rules.references import check_references
-from stabilizer.rules.spec import RuleFileSpec, RuleSpec
-from stabilizer.rules.yaml_source import Path, parse_yaml
+from stabilizer.rules.spec import ANY_VALUE, CLOSED_LABELS, RuleFileSpec, RuleSpec
+from stabilizer.yaml_lines import Path, YamlMistake, YamlSource, parse_yaml
 
 
 @dataclass(frozen=True)
 class RuleFile:
-    """A rule file that has been checked."""
+    """A checked rule file."""
 
     content: RuleFileSpec
     text: str
-    """As it was written, comments included."""
+    """As written, comments included."""
     file: str
 
     @property
@@ -54,17 +55,25 @@ def load_rules(text: str, file: str = "<string>") -> RuleFile:
     Raises:
         RuleFileError: Every mistake of the file, each with its line and field.
     """
-    source = parse_yaml(text, file)
-    errors = list(source.errors)
+    source = parse_yaml(text)
+    mistakes = list(source.mistakes)
     content = None
-    if source.data is not None or not errors:
+    if source.data is None and not mistakes:
+        mistakes.append(
+            YamlMistake(1, "(file)", "the file is empty; allowed: a mapping with rules and policy")
+        )
+    elif source.data is not None:
         try:
             content = RuleFileSpec.model_validate(source.data)
         except ValidationError as error:
-            errors += [source.error(*_explain(detail)) for detail in _details(error)]
-        errors += check_references(source)
-    if errors or content is None:
-        errors.sort(key=lambda error: (error.line, error.field))
+            mistakes += _schema_mistakes(source, error)
+        mistakes += _reference_mistakes(source)
+    if mistakes or content is None:
+        mistakes.sort(key=lambda mistake: (mistake.line, mistake.field))
+        errors = [
+            RuleDefinitionError(message, file=file, line=line, field=where)
+            for line, where, message in mistakes
+        ]
         raise RuleFileError(f"{file}: {len(errors)} mistakes in the rule file", errors)
     return RuleFile(content, text, file)
 
@@ -76,23 +85,86 @@ def default_rules() -> RuleFile:
     return load_rules(text, "default.yaml")
 
 
-def _details(error: ValidationError) -> list[tuple[Path, str, str, JsonValue]]:
-    return [
-        (detail["loc"], detail["type"], detail["msg"], detail["input"])
-        for detail in error.errors(include_url=False, include_context=False)
-    ]
+def _schema_mistakes(source: YamlSource, error: ValidationError) -> Iterator[YamlMistake]:
+    for detail in error.errors(include_url=False, include_context=False):
+        location: Path = detail["loc"]
+        kind, value = detail["type"], detail["input"]
+        if kind == "missing":
+            yield source.mistake("is missing", location)
+        elif kind == "extra_forbidden":
+            yield source.mistake("is not a field here", location)
+        else:
+            if location and location[-1] == "[key]":
+                location = location[:-1]
+            message = detail["msg"].removeprefix("Value error, ")
+            if not isinstance(value, dict | list):
+                message = f"is {str(value)[:80]!r}: {message}"
+            yield source.mistake(message, location)
 
 
-def _explain(detail: tuple[Path, str, str, JsonValue]) -> tuple[str, Path]:
-    """Put a validation error into words: the message and where it belongs."""
-    location, kind, message, value = detail
-    if kind == "missing":
-        return "is missing", location
-    if kind == "extra_forbidden":
-        return "is not a field here", location
-    if location and location[-1] == "[key]":
-        location = location[:-1]
-    message = message.removeprefix("Value error, ")
-    if isinstance(value, dict | list):
-        return message, location
-    return f"is {str(value)[:80]!r}: {message}", location
+# References are checked on the plain data, not on the models, so that they are reported together
+# with all other mistakes.
+
+
+def _reference_mistakes(source: YamlSource) -> Iterator[YamlMistake]:
+    """Find duplicate rule names, and names that refer to nothing."""
+    data = _mapping(source.data)
+    rules = [_mapping(rule) for rule in _list(data.get("rules"))]
+    act_on = _mapping(_mapping(data.get("policy")).get("act_on"))
+    names = {rule.get("name") for rule in rules if isinstance(rule.get("name"), str)}
+    yield from _duplicate_names(source, rules)
+    yield from _unknown_labels(source, rules)
+    yield from _unknown_items(source, act_on, names)
+
+
+def _mapping(value: JsonValue) -> dict[str, JsonValue]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: JsonValue) -> list[JsonValue]:
+    return value if isinstance(value, list) else []
+
+
+def _duplicate_names(
+    source: YamlSource, rules: list[dict[str, JsonValue]]
+) -> Iterator[YamlMistake]:
+    first: dict[str, int] = {}
+    for index, rule in enumerate(rules):
+        name = rule.get("name")
+        if not isinstance(name, str):
+            continue
+        if name in first:
+            line = source.lines.get(("rules", first[name], "name"), 1)
+            message = f"{name!r} is also the name of the rule on line {line}"
+            yield source.mistake(message, ("rules", index, "name"))
+        first.setdefault(name, index)
+
+
+def _unknown_labels(source: YamlSource, rules: list[dict[str, JsonValue]]) -> Iterator[YamlMistake]:
+    for index, rule in enumerate(rules):
+        select = _mapping(rule.get("select"))
+        for label, allowed in CLOSED_LABELS.items():
+            given = select.get(label)
+            for value in given if isinstance(given, list) else [given]:
+                if isinstance(value, str) and value != ANY_VALUE and value not in allowed:
+                    message = f"is {value!r}; allowed: {', '.join(sorted(allowed))}, null, *"
+                    yield source.mistake(message, ("rules", index, "select", label))
+
+
+def _unknown_items(
+    source: YamlSource, act_on: dict[str, JsonValue], names: set[JsonValue]
+) -> Iterator[YamlMistake]:
+    for part, items in act_on.items():
+        alternatives = [
+            (index, alternative)
+            for index, item in enumerate(_list(items))
+            for alternative in str(item).split("|")
+        ]
+        for index, item in alternatives:
+            kind, _, name = item.partition(":")
+            where = ("policy", "act_on", part, index)
+            if kind == "rule" and name not in names:
+                yield source.mistake(f"there is no rule {name!r}", where)
+            if kind == "severity" and name not in set(Severity):
+                message = f"there is no severity {name!r}; allowed: {', '.join(Severity)}"
+                yield source.mistake(message, where)

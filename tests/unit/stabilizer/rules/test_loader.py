@@ -267,7 +267,7 @@ policy: {ladder: [], act_on: {any: ['rule:zz']}}
         found = mistakes(text)
         assert [line for line, _, _ in found] == [3, 4, 5, 6, 7, 11, 12, 12]
         assert "rules.0.severity" in {field for _, field, _ in found}
-        assert "stands here and on line 5" in found[3][2]
+        assert "first on line 5" in found[3][2]
 
     @pytest.mark.parametrize(
         ("text", "line", "reason"),
