@@ -10,9 +10,8 @@ from stabilizer.collector.services.unit_of_work import UnitOfWork
 from stabilizer.collector.services.views.sparklines import Sparklines
 from stabilizer.collector.storage.models import RunRow
 from stabilizer.collector.storage.repositories import Repositories
-from stabilizer.collector.storage.repositories.counts import CountRepository
 from stabilizer.collector.storage.repositories.runs import to_run
-from stabilizer.collector.storage.repositories.summaries import SummaryRepository
+from stabilizer.collector.storage.repositories.summaries import CountRepository, SummaryRepository
 from stabilizer.protocol.commands import CommandKind, CommandState
 from stabilizer.protocol.decisions import IncidentState
 from stabilizer.protocol.queries import RunQuery

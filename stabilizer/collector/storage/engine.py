@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from stabilizer.collector.storage.lock import CollectorLock
+from stabilizer.collector.storage.column_types import Table
 from stabilizer.errors import ConfigurationError, StorageError
 
 if TYPE_CHECKING:
@@ -92,6 +95,48 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
+class CollectorLock:
+    """Holds `<database>.lock` for the life of the process.
+
+    The system gives the lock back when the process ends, however it ends, so that a crash leaves
+    nothing behind that a person would have to remove.
+
+    Raises:
+        StorageError: Another collector holds it; code `database_in_use`.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self._path = database.with_name(database.name + ".lock")
+        try:
+            self._descriptor: int | None = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StorageError(
+                f"the lock file {self._path} cannot be opened: {error.strerror}"
+            ) from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip()
+            os.close(self._descriptor)
+            raise StorageError(
+                f"database {database} is in use by another collector (process {holder or '?'}); "
+                "a SQLite file takes one collector: stop the other one, name another file, "
+                "or use PostgreSQL",
+                code="database_in_use",
+            ) from error
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
+
+    def release(self) -> None:
+        """Let another collector in. Twice is harmless.
+
+        The file stays: removing it would let two processes lock two files of one name.
+        """
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
 class Database:
     """A migrated database, held by this process alone if it is a SQLite file.
 
@@ -167,3 +212,15 @@ def _first_line(error: SQLAlchemyError) -> str:
     cause: Any = getattr(error, "orig", None) or error
     lines = str(cause).strip().splitlines()
     return lines[0] if lines else type(cause).__name__
+
+
+def insert_unless_present(
+    session: Session, table: type[Table], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Insert rows; skip those whose key exists, also if another connection inserts it now."""
+    if not rows:
+        return
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(postgresql.insert(table).on_conflict_do_nothing(), list(rows))
+    else:
+        session.execute(sqlite.insert(table).on_conflict_do_nothing(), list(rows))

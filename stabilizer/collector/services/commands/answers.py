@@ -5,7 +5,7 @@ from __future__ import annotations
 from stabilizer.collector.services.commands.lifecycle import Cause, expire_due, move_command
 from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.unit_of_work import COLLECTOR, RunTransaction
-from stabilizer.collector.storage.repositories.commands import to_command
+from stabilizer.collector.storage.repositories.decisions import to_command
 from stabilizer.protocol.batches import BatchAnswer
 from stabilizer.protocol.commands import CommandState
 from stabilizer.protocol.queries import AuditReason

@@ -11,7 +11,7 @@ from stabilizer.collector.services.commands.targets import check_open, held_snap
 from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.unit_of_work import RunTransaction, UnitOfWork
 from stabilizer.collector.storage.models import CommandRow
-from stabilizer.collector.storage.repositories.commands import UNSETTLED, to_command
+from stabilizer.collector.storage.repositories.decisions import UNSETTLED, to_command
 from stabilizer.errors import ConflictError
 from stabilizer.protocol.batches import SnapshotInfo
 from stabilizer.protocol.commands import (

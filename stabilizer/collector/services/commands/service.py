@@ -24,7 +24,7 @@ from stabilizer.collector.services.unit_of_work import (
     UnitOfWork,
 )
 from stabilizer.collector.storage.models import CommandRow
-from stabilizer.collector.storage.repositories.commands import to_command
+from stabilizer.collector.storage.repositories.decisions import to_command
 from stabilizer.errors import ConflictError, NotFoundError
 from stabilizer.protocol.batches import BatchAnswer
 from stabilizer.protocol.commands import (

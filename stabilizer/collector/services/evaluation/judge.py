@@ -20,7 +20,7 @@ from stabilizer.collector.services.evaluation.seats import (
 )
 from stabilizer.collector.services.unit_of_work import COLLECTOR, AuditEvent, RunTransaction
 from stabilizer.collector.storage.models import AttemptRow, BrainStateRow
-from stabilizer.collector.storage.repositories.commands import to_command
+from stabilizer.collector.storage.repositories.decisions import to_command
 from stabilizer.errors import ConfigurationError, RuleFileError
 from stabilizer.protocol.batches import Marker, MarkerKind, SamplingPlan, SnapshotInfo
 from stabilizer.protocol.decisions import AlertState, IncidentState

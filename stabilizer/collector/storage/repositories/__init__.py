@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from stabilizer.collector.storage.repositories.attempts import AttemptRepository
-from stabilizer.collector.storage.repositories.audit import AuditRepository
 from stabilizer.collector.storage.repositories.catalogs import CatalogRepository
-from stabilizer.collector.storage.repositories.commands import CommandRepository
-from stabilizer.collector.storage.repositories.control import ControlRepository
-from stabilizer.collector.storage.repositories.frames import FrameRepository, StoredBatch
-from stabilizer.collector.storage.repositories.incidents import (
+from stabilizer.collector.storage.repositories.control import AuditRepository, ControlRepository
+from stabilizer.collector.storage.repositories.decisions import (
     AlertRepository,
+    CommandRepository,
     IncidentRepository,
+    RuleRepository,
 )
-from stabilizer.collector.storage.repositories.rules import RuleRepository
-from stabilizer.collector.storage.repositories.runs import RunRepository
+from stabilizer.collector.storage.repositories.frames import FrameRepository, StoredBatch
+from stabilizer.collector.storage.repositories.runs import AttemptRepository, RunRepository
 
 
 class Repositories:

@@ -8,8 +8,8 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from stabilizer.collector.storage.engine import insert_unless_present
 from stabilizer.collector.storage.models import CatalogRow, RunCatalogRow, SeriesRow
-from stabilizer.collector.storage.repositories.insert import insert_unless_present
 from stabilizer.protocol.series import Catalog
 
 

@@ -1,13 +1,21 @@
-"""The global disarm and silences."""
+"""The switch over all runs, silences, and the audit log.
+
+The log is append-only: no code changes or deletes a row, and the database refuses to.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import or_, select
+from typing import Final
+
+from sqlalchemy import or_, select, text
 from sqlalchemy.orm import Session
 
-from stabilizer.collector.storage.models import ControlRow, SilenceRow
+from stabilizer.collector.storage.models import AuditRow, ControlRow, SilenceRow
 from stabilizer.errors import NotFoundError
-from stabilizer.protocol.queries import Silence
+from stabilizer.protocol.queries import AuditEntry, AuditPage, Silence
+
+_WRITERS_LOCK: Final = 0x57AB1
+"""Advisory lock of PostgreSQL; any number that nobody else uses."""
 
 
 class ControlRepository:
@@ -53,4 +61,43 @@ class ControlRepository:
 
 def to_silence(row: SilenceRow) -> Silence:
     """Show a silence."""
-    return Silence.model_validate({name: getattr(row, name) for name in Silence.model_fields})
+    return Silence.model_validate(row, from_attributes=True)
+
+
+class AuditRepository:
+    """Audit rows of one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._ordered = session.get_bind().dialect.name != "postgresql"
+
+    def add(self, row: AuditRow) -> None:
+        """Append a row.
+
+        On PostgreSQL one transaction appends at a time: else a lower id could become visible after
+        a higher one, and a reader who pages by id would never see it.
+        """
+        if not self._ordered:
+            self._session.execute(
+                text("SELECT pg_advisory_xact_lock(:number)"), {"number": _WRITERS_LOCK}
+            )
+            self._ordered = True
+        self._session.add(row)
+        self._session.flush()
+
+    def knows(self, run_id: str) -> bool:
+        """Tell whether anything is written about a run."""
+        query = select(AuditRow.id).where(AuditRow.run_id == run_id).limit(1)
+        return self._session.scalar(query) is not None
+
+    def page(self, run_id: str | None, after: int, limit: int) -> AuditPage:
+        """Return the rows behind `after`, oldest first; no run for all of them."""
+        query = select(AuditRow).where(AuditRow.id > after).order_by(AuditRow.id)
+        if run_id is not None:
+            query = query.where(AuditRow.run_id == run_id)
+        rows = list(self._session.scalars(query.limit(limit + 1)))
+        entries = tuple(
+            AuditEntry.model_validate(row, from_attributes=True) for row in rows[:limit]
+        )
+        more = len(rows) > limit
+        return AuditPage(entries=entries, next_after=entries[-1].id if more else None)

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from sqlalchemy import BigInteger, Select, and_, column, func, insert, select, values
 from sqlalchemy.orm import Session
 
+from stabilizer.collector.storage.column_types import Id
 from stabilizer.collector.storage.models import BatchRow, CatalogRow, FrameRow
-from stabilizer.collector.storage.models.table import Id
 from stabilizer.collector.storage.repositories.blocks import decode, decode_steps, encode, merge
 from stabilizer.protocol.frames import FrameBlock
 

@@ -1,23 +1,26 @@
-"""What lists show of many runs: one query for all of them, never one for each."""
+"""Queries over many runs: one for all of them, never one for each."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from stabilizer.collector.storage.models import AttemptRow, CommandRow, IncidentRow, MarkerRow
-from stabilizer.collector.storage.repositories.commands import to_command
+from stabilizer.collector.storage.models import (
+    AttemptRow,
+    CommandRow,
+    IncidentRow,
+    MarkerRow,
+    RunRow,
+)
+from stabilizer.collector.storage.repositories.decisions import to_command
 from stabilizer.protocol.batches import MarkerKind
-from stabilizer.protocol.commands import Command, CommandState
+from stabilizer.protocol.commands import Command, CommandKind, CommandState
 from stabilizer.protocol.decisions import IncidentState
-from stabilizer.protocol.runs import Attempt, Branch
+from stabilizer.protocol.runs import Attempt, Branch, RunState
 from stabilizer.protocol.views import IncidentHead
-
-Message = TypeVar("Message", Attempt, IncidentHead)
 
 
 class SummaryRepository:
@@ -35,7 +38,7 @@ class SummaryRepository:
         )
         found: dict[str, list[Attempt]] = defaultdict(list)
         for row in self._session.scalars(query):
-            found[row.run_id].append(_read(Attempt, row))
+            found[row.run_id].append(Attempt.model_validate(row, from_attributes=True))
         return found
 
     def open_incidents(self, run_ids: Sequence[str]) -> dict[str, IncidentHead]:
@@ -48,7 +51,10 @@ class SummaryRepository:
             )
             .order_by(IncidentRow.number)
         )
-        return {row.run_id: _read(IncidentHead, row) for row in self._session.scalars(query)}
+        return {
+            row.run_id: IncidentHead.model_validate(row, from_attributes=True)
+            for row in self._session.scalars(query)
+        }
 
     def last_applied(self, run_ids: Sequence[str]) -> dict[str, Command]:
         """Return the command of each run that its job carried out last."""
@@ -91,5 +97,25 @@ class SummaryRepository:
         }
 
 
-def _read(model: type[Message], row: AttemptRow | IncidentRow) -> Message:
-    return model.model_validate({name: getattr(row, name) for name in model.model_fields})
+class CountRepository:
+    """Counts of one session. Each is one query, whatever the number of runs."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def runs(self) -> dict[RunState, int]:
+        """Count runs by state; states without runs are left out."""
+        query = select(RunRow.state, func.count()).group_by(RunRow.state)
+        return {RunState(state): count for state, count in self._session.execute(query)}
+
+    def incidents(self) -> dict[IncidentState, int]:
+        """Count incidents by state."""
+        query = select(IncidentRow.state, func.count()).group_by(IncidentRow.state)
+        rows = self._session.execute(query)
+        return {IncidentState(state): count for state, count in rows}
+
+    def commands(self) -> dict[tuple[CommandKind, CommandState], int]:
+        """Count commands by kind and state."""
+        query = select(CommandRow.kind, CommandRow.state, func.count())
+        rows = self._session.execute(query.group_by(CommandRow.kind, CommandRow.state))
+        return {(CommandKind(kind), CommandState(state)): count for kind, state, count in rows}

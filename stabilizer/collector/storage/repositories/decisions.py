@@ -1,15 +1,58 @@
-"""Alerts, incidents and their decisions."""
+"""Rule sets and what follows from them: alerts, incidents, decisions and commands."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from datetime import datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from stabilizer.collector.storage.models import AlertRow, DecisionRow, IncidentRow
-from stabilizer.errors import NotFoundError
+from stabilizer.collector.storage.engine import insert_unless_present
+from stabilizer.collector.storage.models import (
+    AlertRow,
+    BrainStateRow,
+    CommandRow,
+    DecisionRow,
+    IncidentRow,
+    RuleSetRow,
+)
+from stabilizer.errors import NotFoundError, StorageError
+from stabilizer.protocol.commands import SETTLED_STATES, Command, CommandState
 from stabilizer.protocol.decisions import Alert, AlertState, Decision, Incident, IncidentState
+
+UNSETTLED = tuple(state for state in CommandState if state not in SETTLED_STATES)
+
+
+class RuleRepository:
+    """Rule sets and brain states of one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add_set(self, content_hash: str, text: str, now: datetime) -> None:
+        """Store a rule file unless it is there."""
+        row = {"hash": content_hash, "text": text, "created_at": now}
+        insert_unless_present(self._session, RuleSetRow, [row])
+
+    def text(self, content_hash: str) -> str:
+        """Return the text of a stored rule file.
+
+        Raises:
+            StorageError: It is not there, although something refers to it.
+        """
+        row = self._session.get(RuleSetRow, content_hash)
+        if row is None:
+            raise StorageError(f"rule set {content_hash} is gone from the database")
+        return row.text
+
+    def state(self, run_id: str) -> BrainStateRow | None:
+        """Return the last saved state of a run's rules."""
+        return self._session.get(BrainStateRow, run_id)
+
+    def add_state(self, row: BrainStateRow) -> None:
+        """Store the first state of a run's rules."""
+        self._session.add(row)
 
 
 class AlertRepository:
@@ -37,7 +80,7 @@ class AlertRepository:
             AlertRow.attempt.desc(), AlertRow.pending_step.desc(), AlertRow.rule, AlertRow.id
         )
         return [
-            Alert.model_validate({name: getattr(row, name) for name in Alert.model_fields})
+            Alert.model_validate(row, from_attributes=True)
             for row in self._session.scalars(query.limit(limit))
         ]
 
@@ -135,9 +178,7 @@ class IncidentRepository:
         decisions: dict[str, list[Decision]] = {}
         for row in self._session.scalars(query):
             decisions.setdefault(row.incident_id, []).append(
-                Decision.model_validate(
-                    {name: getattr(row, name) for name in Decision.model_fields}
-                )
+                Decision.model_validate(row, from_attributes=True)
             )
         return [
             Incident.model_validate(
@@ -150,3 +191,60 @@ class IncidentRepository:
             )
             for row in rows
         ]
+
+
+class CommandRepository:
+    """Commands of one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def require(self, command_id: str) -> CommandRow:
+        """Return a command.
+
+        Raises:
+            NotFoundError: There is none; code `unknown_command`.
+        """
+        row = self._session.get(CommandRow, command_id)
+        if row is None:
+            raise NotFoundError(f"there is no command {command_id!r}", code="unknown_command")
+        return row
+
+    def find(self, run_id: str, key: str) -> CommandRow | None:
+        """Return the command of a key."""
+        query = select(CommandRow).where(CommandRow.run_id == run_id, CommandRow.key == key)
+        return self._session.scalar(query)
+
+    def add(self, row: CommandRow) -> None:
+        """Store a new command."""
+        self._session.add(row)
+        self._session.flush()
+
+    def next_number(self, run_id: str) -> int:
+        """Return the number of the run's next command."""
+        query = select(func.max(CommandRow.number)).where(CommandRow.run_id == run_id)
+        return (self._session.scalar(query) or 0) + 1
+
+    def of_run(self, run_id: str, states: Collection[CommandState] = ()) -> list[CommandRow]:
+        """Return commands of a run in the order in which they were issued; no states: all."""
+        query = select(CommandRow).where(CommandRow.run_id == run_id)
+        if states:
+            query = query.where(CommandRow.state.in_([state.value for state in states]))
+        return list(self._session.scalars(query.order_by(CommandRow.number)))
+
+    def runs_with_due(self, now: datetime) -> list[str]:
+        """Return the runs that have an unsettled command whose time has passed."""
+        query = (
+            select(CommandRow.run_id)
+            .where(
+                CommandRow.state.in_([state.value for state in UNSETTLED]),
+                CommandRow.expires_at <= now,
+            )
+            .distinct()
+        )
+        return sorted(self._session.scalars(query))
+
+
+def to_command(row: CommandRow) -> Command:
+    """Show a command."""
+    return Command.model_validate(row, from_attributes=True)

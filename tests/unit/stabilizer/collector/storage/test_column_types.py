@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from sqlalchemy.dialects import postgresql, sqlite
 
-from stabilizer.collector.storage.models.table import ExactFloat, Id, JsonText, UtcDateTime, Words
+from stabilizer.collector.storage.column_types import ExactFloat, Id, JsonText, UtcDateTime, Words
 
 DIALECTS = [sqlite.dialect(), postgresql.dialect()]
 
