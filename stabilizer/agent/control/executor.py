@@ -1,12 +1,12 @@
-"""Carries commands out at step boundaries.
+"""Applies commands at step boundaries.
 
-Order of a rollback: restore, re-apply the overrides in effect, read back, compare, train. The
-learning-rate override is not part of what is restored: a cut outlives a rollback. A rate is read
-back from the optimizer step after the command, so that the result says what was used, not what was
-meant. Whatever is refused is refused before anything was touched; a restore that breaks half way
-is reported and then raised, since nobody may train on half-restored state.
+A rollback restores, re-applies the active overrides, reads back, compares, and then trains. The
+learning-rate override is not restored: a cut outlives a rollback. Rates are read back from the
+optimizer step after the command, so that the result reports what was used, not what was intended.
+A command is rejected before anything is touched. A restore that fails half way is reported and then
+raised: training on half-restored state is never allowed.
 
-Runs in the training thread, on every rank alike; only rank 0's results go anywhere.
+Runs in the training thread on every rank; only rank 0's results are sent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from stabilizer.agent.control.agreement import Agreement, Word
+from stabilizer.agent.control.agreement import Agreement, RankStatus
 from stabilizer.agent.control.inbox import CommandInbox
 from stabilizer.agent.control.optimizer_step import LrOverride
 from stabilizer.agent.control.snapshots import Snapshot, SnapshotRing
@@ -38,12 +38,12 @@ from stabilizer.protocol.commands import (
 logger = logging.getLogger(__name__)
 
 _PAUSE_POLL_SECONDS: Final = 1.0
-_PATIENCE_STEPS: Final = 50
-"""Training steps without an optimizer step (a gradient scaler may skip some) before giving up."""
+_READ_BACK_STEPS: Final = 50
+"""Training steps without an optimizer step (a gradient scaler may skip some) before failing."""
 
 
 class Training(Protocol):
-    """The running job, as far as commands reach into it."""
+    """What commands need of the running job."""
 
     @property
     def step(self) -> int:
@@ -55,27 +55,27 @@ class Training(Protocol):
 
     @property
     def is_ending(self) -> bool:
-        """Whether no further step will be taken."""
+        """Whether no further step will run."""
 
     @property
     def unsupported(self) -> str | None:
-        """Why there is no going back in this job; None if there is."""
+        """Why this job cannot be rewound; None if it can."""
 
     def check(self, snapshot: Snapshot) -> None:
-        """Raise CommandRejectedError if it cannot go back to this snapshot. Touches nothing."""
+        """Raise CommandRejectedError if the snapshot cannot be restored. Touches nothing."""
 
     def restore(self, snapshot: Snapshot, skip_steps: int) -> int:
-        """Go back, leave out data, return the number of samples left out; or RestoreError."""
+        """Restore, skip data, return the number of samples skipped; or raise RestoreError."""
 
     def stop(self) -> None:
-        """End at this boundary."""
+        """Stop at this boundary."""
 
     def save_checkpoint(self, name: str) -> str:
         """Write a durable checkpoint; return its path, or raise ControlError."""
 
 
-class Reports(Protocol):
-    """What the executor tells beside results."""
+class JobEvents(Protocol):
+    """Receives what the executor reports beside command results."""
 
     @property
     def attempt(self) -> int:
@@ -85,108 +85,110 @@ class Reports(Protocol):
         """Begin the next attempt; return its number."""
 
     def marker(self, marker: Marker) -> None:
-        """Tell an event."""
+        """Report an event."""
 
     def set_paused(self, paused: bool, step: int) -> None:
-        """Tell that the job stands still, or goes on."""
+        """Report that the job has paused or resumed."""
 
 
 @dataclass(frozen=True)
-class _Awaiting:
-    """A result that waits for the next optimizer step to be read back."""
+class _PendingReadBack:
+    """A result whose rates are read back at the next optimizer step."""
 
     result: CommandResult
     steps_seen: int
-    patience: int = _PATIENCE_STEPS
+    steps_left: int = _READ_BACK_STEPS
 
 
 class Executor:
-    """Takes commands at boundaries and carries them out."""
+    """Takes commands at boundaries and applies them."""
 
     def __init__(
         self,
         training: Training,
-        reports: Reports,
+        events: JobEvents,
         inbox: CommandInbox,
         ring: SnapshotRing,
         override: LrOverride,
         agreement: Agreement,
     ) -> None:
         self._training = training
-        self._reports = reports
+        self._events = events
         self._inbox = inbox
         self._ring = ring
         self._override = override
         self._agreement = agreement
-        self._awaiting: list[_Awaiting] = []
+        self._pending: list[_PendingReadBack] = []
         self._newest_id: str | None = None
-        self._judged_id: str | None = None
+        self._exchanged_id: str | None = None
         self._newest_spoiled = False
         self._rewound = False
         self.is_paused = False
         self.is_stopping = False
 
     def boundary(self) -> bool:
-        """Carry out what has been agreed on; stands still here while paused.
+        """Apply the agreed commands; blocks here while paused.
 
         Returns:
-            Whether the job now stands at another place than before.
+            Whether the job was rewound.
 
         Raises:
-            RestoreError: The state may be half restored. The job must not go on.
+            RestoreError: The state may be half restored. The job must not continue.
         """
         self._rewound = False
-        self._carry_out_all(self._agree())
+        self._apply_all(self._agree())
         while self.is_paused and not self.is_stopping:
             if self._agreement.is_leader and not self._agreement.is_busy:
                 self._inbox.wait(_PAUSE_POLL_SECONDS)
-            self._carry_out_all(self._agree())
+            self._apply_all(self._agree())
         return self._rewound
 
     def note_snapshot(self, snapshot: Snapshot) -> None:
-        """Remember the newest snapshot, so that all ranks learn if any rank's part is spoiled."""
+        """Remember the newest snapshot: ranks report whether their part of it is finite."""
         self._newest_id = snapshot.info.id
         self._newest_spoiled = not snapshot.info.finite
 
     def after_step(self) -> None:
-        """Read back the rates that the step has used, and settle what waited for them."""
-        awaiting, self._awaiting = self._awaiting, []
-        for item in awaiting:
+        """Read back the rates that the step used and settle the results that wait for them."""
+        pending, self._pending = self._pending, []
+        for item in pending:
             if self._override.steps_seen > item.steps_seen:
                 self._settle_read_back(item.result)
-            elif item.patience > 0:
-                self._awaiting.append(replace(item, patience=item.patience - 1))
+            elif item.steps_left > 0:
+                self._pending.append(replace(item, steps_left=item.steps_left - 1))
             else:
                 self._settle_mismatch(
                     item.result, "no optimizer step has passed through the agent's hooks"
                 )
 
     def finish(self) -> None:
-        """The run ends: settle everything that is still open. All ranks, after the last step."""
-        self._settle_awaiting()
+        """Settle everything still open, after the last step. All ranks."""
+        self._settle_without_step()
         for command in (*self._agreement.close(), *self._inbox.take()):
-            self._reject(command, RejectReason.RUN_ENDING, "the run ends")
+            self._reject(command, RejectReason.RUN_ENDING, "the run is ending")
 
     def _agree(self) -> tuple[Command, ...]:
         is_leader = self._agreement.is_leader
         offered = self._inbox.take() if is_leader else []
         healthy = self._ring.newest_healthy() if is_leader else 0
-        agreed = self._agreement.next(offered, Word(self._newest_spoiled, healthy))
-        heard = self._agreement.heard
-        self._ring.protect(heard.healthy)
-        if heard.spoiled and self._judged_id is not None:
-            self._ring.mark_not_finite(self._judged_id)
-        self._judged_id = self._newest_id
+        agreed = self._agreement.exchange(offered, RankStatus(self._newest_spoiled, healthy))
+        merged = self._agreement.merged
+        self._ring.protect(merged.healthy)
+        if merged.spoiled and self._exchanged_id is not None:
+            self._ring.mark_not_finite(self._exchanged_id)
+        self._exchanged_id = self._newest_id
         return agreed
 
-    def _carry_out_all(self, commands: Sequence[Command]) -> None:
+    def _apply_all(self, commands: Sequence[Command]) -> None:
         for command in commands:
             refusal = self._find_refusal(command)
             verdict = self._agreement.vote(RejectReason(refusal.reason) if refusal else None)
             if verdict is None:
-                self._carry_out(command)
+                self._apply(command)
             else:
-                self._reject(command, verdict, refusal.message if refusal else "by another rank")
+                self._reject(
+                    command, verdict, refusal.message if refusal else "rejected by another rank"
+                )
 
     def _find_refusal(self, command: Command) -> CommandRejectedError | None:
         try:
@@ -198,13 +200,13 @@ class Executor:
     def _check(self, command: Command) -> None:
         parameters = command.parameters
         is_leader = self._agreement.is_leader
-        if is_leader and command.attempt != self._reports.attempt:
+        if is_leader and command.attempt != self._events.attempt:
             raise CommandRejectedError(
-                f"decided for attempt {command.attempt}; this is attempt {self._reports.attempt}",
+                f"decided for attempt {command.attempt}; this is attempt {self._events.attempt}",
                 reason=RejectReason.PAST_ATTEMPT,
             )
         if self._training.is_ending or self.is_stopping:
-            raise CommandRejectedError("the run ends", reason=RejectReason.RUN_ENDING)
+            raise CommandRejectedError("the run is ending", reason=RejectReason.RUN_ENDING)
         if isinstance(parameters, ResumeParameters) and not self.is_paused:
             raise CommandRejectedError("the job is not paused", reason=RejectReason.NOT_PAUSED)
         if isinstance(parameters, RollbackParameters):
@@ -212,7 +214,7 @@ class Executor:
                 raise CommandRejectedError(obstacle, reason=RejectReason.UNSUPPORTED)
             self._training.check(self._ring.find(parameters.target, any_attempt=not is_leader))
 
-    def _carry_out(self, command: Command) -> None:
+    def _apply(self, command: Command) -> None:
         parameters = command.parameters
         step = self._training.step
         logger.info("command %s: %s at step %d", command.id, command.kind, step)
@@ -220,8 +222,8 @@ class Executor:
             self._roll_back(command, parameters)
         elif isinstance(parameters, ReduceLrParameters):
             self._override.cut(parameters)
-            self._reports.marker(_lr_marker(step, self._override.scale))
-            self._await_step(self._applied(command, step))
+            self._events.marker(_lr_marker(step, self._override.scale))
+            self._settle_after_step(self._applied(command, step))
         elif isinstance(parameters, PauseParameters | ResumeParameters):
             self._pause(isinstance(parameters, PauseParameters))
             self._inbox.settle(self._applied(command, step))
@@ -233,7 +235,7 @@ class Executor:
 
     def _roll_back(self, command: Command, parameters: RollbackParameters) -> None:
         before = self._training.step
-        self._settle_awaiting()
+        self._settle_without_step()
         snapshot = self._ring.find(parameters.target, any_attempt=not self._agreement.is_leader)
         try:
             skipped = self._training.restore(snapshot, parameters.skip_steps)
@@ -245,10 +247,10 @@ class Executor:
         self._ring.drop_after(snapshot.info.step)
         if parameters.reduce_lr is not None:
             self._override.cut(parameters.reduce_lr)
-        self._reports.begin_attempt(
+        self._events.begin_attempt(
             AttemptStart(
                 from_step=snapshot.info.step,
-                parent=self._reports.attempt,
+                parent=self._events.attempt,
                 reason=MarkerKind.ROLLBACK,
                 command_id=command.id,
                 skipped_samples=skipped,
@@ -256,8 +258,8 @@ class Executor:
         )
         result = self._applied(command, before, skipped_samples=skipped)
         if self._override.cuts:
-            self._reports.marker(_lr_marker(snapshot.info.step, self._override.scale))
-            self._await_step(result)
+            self._events.marker(_lr_marker(snapshot.info.step, self._override.scale))
+            self._settle_after_step(result)
         else:
             self._inbox.settle(result)
 
@@ -267,18 +269,18 @@ class Executor:
         actual = (self._training.step, self._training.samples)
         if actual != expected:
             raise RestoreError(
-                f"after the restore of {info.id} the job stands at (step, samples) {actual}, "
+                f"after restoring {info.id} the job is at (step, samples) {actual}, "
                 f"not at {expected}"
             )
 
     def _pause(self, paused: bool) -> None:
         if paused:
-            self._settle_awaiting()
+            self._settle_without_step()
         self.is_paused = paused
-        self._reports.set_paused(paused, self._training.step)
+        self._events.set_paused(paused, self._training.step)
 
     def _stop(self) -> None:
-        self._settle_awaiting()
+        self._settle_without_step()
         self.is_stopping = True
         self.is_paused = False
         self._training.stop()
@@ -288,7 +290,7 @@ class Executor:
         try:
             path = self._training.save_checkpoint(command.id)
         except (OSError, RuntimeError, ControlError) as error:  # torch's writer: RuntimeError
-            logger.exception("the checkpoint asked for by command %s failed", command.id)
+            logger.exception("the checkpoint requested by command %s failed", command.id)
             self._settle_failure(command, step, error, reason=None)
             return
         result = self._applied(command, step)
@@ -308,15 +310,15 @@ class Executor:
 
     def _read_back(self) -> ReadBack:
         return ReadBack(
-            attempt=self._reports.attempt,
+            attempt=self._events.attempt,
             step=self._training.step,
             lr=self._override.expected(),
             lr_scale=self._override.scale,
             samples=self._training.samples,
         )
 
-    def _await_step(self, result: CommandResult) -> None:
-        self._awaiting.append(_Awaiting(result, self._override.steps_seen))
+    def _settle_after_step(self, result: CommandResult) -> None:
+        self._pending.append(_PendingReadBack(result, self._override.steps_seen))
 
     def _settle_read_back(self, result: CommandResult) -> None:
         if self._override.broken is not None:
@@ -334,11 +336,11 @@ class Executor:
         }
         self._inbox.settle(result.model_copy(update=update))
 
-    def _settle_awaiting(self) -> None:
-        """Settle without a step in between: the rates are those that the next step would use."""
-        awaiting, self._awaiting = self._awaiting, []
-        for item in awaiting:
-            message = "no optimizer step was taken since: the rates are the ones set"
+    def _settle_without_step(self) -> None:
+        """Settle before any step has run: report the rates that the next step would use."""
+        pending, self._pending = self._pending, []
+        for item in pending:
+            message = "no optimizer step has run since: these are the rates that were set"
             self._inbox.settle(item.result.model_copy(update={"message": message}))
 
     def _settle_failure(
@@ -359,7 +361,7 @@ class Executor:
         )
 
     def _reject(self, command: Command, reason: RejectReason, message: str) -> None:
-        logger.warning("command %s (%s) refused: %s", command.id, command.kind, message)
+        logger.warning("command %s (%s) rejected: %s", command.id, command.kind, message)
         self._inbox.settle(
             CommandResult(
                 command_id=command.id,

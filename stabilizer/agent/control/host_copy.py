@@ -1,9 +1,9 @@
 """Deep copies of training state in host memory.
 
 `HostCopier.freeze` turns a tree of containers into an equal tree whose tensors are `Held`: copies
-in host memory that nothing else refers to. `thaw` makes fresh live tensors of them, so that one
-frozen tree can be used any number of times. Tensors that share memory (tied weights, a state_dict
-beside the parameters it names) are copied once and come back shared.
+in host memory that nothing else refers to. `thaw` makes new tensors from them, so a frozen tree can
+be used any number of times. Tensors that share memory (tied weights, a state_dict beside the
+parameters it names) are copied once and stay shared.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 _REDUCIBLE: Final = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
 Tree: TypeAlias = Any
-"""Containers (dict, list, tuple and their kin) with tensors and plain values as leaves."""
+"""Nested containers (dict, list, tuple and subclasses) of tensors and plain values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,19 +29,19 @@ class Held:
     tensor: torch.Tensor
     device: torch.device
     shared: bool = False
-    """Other snapshots hold the same memory: it must not be written again."""
+    """Other snapshots use the same memory: it must not be overwritten."""
 
 
 @dataclass(frozen=True)
 class Steady:
-    """A tensor that seldom changes: its host copy is kept once for as long as it stays the same."""
+    """A tensor that rarely changes: snapshots share one host copy while it stays the same."""
 
     name: str
     tensor: torch.Tensor
 
 
 class HostCopier:
-    """Copies trees to the host, into memory of dropped copies where the shapes allow it."""
+    """Copies trees to the host; reuses the memory of dropped copies where shapes match."""
 
     def __init__(self) -> None:
         self._pool: dict[tuple[torch.dtype, tuple[int, ...]], list[torch.Tensor]] = defaultdict(
@@ -49,12 +49,12 @@ class HostCopier:
         )
         self._steady: dict[str, Held] = {}
         self.copied_bytes = 0
-        """Host memory that the last `freeze` has filled; what it shares is not counted."""
+        """Bytes that the last `freeze` copied; shared tensors are not counted."""
 
     def freeze(self, tree: Tree) -> Tree:
         """Copy a tree; every tensor in it becomes `Held`.
 
-        Waits for the devices once, at the end. Leaves that are not tensors are deep-copied.
+        Waits for the devices once, at the end. Other leaves are deep-copied.
         """
         memo: dict[tuple[object, ...], Held] = {}
         self.copied_bytes = 0
@@ -64,9 +64,9 @@ class HostCopier:
         return frozen
 
     def recycle(self, frozen: Tree) -> None:
-        """Take back the memory of a frozen tree that nobody uses any more.
+        """Reclaim the memory of a frozen tree that is no longer used.
 
-        At most one tree's worth is kept, for the next one; what was kept before is freed.
+        Keeps the memory of one tree, for the next copy; frees what was kept before.
         """
         self._pool.clear()
         for held in iterate_held(frozen):
@@ -125,11 +125,11 @@ class HostCopier:
 
 
 def thaw(frozen: Tree, device: torch.device | None = None) -> Tree:
-    """Make a live tree of a frozen one, of fresh tensors.
+    """Make a live tree of new tensors from a frozen one.
 
     Args:
-        frozen: Made by `freeze`; stays as it is.
-        device: Where the tensors go; None for the devices they came from.
+        frozen: Result of `freeze`; not changed.
+        device: Target device; None for the devices the tensors came from.
     """
     return _thaw(frozen, device, {})
 
@@ -163,7 +163,7 @@ def _rebuild(like: Mapping[Any, Any], items: dict[Any, Any]) -> Tree:
 
 def _memory_key(tensor: torch.Tensor) -> tuple[object, ...]:
     if tensor.layout is not torch.strided or tensor.numel() == 0:
-        return (object(),)  # no memory to know it by: never shared
+        return (object(),)  # has no memory to identify it: never shared
     return (
         tensor.device,
         tensor.data_ptr(),
@@ -174,7 +174,7 @@ def _memory_key(tensor: torch.Tensor) -> tuple[object, ...]:
 
 
 def iterate_held(frozen: Tree) -> Iterator[Held]:
-    """All held tensors of a frozen tree, each once."""
+    """Yield the held tensors of a frozen tree, each once."""
     seen: set[int] = set()
     stack = [frozen]
     while stack:
@@ -190,7 +190,7 @@ def iterate_held(frozen: Tree) -> Iterator[Held]:
 
 
 def is_same_bits(host: torch.Tensor, other: torch.Tensor) -> bool:
-    """Tell whether two tensors have the same type, shape and bits; NaN equals the same NaN."""
+    """Return whether two tensors have equal dtype, shape and bits; NaN equals the same NaN."""
     if host.dtype != other.dtype or host.shape != other.shape:
         return False
     if host.layout is not torch.strided:
@@ -203,17 +203,17 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _stored(tensor: torch.Tensor) -> torch.Tensor:
-    """The values that a sparse tensor holds; of a strided one, itself."""
+    """Return the stored values of a sparse tensor; a strided tensor itself."""
     if tensor.layout is torch.sparse_coo:
         return tensor.coalesce().values()
     return tensor if tensor.layout is torch.strided else tensor.values()
 
 
 def is_finite(tensors: Iterable[torch.Tensor]) -> bool:
-    """Tell whether no tensor has a NaN or an Inf. Reduces on the devices, then waits once for each.
+    """Return whether no tensor has NaN or Inf. Reduces on the devices, then waits once for each.
 
-    The extremes carry both (NaN propagates), in one pass without a temporary tensor: measured 40
-    times faster on the host than `isfinite(x).all()`.
+    Minimum and maximum carry both (NaN propagates), in one pass without a temporary tensor:
+    measured 40 times faster on the host than `isfinite(x).all()`.
     """
     extremes: dict[torch.device, list[torch.Tensor]] = defaultdict(list)
     for tensor in tensors:

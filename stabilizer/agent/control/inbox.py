@@ -1,8 +1,8 @@
-"""Commands that have arrived and wait for the next step boundary.
+"""Received commands that wait for the next step boundary.
 
-Filled by the telemetry thread, emptied by the training thread. The collector repeats a command
-with every answer until it has its result; here it is taken in once, for the life of the process
-and, through the checkpoint, of the job.
+The telemetry thread fills the queue, the training thread empties it. The collector repeats a
+command in every answer until it has the result; the inbox accepts each command once per process
+and, through the checkpoint, once per job.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from stabilizer.protocol.commands import (
 )
 
 _REMEMBERED: Final = 10_000
-"""Command ids; the collector expires commands long before so many have followed."""
+"""Command ids to keep. The collector expires commands long before this many follow."""
 
 
 class CommandInbox:
-    """Thread-safe queue of commands, each taken in once."""
+    """Thread-safe queue that accepts each command once."""
 
     def __init__(self, clock: Clock, on_result: Callable[[CommandResult], None]) -> None:
         self._clock = clock
@@ -40,13 +40,13 @@ class CommandInbox:
         self._settled_before: dict[str, CommandResult] = {}
 
     def offer(self, commands: Iterable[Command]) -> None:
-        """Take in what is new among these commands. Any thread."""
+        """Enqueue the new ones among these commands. Any thread."""
         again: list[CommandResult] = []
         with self._changed:
             for command in commands:
                 if command.is_settled or command.state is CommandState.PROPOSED:
                     continue
-                if command.id in self._settled_before:  # its result died with the process before
+                if command.id in self._settled_before:  # the previous process never sent it
                     again.append(self._settled_before.pop(command.id))
                 elif command.id not in self._seen:
                     self._remember(command.id)
@@ -57,7 +57,7 @@ class CommandInbox:
             self._on_result(result)
 
     def take(self) -> list[Command]:
-        """Empty the queue, oldest first; answers the expired ones and leaves them out."""
+        """Empty the queue, oldest first. Expired commands are settled and left out."""
         with self._changed:
             taken = list(self._waiting)
             self._waiting.clear()
@@ -70,7 +70,7 @@ class CommandInbox:
                         command_id=command.id,
                         state=CommandState.EXPIRED,
                         reason=RejectReason.EXPIRED,
-                        message=f"expired at {command.expires_at.isoformat()}, unread",
+                        message=f"expired at {command.expires_at.isoformat()} before it was read",
                     )
                 )
             else:
@@ -78,12 +78,12 @@ class CommandInbox:
         return live
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Wait for a command. Returns whether there is one. Ctrl-C gets through."""
+        """Wait for a command. Returns whether there is one. Ctrl-C interrupts the wait."""
         with self._changed:
             return self._changed.wait_for(lambda: bool(self._waiting), timeout_seconds)
 
     def settle(self, result: CommandResult) -> None:
-        """Report how a command ended, and remember it for the checkpoint."""
+        """Report a command's result and keep it for the checkpoint."""
         with self._changed:
             self._settled[result.command_id] = result
             while len(self._settled) > _REMEMBERED:
@@ -91,16 +91,16 @@ class CommandInbox:
         self._on_result(result)
 
     def state_dict(self) -> dict[str, Any]:
-        """Results so far, for a checkpoint."""
+        """Return the results so far, for a checkpoint."""
         with self._changed:
             everything = {**self._settled_before, **self._settled}
         return {"settled": [result.model_dump(mode="json") for result in everything.values()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Remember the commands that the job had carried out before it was restarted.
+        """Remember the commands that the job applied before it restarted.
 
         Raises:
-            ControlError: The state is not one of ours.
+            ControlError: The state cannot be read.
         """
         try:
             results = [CommandResult.model_validate(item) for item in state["settled"]]

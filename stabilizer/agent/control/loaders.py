@@ -1,21 +1,19 @@
-"""What the start of a data iterator depends on, so that it can be started once more the same.
+"""Data loaders whose position is known and can be restored.
 
-Loaders whose position in the data is known and can be gone back to.
+A loader is tracked in one of four ways:
 
-A loader is followed in one of four ways:
-
-stateful    It has `state_dict` and `load_state_dict`: its own word is taken. With `skip_samples`
-            and `samples` it also moves by samples of its stream.
+stateful    It has `state_dict` and `load_state_dict`, which are trusted. With `skip_samples` and
+            `samples` it can also skip by samples.
 workers     A DataLoader with worker processes. Its iterator is started again in the same
-            surroundings, and the batches already used are made and thrown away: the workers then
-            stand where they stood, with their random states and whatever their datasets keep.
-            Persistent workers carry state from epoch to epoch: their whole life is played again.
-indexed     A DataLoader without workers over a map-style dataset: only its sampler is moved on.
-replayed    Any other iterable, made and thrown away in the main process. If it draws from the
+            conditions, and the batches already used are made and discarded: workers, their random
+            states and whatever their datasets keep are then as before. Persistent workers carry
+            state from epoch to epoch: all their epochs are replayed.
+indexed     A DataLoader without workers over a map-style dataset: only its sampler is advanced.
+replayed    Any other iterable, replayed and discarded in the main process. If it draws from the
             global random state, that state is kept for every batch, up to a limit.
 
-Going back costs what making the thrown-away batches costs; stateful loaders are the way for large
-data. Not followed: what a map-style dataset keeps in the main process (workers=0).
+Restoring costs as much as making the discarded batches; for large data, use a stateful loader. Not
+tracked: what a map-style dataset keeps in the main process (no workers).
 """
 
 from __future__ import annotations
@@ -38,29 +36,29 @@ from stabilizer.errors import RestoreError
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """Global random state, the loader's own generators, and the epochs its samplers were told."""
+class StartConditions:
+    """Global random state, the loader's own generators, and the epochs set on its samplers."""
 
     random: RandomState
     generators: tuple[torch.Tensor, ...]
     epochs: tuple[int | None, ...]
 
     @classmethod
-    def of(cls, loader: object) -> Surroundings:
-        """Read them for a loader, moving nothing."""
+    def of(cls, loader: object) -> StartConditions:
+        """Read them for a loader without changing anything."""
         return cls(
             random=capture_random_state(),
             generators=tuple(generator.get_state() for generator in _generators(loader)),
             epochs=tuple(getattr(part, "epoch", None) for part in _epoch_aware(loader)),
         )
 
-    def impose(self, loader: object) -> None:
-        """Put everything back, the global random state included."""
+    def restore_all(self, loader: object) -> None:
+        """Restore everything, including the global random state."""
         restore_random_state(self.random)
-        self.impose_own(loader)
+        self.restore_own(loader)
 
-    def impose_own(self, loader: object) -> None:
-        """Put back what belongs to the loader: its generators and epochs."""
+    def restore_own(self, loader: object) -> None:
+        """Restore what belongs to the loader: its generators and epochs."""
         for generator, state in zip(_generators(loader), self.generators, strict=True):
             generator.set_state(state)
         for part, epoch in zip(_epoch_aware(loader), self.epochs, strict=True):
@@ -69,7 +67,7 @@ class Surroundings:
 
 
 def _parts(loader: object) -> Iterator[object]:
-    """The objects of a loader that decide on the order of the data, each once."""
+    """Yield the parts of a loader that determine the order of the data, each once."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     candidates = (
         loader,
@@ -96,7 +94,7 @@ def _epoch_aware(loader: object) -> Iterable[object]:
 
 
 def count_samples(batch: object) -> int | None:
-    """Number of samples in a batch: length of the first tensor in it; None if there is none."""
+    """Return the number of samples in a batch: the length of its first tensor; None without one."""
     if isinstance(batch, torch.Tensor):
         return int(batch.shape[0]) if batch.ndim > 0 else 1
     if isinstance(batch, Mapping):
@@ -111,71 +109,71 @@ def count_samples(batch: object) -> int | None:
 
 _MAX_TRAIL_BYTES: Final = 64 * 2**20
 
-Way = Literal["stateful", "workers", "indexed", "replayed"]
+Tracking = Literal["stateful", "workers", "indexed", "replayed"]
 
 
 @runtime_checkable
 class StatefulLoader(Protocol):
-    """A loader that knows its position after the batches it has handed out."""
+    """A loader that knows its position after the batches it has yielded."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from this position at the next `iter()`."""
+        """Continue from this position at the next `iter()`."""
 
 
 @runtime_checkable
 class SkippableLoader(StatefulLoader, Protocol):
-    """A stateful loader that can move by samples."""
+    """A stateful loader that can skip by samples."""
 
     samples: int
 
     def skip_samples(self, n: int) -> None:
-        """Move the position n samples onwards."""
+        """Advance the position by n samples."""
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One run through a loader so far."""
+    """One pass through a loader, so far."""
 
-    start: Surroundings
+    start: StartConditions
     """At `iter()`."""
-    first: Surroundings | None = None
-    """At the first `next()`: samplers without workers draw their seed only there."""
+    first: StartConditions | None = None
+    """At the first `next()`: without workers, samplers draw their seed only there."""
     batches: int = 0
     trail: list[RandomState | None] = field(default_factory=list)
-    """Random state before each batch that moved it (way `replayed`); shared, only appended to."""
+    """Random state before each batch that changed it (`replayed` only); shared, append-only."""
     drawn: int = 0
-    """Indices drawn from the sampler; workers are given theirs ahead of time."""
+    """Indices drawn from the sampler; workers get theirs ahead of time."""
     digest: int = 0
-    """Of those indices, to prove that a replay draws the same."""
+    """Digest of those indices, to verify that a replay draws the same."""
 
 
 @dataclass(frozen=True)
 class LoaderPosition:
-    """Where a loader stood after the batches it had handed out."""
+    """Position of a loader after the batches it has yielded."""
 
     passes: tuple[Pass, ...]
     state: dict[str, Any] | None
-    """Word of a stateful loader."""
+    """State of a stateful loader."""
     samples: int
     recent: tuple[tuple[int, dict[str, Any] | None], ...]
-    """Samples and state behind each of the last batches, which the reader may hold unused."""
-    own: Surroundings
-    """Generators and epochs at the moment of the snapshot."""
+    """Samples and state after each of the last batches, which may be unused yet."""
+    own: StartConditions
+    """Generators and epochs at the time of the snapshot."""
     has_skipped: bool = False
-    """A stream that has skipped samples no longer ends its epochs where the job does."""
+    """Whether the loader has skipped samples: its epochs then no longer end where the job's do."""
 
 
 class TrackedLoader:
-    """Stands before a loader, hands its batches through untouched, and knows where it is."""
+    """Wraps a loader, yields its batches unchanged, and tracks its position."""
 
     def __init__(self, loader: Iterable[Any], world_size: int = 1) -> None:
         self.loader: Any = loader
         self.lag = 0
-        """Batches that the reader may hold unused; their positions are remembered one by one."""
-        self.way: Way = _way_of(loader)
+        """Batches that the reader may prefetch; the position after each of them is kept."""
+        self.tracking: Tracking = _tracking_of(loader)
         self._world_size = world_size
         self._inner: Iterator[Any] | None = None
         self._passes: tuple[Pass, ...] = ()
@@ -192,102 +190,106 @@ class TrackedLoader:
 
     @property
     def unsupported(self) -> str | None:
-        """Why this loader cannot be gone back in; None if it can."""
+        """Why this loader cannot be rewound; None if it can."""
         workers = getattr(self.loader, "num_workers", 0)
-        if self.way == "workers" and workers > 1 and not getattr(self.loader, "in_order", True):
-            return "a DataLoader with in_order=False hands out batches in no fixed order"
+        if (
+            self.tracking == "workers"
+            and workers > 1
+            and not getattr(self.loader, "in_order", True)
+        ):
+            return "a DataLoader with in_order=False yields batches in no fixed order"
         if self._inner is not None and self._inner is self.loader:
             return "the training data is an iterator, which can be read only once"
         if self._trail_bytes > _MAX_TRAIL_BYTES:
             return (
                 "the training data draws from the global random state for every batch, and too "
-                "many batches have passed to keep them all; give the loader state_dict and "
+                "many batches have passed to keep every state; give the loader state_dict and "
                 "load_state_dict, or use worker processes"
             )
         return None
 
     @property
-    def is_stream(self) -> bool:
-        """Whether it moves by samples."""
+    def is_skippable(self) -> bool:
+        """Whether it can skip by samples."""
         return isinstance(self.loader, SkippableLoader)
 
     @property
     def samples_per_batch(self) -> float:
-        """Samples of the stream in a batch: the loader's word, else the mean so far."""
-        told = getattr(self.loader, "samples_per_batch", None)
-        if isinstance(told, int | float) and told > 0:
-            return float(told)
+        """Samples per batch: as the loader declares, else the mean so far."""
+        declared = getattr(self.loader, "samples_per_batch", None)
+        if isinstance(declared, int | float) and declared > 0:
+            return float(declared)
         if self._measured_batches == 0:
             return 1.0
         return self._measured_samples / self._measured_batches
 
     def samples(self, unused: int = 0) -> int:
-        """Samples of the stream consumed, all ranks together, less the last `unused` batches."""
-        return self._behind(unused)[0]
+        """Return the samples consumed on all ranks, without the last `unused` batches."""
+        return self._position_before(unused)[0]
 
     def __iter__(self) -> Iterator[Any]:
-        started = Pass(Surroundings.of(self.loader))
-        keeps_workers = self.way == "workers" and bool(
+        started = Pass(StartConditions.of(self.loader))
+        keeps_workers = self.tracking == "workers" and bool(
             getattr(self.loader, "persistent_workers", False)
         )
-        self._passes = (*self._played(), started) if keeps_workers else (started,)
+        self._passes = (*self._passes_so_far(), started) if keeps_workers else (started,)
         self._trail_bytes = 0
         self._inner = iter(self.loader)
-        self._follow_indices()
+        self._digest_indices()
         self._recent.clear()
-        self._note_position()
+        self._remember_position()
         return _TrackedIterator(self)
 
     def next_batch(self) -> Any:  # noqa: ANN401  a batch is whatever the loader makes
-        """Hand out the next batch."""
+        """Return the next batch."""
         if self._inner is None:
             raise StopIteration
         current = self._passes[-1]
-        before = capture_random_state() if self.way == "replayed" else None
+        before = capture_random_state() if self.tracking == "replayed" else None
         if current.first is None:
-            current = replace(current, first=Surroundings.of(self.loader))
-        batch = self._next_of_stream() if self._has_skipped else next(self._inner)
+            current = replace(current, first=StartConditions.of(self.loader))
+        batch = self._next_after_skip() if self._has_skipped else next(self._inner)
         if before is not None:
-            self._leave_trail(current, before)
+            self._record_trail(current, before)
         self._passes = (*self._passes[:-1], replace(current, batches=current.batches + 1))
         self._count(batch)
-        self._note_position()
+        self._remember_position()
         return batch
 
     def position(self, unused: int = 0) -> LoaderPosition:
-        """Where it stands; with `unused`, a stateful one's word of that many batches ago."""
-        samples, state = self._behind(unused)
-        if self.way == "stateful" and state is None:
-            state = copy.deepcopy(self._ask_state())
+        """Return the position; for a stateful loader, the one `unused` batches ago."""
+        samples, state = self._position_before(unused)
+        if self.tracking == "stateful" and state is None:
+            state = copy.deepcopy(self._loader_state())
         return LoaderPosition(
-            passes=self._played(),
+            passes=self._passes_so_far(),
             state=state,
             samples=samples,
             recent=tuple(self._recent),
-            own=Surroundings.of(self.loader),
+            own=StartConditions.of(self.loader),
             has_skipped=self._has_skipped,
         )
 
     def restore(self, position: LoaderPosition, skip_samples: int = 0) -> Iterator[Any]:
-        """Go back to a position. The global random state is the caller's to set afterwards.
+        """Restore a position. The caller restores the global random state afterwards.
 
         Args:
-            position: One of this loader's.
-            skip_samples: For a stream: move on by so many samples.
+            position: A position of this loader.
+            skip_samples: Samples to skip from there; for loaders that can.
 
         Raises:
-            RestoreError: The loader does not play the same data again.
+            RestoreError: The loader does not yield the same data again.
         """
         self.close()
         self._has_skipped = position.has_skipped or skip_samples > 0
-        if self.way == "stateful":
+        if self.tracking == "stateful":
             self._restore_state(position, skip_samples)
         else:
             self._replay(position)
         self._passes = position.passes
         self._samples = position.samples
-        position.own.impose_own(self.loader)
-        if self.way == "replayed":
+        position.own.restore_own(self.loader)
+        if self.tracking == "replayed":
             last = position.passes[-1]
             trail = last.trail[: last.batches]
             self._passes = (*position.passes[:-1], replace(last, trail=trail))
@@ -295,21 +297,21 @@ class TrackedLoader:
         self._recent = deque(position.recent)
         if skip_samples:
             self._recent.clear()
-            self._note_position()
+            self._remember_position()
         return _TrackedIterator(self)
 
     def close(self) -> None:
-        """End the present iterator and its worker processes."""
+        """Close the current iterator and its worker processes."""
         inner, self._inner = self._inner, None
         shutdown = getattr(inner, "_shutdown_workers", None)
         if callable(shutdown):
             shutdown()
         if isinstance(self.loader, DataLoader):
-            self.loader._iterator = None  # noqa: SLF001  as Lightning does: persistent workers are gone
+            self.loader._iterator = None  # noqa: SLF001  as Lightning does: drops persistent workers
 
-    def _next_of_stream(self) -> Any:  # noqa: ANN401  a batch is whatever the loader makes
-        # The job's epochs keep their number of batches after a skip; the stream's ends then fall
-        # into the middle of them, and it goes on behind. Without a length the stream's end counts.
+    def _next_after_skip(self) -> Any:  # noqa: ANN401  a batch is whatever the loader makes
+        # After a skip the job's epochs keep their number of batches, so the loader ends within one
+        # and starts again. Without a length, the loader's end is the epoch's.
         inner: Any = self._inner
         try:
             return next(inner)
@@ -322,7 +324,7 @@ class TrackedLoader:
     def _restore_state(self, position: LoaderPosition, skip_samples: int) -> None:
         loader = self.loader
         if not isinstance(loader, StatefulLoader) or position.state is None:
-            raise RestoreError(f"{type(loader).__name__} has no state to go back to")
+            raise RestoreError(f"{type(loader).__name__} has no state to restore")
         loader.load_state_dict(copy.deepcopy(position.state))
         if skip_samples:
             if not isinstance(loader, SkippableLoader):
@@ -332,49 +334,49 @@ class TrackedLoader:
 
     def _replay(self, position: LoaderPosition) -> None:
         for played in position.passes:
-            played.start.impose(self.loader)
+            played.start.restore_all(self.loader)
             self._inner = iter(self.loader)
-            self._follow_indices()
+            self._digest_indices()
             try:
                 self._discard(self._inner, played)
             except StopIteration as error:
                 raise RestoreError(
-                    "the training data ended early when it was played again: it has changed"
+                    "the training data ended early when it was replayed: it has changed"
                 ) from error
             indices = self._indices
             if indices and (indices.drawn, indices.digest) != (played.drawn, played.digest):
                 raise RestoreError(
-                    "the sampler drew other indices when it was played again: it keeps state of "
-                    "its own; give the loader state_dict and load_state_dict"
+                    "the sampler drew other indices when it was replayed: it keeps state of its "
+                    "own; give the loader state_dict and load_state_dict"
                 )
 
     def _discard(self, inner: Any, played: Pass) -> None:  # noqa: ANN401  torch's private class
         if played.first is not None:
-            played.first.impose(self.loader)
+            played.first.restore_all(self.loader)
         for index in range(played.batches):
-            if self.way == "indexed":
-                inner._next_index()  # noqa: SLF001  moves the sampler and loads nothing
+            if self.tracking == "indexed":
+                inner._next_index()  # noqa: SLF001  advances the sampler and loads nothing
                 inner._num_yielded += 1  # noqa: SLF001  what its next() counts
                 continue
-            if self.way == "replayed" and (state := played.trail[index]) is not None:
+            if self.tracking == "replayed" and (state := played.trail[index]) is not None:
                 restore_random_state(state)
             next(inner)
 
-    def _follow_indices(self) -> None:
+    def _digest_indices(self) -> None:
         self._indices = None
-        if self.way in {"workers", "indexed"} and isinstance(self.loader, DataLoader):
+        if self.tracking in {"workers", "indexed"} and isinstance(self.loader, DataLoader):
             inner: Any = self._inner
-            self._indices = _DigestedIndices(inner._sampler_iter)  # noqa: SLF001  no other way in
-            inner._sampler_iter = self._indices  # noqa: SLF001  hands the same indices on
+            self._indices = _DigestedIndices(inner._sampler_iter)  # noqa: SLF001  no public access
+            inner._sampler_iter = self._indices  # noqa: SLF001  yields the same indices
 
-    def _played(self) -> tuple[Pass, ...]:
-        """The passes so far, the last with the indices drawn in it until now."""
+    def _passes_so_far(self) -> tuple[Pass, ...]:
+        """Return the passes so far, the last one with the indices drawn until now."""
         if not self._passes or self._indices is None:
             return self._passes
         last = replace(self._passes[-1], drawn=self._indices.drawn, digest=self._indices.digest)
         return (*self._passes[:-1], last)
 
-    def _leave_trail(self, current: Pass, before: RandomState) -> None:
+    def _record_trail(self, current: Pass, before: RandomState) -> None:
         is_moved = not before.is_same_host_state(capture_random_state())
         current.trail.append(before if is_moved else None)
         self._trail_bytes += before.num_bytes if is_moved else 0
@@ -393,20 +395,24 @@ class TrackedLoader:
         self._measured_samples += max(consumed, 0)
         self._measured_batches += 1
 
-    def _note_position(self) -> None:
+    def _remember_position(self) -> None:
         if isinstance(self.loader, SkippableLoader):
             self._samples = self.loader.samples
-        state = copy.deepcopy(self._ask_state()) if self.lag and self.way == "stateful" else None
+        state = (
+            copy.deepcopy(self._loader_state())
+            if self.lag and self.tracking == "stateful"
+            else None
+        )
         self._recent.append((self._samples, state))
         while len(self._recent) > self.lag + 1:
             self._recent.popleft()
 
-    def _behind(self, unused: int) -> tuple[int, dict[str, Any] | None]:
+    def _position_before(self, unused: int) -> tuple[int, dict[str, Any] | None]:
         if not self._recent:
             return self._samples, None
         return self._recent[max(len(self._recent) - 1 - unused, 0)]
 
-    def _ask_state(self) -> dict[str, Any]:
+    def _loader_state(self) -> dict[str, Any]:
         if not isinstance(self.loader, StatefulLoader):
             raise RestoreError(f"{type(self.loader).__name__} has no state_dict")
         return self.loader.state_dict()
@@ -421,7 +427,7 @@ class _TrackedIterator(Iterator[Any]):
 
 
 class _DigestedIndices(Iterator[object]):
-    """Hands a sampler's indices through and keeps their number and digest."""
+    """Passes a sampler's indices on and keeps their number and digest."""
 
     def __init__(self, inner: Iterator[object]) -> None:
         self._inner = inner
@@ -435,7 +441,7 @@ class _DigestedIndices(Iterator[object]):
         return index
 
 
-def _way_of(loader: object) -> Way:
+def _tracking_of(loader: object) -> Tracking:
     if isinstance(loader, StatefulLoader):
         return "stateful"
     if isinstance(loader, DataLoader):

@@ -1,26 +1,23 @@
-"""A multiplier on the learning rate, on top of whatever scheduler runs.
+"""What the agent changes in an optimizer step: the learning rate, and non-finite gradients.
 
-The multiplier is put onto `group["lr"]` when an optimizer step begins and taken off when it ends,
-by the optimizer's own step hooks. Schedulers (chained ones, ReduceLROnPlateau, cyclic ones, a
-warm-up written into `optimizer_step`) run between steps and see their own value, so that none of
-them takes our cut for its own doing, and checkpoints hold the schedule's rate. The price: who reads
-`group["lr"]` between steps (LearningRateMonitor) reads the scheduler's rate; the effective one is
-in `effective`, which the agent reports as `lr`. Without a cut nothing is touched.
+`LrOverride` multiplies the learning rate on top of any scheduler. It scales `group["lr"]` when an
+optimizer step begins and restores it when the step ends, in the optimizer's own step hooks.
+Schedulers (chained, ReduceLROnPlateau, cyclic, a warm-up in `optimizer_step`) run between steps and
+see their own value: none mistakes our cut for its own, and checkpoints keep the scheduled rate. The
+cost: code that reads `group["lr"]` between steps (LearningRateMonitor) sees the scheduler's rate;
+the effective one is in `effective`, which the agent reports as `lr`. Without a cut nothing changes.
 
-A cut holds for its steps and then ramps back linearly. Cuts multiply. Their age counts steps
-taken, not step numbers, so that a rollback neither lengthens nor shortens them.
+A cut holds for its steps and then ramps back linearly. Cuts multiply. Their age counts steps taken,
+not step numbers, so a rollback neither lengthens nor shortens them.
 
-
-The guard on the device: a step whose gradients hold NaN or Inf can be left out.
-
-It acts alone, without collector or rules. As shipped (`OBSERVE`) it leaves the step to the job,
-and the probes count what is not finite: many precision settings skip such steps themselves (a
-gradient scaler does), and a job must be asked before its updates change. With `SKIP_STEP` such a
-step updates nothing: the gradients are set to None before the optimizer's step, so that neither
-weights, nor moments, nor weight decay move. Multiplying by a zero flag, or `torch.where` on
-gradients, would still let NaN into the moments (NaN times zero) or decay them. That decision is the
-host's and costs one wait for the device per step. After a distributed backward all ranks hold the
-same gradients and so decide the same.
+`NonfiniteGuard` acts without collector or rules. The default, `OBSERVE`, leaves the step to the job
+and lets the probes count non-finite values: many precision settings skip such steps themselves (a
+gradient scaler does), and changing a job's updates needs its consent. With `SKIP_STEP`, gradients
+that hold NaN or Inf are set to None before the optimizer's step, so that weights, moments and
+weight decay stay as they are. Multiplying by a zero flag, or `torch.where` on gradients, would let
+NaN into the moments (NaN times zero) or decay them. The decision is made on the host and costs one
+wait for the device per step. After a distributed backward all ranks hold the same gradients and
+decide alike.
 """
 
 from __future__ import annotations
@@ -43,7 +40,7 @@ from stabilizer.protocol.commands import ReduceLrParameters
 
 @dataclass(frozen=True)
 class Cut:
-    """One cut: its factor, how long it holds and ramps back, and how many steps it has had."""
+    """A learning-rate cut: its factor, its hold and ramp in steps, and its age in steps."""
 
     factor: float
     hold_steps: int | None
@@ -52,31 +49,31 @@ class Cut:
 
     @property
     def scale(self) -> float:
-        """Its multiplier for the next step."""
+        """Multiplier for the next step."""
         if self.hold_steps is None or self.age < self.hold_steps:
             return self.factor
         if self.is_over:
             return 1.0
         # Strictly between factor and 1 during the ramp, 1 in the step after it.
-        way = (self.age - self.hold_steps + 1) / (self.ramp_steps + 1)
-        return self.factor + (1.0 - self.factor) * way
+        progress = (self.age - self.hold_steps + 1) / (self.ramp_steps + 1)
+        return self.factor + (1.0 - self.factor) * progress
 
     @property
     def is_over(self) -> bool:
-        """Whether it has no effect any more."""
+        """Whether it no longer has an effect."""
         return self.hold_steps is not None and self.age >= self.hold_steps + self.ramp_steps
 
 
 class LrOverride:
-    """Our multiplier on every parameter group of the optimizers it is attached to."""
+    """A multiplier on every parameter group of the attached optimizers."""
 
     def __init__(self) -> None:
         self.effective: dict[str, float | torch.Tensor] = {}
-        """Rate by group that the last optimizer step used; a tensor if the optimizer holds one."""
+        """Rate per group used by the last optimizer step; a tensor if the optimizer holds one."""
         self.steps_seen = 0
-        """Optimizer steps that ran with our hooks in place."""
+        """Optimizer steps that ran with the hooks in place."""
         self.broken: str | None = None
-        """Why a rate was not the one we had set when the last step ended; None if it was."""
+        """Why the last step did not end with the rate we set; None if it did."""
         self._cuts: tuple[Cut, ...] = ()
         self._optimizers: tuple[Optimizer, ...] = ()
         self._names: dict[tuple[int, int], str] = {}
@@ -85,7 +82,7 @@ class LrOverride:
 
     @property
     def scale(self) -> float:
-        """The multiplier of the next step."""
+        """Multiplier for the next step."""
         return math.prod(cut.scale for cut in self._cuts)
 
     @property
@@ -98,15 +95,13 @@ class LrOverride:
         cut = Cut(parameters.factor, parameters.hold_steps, parameters.ramp_steps)
         self._cuts = (*self._cuts, cut)
 
-    def advance(self) -> bool:
-        """Count one training step. Returns whether the multiplier is another one now."""
-        before = self.scale
+    def advance(self) -> None:
+        """Count one training step; drop the cuts that are over."""
         aged = (replace(cut, age=cut.age + 1) for cut in self._cuts)
         self._cuts = tuple(cut for cut in aged if not cut.is_over)
-        return self.scale != before
 
     def attach(self, optimizers: Sequence[Optimizer]) -> None:
-        """Put the step hooks on these optimizers, and take them off those before."""
+        """Put step hooks on these optimizers; remove them from earlier ones."""
         self.detach()
         self._optimizers = tuple(optimizers)
         self._names = name_groups(self._optimizers)
@@ -115,7 +110,7 @@ class LrOverride:
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
 
     def detach(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for optimizer in self._optimizers:
             self._unscale(optimizer)
         for handle in self._handles:
@@ -124,7 +119,7 @@ class LrOverride:
         self._optimizers = ()
 
     def expected(self) -> dict[str, float]:
-        """Rate by group that the next step will use if no scheduler runs before it."""
+        """Return the rate per group of the next step if no scheduler runs before it."""
         rates = {}
         for index, optimizer in enumerate(self._optimizers):
             for position, group in enumerate(optimizer.param_groups):
@@ -134,10 +129,10 @@ class LrOverride:
         return rates
 
     def reassert(self, optimizer: Optimizer) -> None:
-        """Put the multiplier on again if the step itself has set the rate since the step began.
+        """Apply the multiplier again if training code has set the rate since the step began.
 
-        To be called as late in a step as possible: training code may set `group["lr"]` in the
-        closure, after our hook has run.
+        Call it as late in a step as possible: training code may set `group["lr"]` in the closure,
+        after our hook has run.
         """
         stash = self._stashes.get(id(optimizer))
         if stash is None:
@@ -148,14 +143,14 @@ class LrOverride:
         self._note_effective(optimizer)
 
     def state_dict(self) -> dict[str, Any]:
-        """The cuts, for a checkpoint."""
+        """Return the cuts, for a checkpoint."""
         return {"cuts": [asdict(cut) for cut in self._cuts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the cuts of a checkpoint.
+        """Load the cuts of a checkpoint.
 
         Raises:
-            ControlError: The state is not one of ours.
+            ControlError: The state cannot be read.
         """
         try:
             self._cuts = tuple(Cut(**cut) for cut in state["cuts"])
@@ -163,7 +158,7 @@ class LrOverride:
             raise ControlError(f"learning-rate state {state!r} has no list of cuts") from error
 
     def _before_step(self, optimizer: Optimizer, _args: object, _kwargs: object) -> None:
-        self._unscale(optimizer)  # a step before this one may have been interrupted
+        self._unscale(optimizer)  # an earlier step may have been interrupted
         self.steps_seen += 1
         self.broken = None
         if self._cuts:
@@ -186,14 +181,14 @@ class LrOverride:
             return
         for group, (base, scaled) in zip(optimizer.param_groups, stash, strict=False):
             if not _is_equal(group["lr"], scaled):
-                continue  # set by the training code during the step: its word stands
+                continue  # set by training code during the step: leave it
             if isinstance(group["lr"], torch.Tensor):
                 group["lr"].copy_(base)
             else:
                 group["lr"] = base
 
     def _name(self, index: int, position: int) -> str:
-        # Groups may be added while training runs, by a schedule that unfreezes layers.
+        # A schedule that unfreezes layers may add groups while training runs.
         return self._names.setdefault((index, position), f"{index}/{position}")
 
     def _note_effective(self, optimizer: Optimizer) -> None:
@@ -205,10 +200,10 @@ class LrOverride:
 
 
 def name_groups(optimizers: Sequence[Optimizer]) -> dict[tuple[int, int], str]:
-    """Name every parameter group: its own `name` if it has one, else its position.
+    """Name every parameter group: by its `name` if it has one, else by its position.
 
     Returns:
-        (index of the optimizer, index of the group) to a name, all names distinct.
+        (index of the optimizer, index of the group) to a distinct name.
     """
     names: dict[tuple[int, int], str] = {}
     for index, optimizer in enumerate(optimizers):
@@ -225,7 +220,7 @@ def name_groups(optimizers: Sequence[Optimizer]) -> dict[tuple[int, int], str]:
 def _scale_group(group: dict[str, Any], scale: float) -> tuple[Any, Any]:
     """Multiply the rate of a group. Returns the rate before and after."""
     rate = group["lr"]
-    if isinstance(rate, torch.Tensor):  # fused and capturable optimizers keep a tensor: in place
+    if isinstance(rate, torch.Tensor):  # as in fused and capturable optimizers: scale in place
         base = rate.clone()
         rate.mul_(scale)
         return base, rate.clone()
@@ -235,30 +230,30 @@ def _scale_group(group: dict[str, Any], scale: float) -> tuple[Any, Any]:
 
 def _is_equal(first: float | torch.Tensor, second: float | torch.Tensor) -> bool:
     if isinstance(first, torch.Tensor) or isinstance(second, torch.Tensor):
-        # Compares on the host; optimizers hold the rate on the device only when capturable.
+        # Compare on the host; only capturable optimizers keep the rate on the device.
         return bool(torch.equal(torch.as_tensor(first).cpu(), torch.as_tensor(second).cpu()))
     return bool(first == second)
 
 
 class GuardPolicy(StrEnum):
-    """What the guard does about gradients that are not finite."""
+    """What the guard does about non-finite gradients."""
 
     OBSERVE = "observe"
     SKIP_STEP = "skip_step"
 
 
 class NonfiniteGuard:
-    """Leaves out steps whose gradients are not finite, if asked to."""
+    """Skips steps with non-finite gradients, if the policy says so."""
 
     def __init__(self, policy: GuardPolicy = GuardPolicy.OBSERVE) -> None:
         self.policy = policy
         self.skipped_steps = 0
 
     def act(self, parameters: Iterable[nn.Parameter]) -> bool:
-        """Look at the gradients after the last backward, before the optimizer's step.
+        """Check the gradients after the last backward, before the optimizer's step.
 
         Returns:
-            Whether the step was left out: no parameter has a gradient any more.
+            Whether the step is skipped: no parameter has a gradient any more.
         """
         if self.policy is GuardPolicy.OBSERVE:
             return False

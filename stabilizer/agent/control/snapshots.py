@@ -1,10 +1,7 @@
 """A bounded ring of snapshots in host memory.
 
-Used by the training thread only, but for `healthy`, which the telemetry thread replaces as a whole.
-All ranks of a job drop the same snapshots: which one is protected is agreed on at step boundaries.
-
-
-How much memory this process may use: the machine's, or less in a container or a batch job.
+Used by the training thread only, except `healthy`, which the telemetry thread replaces as a whole.
+All ranks of a job drop the same snapshots: they agree at step boundaries on which one is protected.
 """
 
 from __future__ import annotations
@@ -25,19 +22,19 @@ from stabilizer.protocol.commands import RejectReason, SnapshotTarget
 logger = logging.getLogger(__name__)
 
 _MEMORY_SHARE: Final = 0.25
-"""Of the memory that the process may use, unless the job says otherwise."""
+"""Share of the memory limit that snapshots may use by default."""
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A state of the job to go back to; `state` is None if it was not finite."""
+    """A restorable state of the job; `state` is None if it was not finite."""
 
     info: SnapshotInfo
     state: Any | None
 
 
 def default_max_bytes() -> int:
-    """A quarter of the machine's memory, or of the container's where that is limited."""
+    """Return a quarter of the machine's memory, or of the container's limit."""
     return int(memory_limit_bytes() * _MEMORY_SHARE)
 
 
@@ -46,10 +43,10 @@ def _sequence(snapshot: Snapshot) -> int:
 
 
 class SnapshotRing:
-    """Holds the newest snapshots, bounded in number and bytes.
+    """Keeps the newest snapshots, bounded in number and bytes.
 
-    Never dropped for room: the newest snapshot that the collector calls healthy, and the last one
-    that can be restored.
+    Never evicted: the newest snapshot that the collector calls healthy, and the last that can be
+    restored.
     """
 
     def __init__(
@@ -65,7 +62,7 @@ class SnapshotRing:
         self.capacity = capacity
         self.max_bytes = default_max_bytes() if max_bytes is None else max_bytes
         self.healthy: tuple[str, ...] = ()
-        """Ids that the collector calls healthy, as last heard."""
+        """Ids of healthy snapshots, from the collector's last answer."""
         self._protected = 0
         self._on_drop = on_drop
         self._snapshots: list[Snapshot] = []
@@ -76,54 +73,54 @@ class SnapshotRing:
 
     @property
     def num_bytes(self) -> int:
-        """Host memory held."""
+        """Host memory in use."""
         return sum(snapshot.info.num_bytes for snapshot in self._snapshots)
 
     def next_id(self, step: int) -> str:
-        """A name that no other snapshot of this process has or had; the same on every rank."""
+        """Return an id that is unique in this process and equal on every rank."""
         self._sequence += 1
         return f"step{step}-{self._sequence}"
 
     def newest_healthy(self) -> int:
-        """Sequence number of the newest restorable snapshot that is called healthy; 0 for none."""
+        """Return the sequence number of the newest healthy, restorable snapshot; 0 for none."""
         healthy = set(self.healthy)
         numbers = (_sequence(s) for s in self._restorable if s.info.id in healthy)
         return max(numbers, default=0)
 
     def protect(self, sequence: int) -> None:
-        """Never drop the snapshot with this sequence number for room; 0 for none."""
+        """Never evict the snapshot with this sequence number; 0 for none."""
         self._protected = sequence
 
     def make_room(self) -> None:
-        """Drop what a new snapshot of the usual size would drive out, so that its memory is reused.
+        """Evict what a new snapshot of the usual size would replace, so that its memory is reused.
 
-        Keeps at least one restorable snapshot: until the new one stands, it is the only way back.
+        Keeps at least one restorable snapshot: until the new one is complete, it is the only one.
         """
         expected = max((snapshot.info.num_bytes for snapshot in self._snapshots), default=0)
         self._shrink(self.capacity - 1, self.max_bytes - expected)
 
     def add(self, snapshot: Snapshot) -> None:
-        """Take in the newest snapshot; older ones go as the bounds ask for it."""
-        if snapshot.state is None:  # only its name is kept, and only of the newest such
+        """Add the newest snapshot; evict older ones to stay within the bounds."""
+        if snapshot.state is None:  # keep its id only, and only of the newest such
             self._drop(lambda old: old.state is None)
         self._snapshots.append(snapshot)
         self._shrink(self.capacity, self.max_bytes)
         if self.num_bytes > self.max_bytes:
             logger.warning(
-                "snapshots take %d bytes, more than the %d allowed: one must stay",
+                "snapshots take %d bytes, more than the %d allowed: one must be kept",
                 self.num_bytes,
                 self.max_bytes,
             )
 
     def find(self, target: SnapshotTarget, *, any_attempt: bool = False) -> Snapshot:
-        """Find the snapshot a command names.
+        """Find the snapshot that a command names.
 
         Args:
-            target: Its name in full.
-            any_attempt: For ranks that do not hear the collector and so know no attempt numbers.
+            target: Id, attempt and step.
+            any_attempt: Ignore the attempt: ranks other than 0 do not know its number.
 
         Raises:
-            CommandRejectedError: It is not held, is another than the one meant, or is not finite.
+            CommandRejectedError: It is not held, differs from the target, or is not finite.
         """
         for snapshot in self._snapshots:
             info = snapshot.info
@@ -140,16 +137,16 @@ class SnapshotRing:
         held = ", ".join(f"{s.info.id} (attempt {s.info.attempt})" for s in self._snapshots)
         raise CommandRejectedError(
             f"snapshot {target.snapshot_id} of attempt {target.attempt} at step {target.step} is "
-            f"not held; held are: {held or 'none'}",
+            f"not held; held: {held or 'none'}",
             reason=RejectReason.UNKNOWN_SNAPSHOT,
         )
 
     def drop_after(self, step: int) -> None:
-        """Drop what lies behind a step: after a rollback it is of the abandoned branch."""
+        """Drop snapshots after a step: a rollback has abandoned them."""
         self._drop(lambda snapshot: snapshot.info.step > step)
 
     def mark_not_finite(self, snapshot_id: str) -> None:
-        """Another rank's part of this snapshot is not finite: keep its name, free its memory."""
+        """Keep the id and free the memory: another rank's part of this snapshot is not finite."""
         for index, snapshot in enumerate(self._snapshots):
             if snapshot.info.id == snapshot_id and snapshot.state is not None:
                 self._release(snapshot)
@@ -164,7 +161,7 @@ class SnapshotRing:
         ]
 
     def inventory(self) -> tuple[SnapshotInfo, ...]:
-        """What is held now, oldest first."""
+        """Return the snapshots held, oldest first."""
         return tuple(snapshot.info for snapshot in self._snapshots)
 
     def clear(self) -> None:
@@ -201,16 +198,16 @@ _ROOT = Path("/")
 
 
 def memory_limit_bytes(root: Path = _ROOT) -> int:
-    """Return the smaller of the machine's memory and the least limit of the cgroups around us.
+    """Return the memory this process may use: the machine's, or the smallest cgroup limit.
 
-    A limit that cannot be read counts as none: training starts either way.
+    A limit that cannot be read is ignored: training starts either way.
 
     Args:
-        root: Where `proc` and `sys` lie.
+        root: Parent folder of `proc` and `sys`.
 
     Source:
         Linux, admin-guide/cgroup-v2.rst (`memory.max`) and cgroup-v1/memory.rst
-        (`memory.limit_in_bytes`). A limit binds everything below it, so those of the parents count.
+        (`memory.limit_in_bytes`). A limit applies to all descendants, so the parents' limits count.
     """
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([machine, *_limits(root)])
@@ -218,8 +215,8 @@ def memory_limit_bytes(root: Path = _ROOT) -> int:
 
 def _limits(root: Path) -> Iterator[int]:
     for mount, name, group in _groups(root):
-        # Inside a container the mount may begin at the container's own group while `proc` tells
-        # the host's path: then only the mount itself exists, and it holds the limit.
+        # Inside a container the mount may start at the container's own group while `proc` shows
+        # the host's path: then only the mount itself exists, and it has the limit.
         for folder in (group, *group.parents):
             limit = _read(mount / folder.relative_to("/") / name)
             if limit is not None:
@@ -227,7 +224,7 @@ def _limits(root: Path) -> Iterator[int]:
 
 
 def _groups(root: Path) -> Iterator[tuple[Path, str, PurePosixPath]]:
-    """Mount, name of the file with the limit, and path of each group that may hold one."""
+    """Yield the mount, the limit's file name, and the path of each group that may have a limit."""
     mounts = root / "sys/fs/cgroup"
     try:
         lines = (root / "proc/self/cgroup").read_text("utf-8", "replace").splitlines()
@@ -237,7 +234,7 @@ def _groups(root: Path) -> Iterator[tuple[Path, str, PurePosixPath]]:
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         group = PurePosixPath(path)
-        if not group.is_absolute() or ".." in group.parts:  # outside of what is mounted here
+        if not group.is_absolute() or ".." in group.parts:  # outside the mount
             group = PurePosixPath("/")
         if number == "0" and not controllers:
             yield mounts, "memory.max", group

@@ -1,19 +1,12 @@
-"""What a module holds: weights, buffers, modes, extra state.
+"""State of modules, optimizers and random generators: captured, checked, restored in place.
 
-`capture_module` returns a tree of live tensors for `HostCopier.freeze`; `restore_module` writes a
-frozen one back in place, so that whoever holds a reference to a tensor keeps it; `check_module`
-compares shapes beforehand, so that nothing is touched when a snapshot no longer fits.
+`capture_*` returns a tree of live tensors for `HostCopier.freeze`; `check_*` compares shapes
+without touching anything; `restore_*` writes a frozen tree back in place, so that references to a
+tensor stay valid, and verifies the result.
 
-
-State of torch optimizers: captured, checked, put back in place.
-
-`Optimizer.load_state_dict` makes all of the state anew beside the old one, keeps the tensors it is
-given, and casts moments to the type of their parameter, which loses bits of float32 moments of
-bfloat16 parameters. So the state is written in place, as it was. Optimizers with a
-`load_state_dict` of their own are restored by it, on copies.
-
-
-Random state of the process: python, numpy's global generator, torch on host and devices.
+`Optimizer.load_state_dict` is not used: it allocates the state a second time, keeps the tensors it
+is given, and casts moments to the dtype of their parameter, which loses bits of float32 moments of
+bfloat16 parameters. Optimizers that override `load_state_dict` are restored by it, from copies.
 """
 
 from __future__ import annotations
@@ -34,11 +27,11 @@ from stabilizer.protocol.commands import RejectReason
 
 
 def capture_module(module: nn.Module, *, with_gradients: bool = False) -> Tree:
-    """Weights, all buffers (persistent or not), modes, and which gradients there are.
+    """Return weights, all buffers (persistent or not), modes, and which gradients exist.
 
     Args:
         module: The whole model.
-        with_gradients: Keep the gradients as well: manual optimization may step on them later.
+        with_gradients: Keep the gradients too: manual optimization may use them in a later step.
     """
     return {
         "parameters": {name: _steady_if_frozen(name, p) for name, p in module.named_parameters()},
@@ -70,7 +63,7 @@ def check_module(module: nn.Module, state: Mapping[str, Any]) -> None:
     """Check that the module still has the tensors of the state.
 
     Raises:
-        CommandRejectedError: Names, shapes or types differ.
+        CommandRejectedError: Names, shapes or dtypes differ.
     """
     _check_tensors("parameters", dict(module.named_parameters()), state["parameters"])
     _check_tensors("buffers", dict(module.named_buffers()), state["buffers"])
@@ -91,10 +84,10 @@ def _check_tensors(what: str, live: Mapping[str, torch.Tensor], held: Mapping[st
 
 @torch.no_grad()
 def restore_module(module: nn.Module, state: Mapping[str, Any]) -> None:
-    """Write everything back.
+    """Write the state back.
 
     Raises:
-        RestoreError: A tensor does not hold afterwards what was written to it.
+        RestoreError: A tensor differs from what was written to it.
     """
     for name, child in module.named_modules():
         child.training = state["modes"].get(name, child.training)
@@ -115,8 +108,8 @@ def _gradient(parameter: nn.Parameter, kept: Held | bool | None) -> torch.Tensor
         return None
     if isinstance(kept, Held):
         return kept.tensor.to(parameter.device, copy=True)
-    # There was one, to be overwritten or zeroed before use. Zeros stand for it: a None would make
-    # optimizers leave out a parameter that takes no part in the next step.
+    # There was a gradient, to be overwritten or zeroed before use. Use zeros: with None, optimizers
+    # would skip a parameter that takes no part in the next step.
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
@@ -128,12 +121,12 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 def finite_candidates(
     module: nn.Module, optimizers: Iterable[Optimizer], exempt: frozenset[str]
 ) -> Iterator[torch.Tensor]:
-    """The tensors that must be finite in a snapshot worth keeping.
+    """Yield the tensors that must be finite for a snapshot to be kept.
 
     Args:
         module: The model.
-        optimizers: Their state tensors count too.
-        exempt: Buffers that hold Inf by design, masks for example.
+        optimizers: Optimizers whose state tensors count too.
+        exempt: Names of buffers that hold Inf by design, such as masks.
     """
     yield from module.parameters()
     yield from (buffer for name, buffer in module.named_buffers() if name not in exempt)
@@ -144,12 +137,12 @@ def finite_candidates(
 
 
 def unfit(message: str) -> CommandRejectedError:
-    """The refusal for a snapshot that the job has outgrown."""
+    """Return the rejection for a snapshot that no longer fits the job."""
     return CommandRejectedError(message, reason=RejectReason.UNSUPPORTED)
 
 
 def capture_optimizers(optimizers: Iterable[Optimizer]) -> Tree:
-    """State of the optimizers, live."""
+    """Return the live state of the optimizers."""
     return [optimizer.state_dict() for optimizer in optimizers]
 
 
@@ -157,21 +150,21 @@ def check_optimizers(optimizers: Sequence[Optimizer], states: Sequence[Mapping[s
     """Check that the optimizers still have the groups of the states.
 
     Raises:
-        CommandRejectedError: The number of optimizers, groups, or parameters in a group differs.
+        CommandRejectedError: The number of optimizers, groups or parameters per group differs.
     """
     now = [[len(group["params"]) for group in optimizer.param_groups] for optimizer in optimizers]
     then = [[len(group["params"]) for group in state["param_groups"]] for state in states]
     if now != then:
-        raise unfit(f"the optimizers have {now} parameters by group now, and had {then}")
+        raise unfit(f"the optimizers have {now} parameters per group now and had {then}")
 
 
 def restore_optimizers(
     optimizers: Sequence[Optimizer], states: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Put frozen states back.
+    """Restore frozen states.
 
     Raises:
-        RestoreError: An optimizer does not hold afterwards what was given to it.
+        RestoreError: An optimizer differs from what was written to it.
     """
     for optimizer, frozen in zip(optimizers, states, strict=True):
         if type(optimizer).load_state_dict is Optimizer.load_state_dict:
@@ -212,7 +205,7 @@ def _write_state(optimizer: Optimizer, frozen: Mapping[str, Any]) -> None:
 
 @torch.no_grad()
 def _write(live: object, frozen: Tree) -> Tree:
-    """Write into the live tensor if there is one to write into; else make one."""
+    """Write into the live tensor if it fits; else make a new one."""
     if (
         isinstance(frozen, Held)
         and isinstance(live, torch.Tensor)
@@ -229,14 +222,14 @@ def _compare(optimizer: Optimizer, frozen: Mapping[str, Any]) -> None:
         for name, value in kept.items() if isinstance(kept, Mapping) else ():
             if isinstance(value, Held) and not is_same_bits(value.tensor, live[number][name]):
                 raise RestoreError(
-                    f"{type(optimizer).__name__} does not hold what was given back: {name} of "
+                    f"{type(optimizer).__name__} does not hold what was restored: {name} of "
                     f"parameter {number}"
                 )
 
 
 @dataclass(frozen=True)
 class RandomState:
-    """Everything that global generators will yield from here on."""
+    """State of all global generators."""
 
     python: tuple[Any, ...]
     numpy: dict[str, Any]
@@ -245,20 +238,20 @@ class RandomState:
 
     @property
     def num_bytes(self) -> int:
-        """Approximate size: the Mersenne twisters of python and numpy, and the tensors."""
+        """Approximate size: the Mersenne twisters of Python and numpy, and the tensors."""
         tensors = [self.torch_host, *(state for _, state in self.cuda)]
         return 2 * 2500 + sum(tensor.numel() for tensor in tensors)
 
     def is_same_host_state(self, other: RandomState) -> bool:
-        """Tell whether no host generator has moved between the two."""
+        """Return whether no host generator has advanced between the two."""
         return (
             torch.equal(self.torch_host, other.torch_host)
             and self.python == other.python
-            and _numpy_words(self.numpy) == _numpy_words(other.numpy)
+            and _numpy_key(self.numpy) == _numpy_key(other.numpy)
         )
 
 
-def _numpy_words(state: dict[str, Any]) -> tuple[object, ...]:
+def _numpy_key(state: dict[str, Any]) -> tuple[object, ...]:
     inner = state["state"]
     if state["bit_generator"] == "MT19937":  # numpy's global default
         return inner["key"].tobytes(), inner["pos"], state["has_gauss"], state["gauss"]
@@ -266,14 +259,14 @@ def _numpy_words(state: dict[str, Any]) -> tuple[object, ...]:
 
 
 def capture_random_state(devices: Sequence[torch.device] = ()) -> RandomState:
-    """Read all generators without moving them.
+    """Read all generators without advancing them.
 
     Args:
-        devices: CUDA devices whose generators belong to the job; others are ignored.
+        devices: CUDA devices whose generators the job uses; other kinds are ignored.
     """
     return RandomState(
         python=random.getstate(),
-        numpy=dict(np.random.get_state(legacy=False)),  # noqa: NPY002  the global one jobs draw from
+        numpy=dict(np.random.get_state(legacy=False)),  # noqa: NPY002  jobs draw from the global one
         torch_host=torch.get_rng_state(),
         cuda=tuple(
             (device, torch.cuda.get_rng_state(device))
@@ -284,9 +277,9 @@ def capture_random_state(devices: Sequence[torch.device] = ()) -> RandomState:
 
 
 def restore_random_state(state: RandomState) -> None:
-    """Put all generators back to where they were."""
+    """Restore all generators."""
     random.setstate(state.python)
-    np.random.set_state(state.numpy)  # noqa: NPY002  the global one jobs draw from
+    np.random.set_state(state.numpy)  # noqa: NPY002  jobs draw from the global one
     torch.set_rng_state(state.torch_host)
     for device, cuda_state in state.cuda:
         torch.cuda.set_rng_state(cuda_state, device)

@@ -133,7 +133,7 @@ class TrainingData:
         """Whether data is left out by moving streams, not by throwing batches away."""
         loader = position.loader
         return isinstance(loader, _TrackedCombinedLoader) and all(
-            part.is_stream for part in loader._tracked
+            part.is_skippable for part in loader._tracked
         )
 
     def restore(self, position: DataPosition, random: RandomState, skip_batches: int) -> int:

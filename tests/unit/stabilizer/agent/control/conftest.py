@@ -75,7 +75,7 @@ class FakeTraining:
         return f"/checkpoints/{name}"
 
 
-class FakeReports:
+class FakeEvents:
     def __init__(self):
         self.attempt = 1
         self.starts, self.markers, self.pauses = [], [], []
@@ -143,7 +143,7 @@ def control(clock):
     results = []
     scene = SimpleNamespace(
         training=FakeTraining(),
-        reports=FakeReports(),
+        events=FakeEvents(),
         ring=SnapshotRing(4, 10_000),
         override=LrOverride(),
         agreement=SingleProcess(),
@@ -153,7 +153,7 @@ def control(clock):
     scene.inbox = CommandInbox(clock, results.append)
     scene.override.attach([optimizer])
     scene.executor = Executor(
-        scene.training, scene.reports, scene.inbox, scene.ring, scene.override, scene.agreement
+        scene.training, scene.events, scene.inbox, scene.ring, scene.override, scene.agreement
     )
 
     def step():

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from stabilizer.agent.control.agreement import AllRanks, SingleProcess, Word
+from stabilizer.agent.control.agreement import AllRanks, RankStatus, SingleProcess
 from stabilizer.protocol.commands import RejectReason
 
 
@@ -24,8 +24,8 @@ def alone():
 def test_one_process_agrees_at_once(make):
     agreement = SingleProcess()
     command = make.command()
-    assert agreement.next([command], Word(spoiled=True, healthy=3)) == (command,)
-    assert agreement.heard == Word(spoiled=False, healthy=3)
+    assert agreement.exchange([command], RankStatus(spoiled=True, healthy=3)) == (command,)
+    assert agreement.merged == RankStatus(spoiled=False, healthy=3)
     assert agreement.vote(None) is None
     assert agreement.vote(RejectReason.RUN_ENDING) is RejectReason.RUN_ENDING
     assert agreement.close() == ()
@@ -35,18 +35,18 @@ def test_one_process_agrees_at_once(make):
 
 def test_ranks_agree_one_boundary_later(alone, make):
     first, second = make.command(), make.command()
-    assert alone.next([first, second], Word()) == ()
+    assert alone.exchange([first, second], RankStatus()) == ()
     assert alone.is_busy
-    assert alone.next([], Word(spoiled=True, healthy=4)) == (first, second)
+    assert alone.exchange([], RankStatus(spoiled=True, healthy=4)) == (first, second)
     assert not alone.is_busy
-    assert alone.heard == Word()
-    assert alone.next([], Word()) == ()
-    assert alone.heard == Word(spoiled=True, healthy=4)
+    assert alone.merged == RankStatus()
+    assert alone.exchange([], RankStatus()) == ()
+    assert alone.merged == RankStatus(spoiled=True, healthy=4)
 
 
 def test_what_is_on_its_way_at_the_end_comes_back(alone, make):
     command = make.command()
-    alone.next([command], Word())
+    alone.exchange([command], RankStatus())
     assert alone.close() == (command,)
     assert alone.close() == ()
 

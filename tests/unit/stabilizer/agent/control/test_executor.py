@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from stabilizer.agent.control.agreement import Word
+from stabilizer.agent.control.agreement import RankStatus
 from stabilizer.errors import RestoreError
 from stabilizer.protocol.commands import (
     CheckpointNowParameters,
@@ -36,7 +36,7 @@ def test_a_rollback_restores_begins_an_attempt_and_reads_back(control, make, sna
     control.inbox.offer([command])
     assert control.executor.boundary() is True
     assert control.training.restored == [("step20-1", 3)]
-    (start,) = control.reports.starts
+    (start,) = control.events.starts
     assert (start.from_step, start.parent, start.command_id, start.skipped_samples) == (
         20, 1, command.id, 30,
     )  # fmt: skip
@@ -59,7 +59,7 @@ def test_a_rollback_with_a_cut_is_read_back_from_the_next_step(control, make, sn
     assert (result.state, result.read_back.lr, result.read_back.lr_scale) == (
         "applied", {"0": 0.05}, 0.5,
     )  # fmt: skip
-    assert control.reports.markers[0].text == "lr_scale 0.5"
+    assert control.events.markers[0].text == "lr_scale 0.5"
 
 
 def test_a_cut_in_effect_is_applied_again_after_a_rollback(control, make, snapshot):
@@ -77,7 +77,7 @@ def test_a_rollback_settles_the_cut_before_it(control, make, snapshot):
     control.executor.boundary()
     control.step()
     assert words(control) == [("applied", None)] * 2
-    assert "no optimizer step was taken" in control.results[0].message
+    assert "no optimizer step has run" in control.results[0].message
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_what_cannot_be_is_refused_and_nothing_touched(
     assert control.executor.boundary() is False
     assert words(control) == [("rejected", reason.value)]
     assert control.training.restored == []
-    assert control.reports.starts == []
+    assert control.events.starts == []
 
 
 def test_a_refusal_of_another_rank_counts(control, make, snapshot):
@@ -115,7 +115,7 @@ def test_a_refusal_of_another_rank_counts(control, make, snapshot):
     control.inbox.offer([make.command(make.rollback(snapshot))])
     control.executor.boundary()
     assert words(control) == [("rejected", "unknown_snapshot")]
-    assert control.results[0].message == "by another rank"
+    assert control.results[0].message == "rejected by another rank"
 
 
 def test_a_broken_restore_is_told_and_raised(control, make, snapshot):
@@ -155,11 +155,11 @@ def test_a_cut_waits_for_a_step_but_not_for_ever(control, make):
 
 def test_pause_polls_until_resume(control, make):
     resume = make.command(ResumeParameters())
-    control.reports.on_paused = lambda: control.inbox.offer([resume])
+    control.events.on_paused = lambda: control.inbox.offer([resume])
     control.inbox.offer([make.command(ReduceLrParameters(factor=0.5)), make.command()])
     control.executor.boundary()
     assert words(control) == [("applied", None)] * 3
-    assert control.reports.pauses == [(True, 30), (False, 30)]
+    assert control.events.pauses == [(True, 30), (False, 30)]
     assert not control.executor.is_paused
 
 
@@ -215,15 +215,15 @@ def test_the_end_settles_everything(control, make, snapshot):
 def test_a_snapshot_that_any_rank_finds_spoiled_is_spoiled_for_all(control, make, snapshot):
     newest = make.snapshot(30, 2)
     control.executor.note_snapshot(newest)
-    control.executor.boundary()  # this boundary asks about it, the next one hears the answer
-    following = control.agreement.next
+    control.executor.boundary()  # reports it; the next boundary gets the answer
+    exchange = control.agreement.exchange
 
-    def spoiled(offered, word):
-        agreed = following(offered, word)
-        control.agreement.heard = Word(spoiled=True, healthy=0)
+    def spoiled(offered, status):
+        agreed = exchange(offered, status)
+        control.agreement.merged = RankStatus(spoiled=True, healthy=0)
         return agreed
 
-    control.agreement.next = spoiled
+    control.agreement.exchange = spoiled
     control.executor.boundary()
     assert [info.finite for info in control.ring.inventory()] == [True, False]
 
@@ -238,8 +238,8 @@ def test_the_healthy_snapshot_is_agreed_on_and_protected(control, make, snapshot
 
 def test_followers_neither_judge_attempts_nor_offer(control, make, snapshot):
     control.agreement.is_leader = False
-    told = make.command(make.rollback(snapshot), attempt=7)
+    sent = make.command(make.rollback(snapshot), attempt=7)
     control.inbox.offer([make.command()])
-    control.agreement.next = lambda offered, word: (told,) if not offered else ()
+    control.agreement.exchange = lambda offered, status: (sent,) if not offered else ()
     control.executor.boundary()
     assert control.training.restored == [("step20-1", 0)]

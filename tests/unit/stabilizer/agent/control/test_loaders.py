@@ -244,7 +244,7 @@ def test_a_stateful_loader_that_cannot_skip():
 
     tracked = TrackedLoader(Plain())
     take(iter(tracked), 2)
-    assert not tracked.is_stream
+    assert not tracked.is_skippable
     assert tracked.samples() == 4
     position = tracked.position()
     assert take(tracked.restore(position), 1) == [[3, 3]]

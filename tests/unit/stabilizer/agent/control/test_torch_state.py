@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,11 +15,13 @@ from stabilizer.agent.control.host_copy import HostCopier
 from stabilizer.agent.control.torch_state import (
     capture_module,
     capture_optimizers,
+    capture_random_state,
     check_module,
     check_optimizers,
     finite_candidates,
     restore_module,
     restore_optimizers,
+    restore_random_state,
 )
 from stabilizer.errors import CommandRejectedError, RestoreError
 
@@ -241,3 +245,51 @@ def test_what_must_be_finite(net):
     assert all(tensor is not net.hidden for tensor in listed)
     assert any(tensor is net.body[1].running_mean for tensor in listed)
     assert any(tensor is optimizer.state[net.body[0].weight]["exp_avg"] for tensor in listed)
+
+
+def draw():
+    return random.random(), float(np.random.rand()), torch.rand(3).tolist()  # noqa: NPY002
+
+
+def test_every_generator_goes_back():
+    state = capture_random_state([torch.device("cpu")])
+    assert state.cuda == ()
+    first = draw()
+    draw()
+    for _ in range(2):
+        restore_random_state(state)
+        assert draw() == first
+
+
+def test_looking_moves_nothing():
+    restore_random_state(capture_random_state())
+    before = capture_random_state()
+    assert before.is_same_host_state(capture_random_state())
+
+
+def test_each_generator_is_told_apart():
+    state = capture_random_state()
+    for draw_one in (random.random, lambda: np.random.rand(), lambda: torch.rand(1)):  # noqa: NPY002, PLW0108
+        restore_random_state(state)
+        draw_one()
+        assert not state.is_same_host_state(capture_random_state())
+
+
+def test_a_half_used_gaussian_of_numpy_goes_back():
+    np.random.seed(3)  # noqa: NPY002
+    np.random.randn()  # noqa: NPY002  the second of the pair waits in the state
+    state = capture_random_state()
+    first = np.random.randn()  # noqa: NPY002
+    assert not state.is_same_host_state(capture_random_state())
+    restore_random_state(state)
+    assert np.random.randn() == first  # noqa: NPY002
+
+
+def test_other_bit_generators_are_compared_as_a_whole():
+    state = capture_random_state()
+    philox = np.random.Philox(1).state
+    changed = type(state)(state.python, philox, state.torch_host)
+    same = type(state)(state.python, np.random.Philox(1).state, state.torch_host)
+    assert changed.is_same_host_state(same)
+    assert not changed.is_same_host_state(state)
+    assert state.num_bytes > 5000
