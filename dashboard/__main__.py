@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from dashboard.app.server import run_server
+from dashboard.app import run_server
 from dashboard.settings import load_dashboard_settings
 from stabilizer.clock import SystemClock
 from stabilizer.errors import StabilizerError
-from stabilizer.listening import write_ready_file
+from stabilizer.web.server import write_ready_file
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 

@@ -1,5 +1,5 @@
 """The dashboard as an ASGI application and as a process."""
 
-from dashboard.app.factory import create_app
+from dashboard.app.factory import create_app, run_server
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "run_server"]

@@ -1,39 +1,38 @@
-"""Who may come in: the Host header, pages of other sites, and the session.
+"""Access control: the Host header, requests made by pages of other sites, and the session.
 
-A dashboard on loopback asks nobody to sign in, yet any web page can make a browser send requests to
-it: the Host header must be a name of this machine (a page that points its own name at 127.0.0.1
-still says its own name), and what changes something must come from our own pages.
+A dashboard on loopback needs no sign-in. It refuses requests whose Host header names another
+machine, and requests that change something unless its own pages made them.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import cookie_parser
+from starlette.requests import ClientDisconnect, Request, cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dashboard.app.bodies import MAX_BODY_BYTES, read_ahead
 from dashboard.app.sessions import Sessions
 from dashboard.settings import DashboardSettings
 from dashboard.visitor import Visitor, visited_by
-from stabilizer.settings import is_loopback
+from stabilizer.web.access import HostCheck, origin_host
+from stabilizer.web.bodies import BodyTooLargeError, limit_body
 
 COOKIE: Final = "stabilizer_session"
 SIGN_IN: Final = "/signin"
 OPEN_PATHS: Final = frozenset({SIGN_IN, "/signout", "/healthz", "/favicon.ico"})
 _OPEN_PREFIXES: Final = ("/assets/", "/_dash-component-suites/", "/_favicon.ico")
-"""Nothing of any run is in them."""
+"""Need no session: they show nothing of any run."""
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
-_HOST: Final = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(?::\d{1,5})?\Z")
+MAX_BODY_BYTES: Final = 2**20
+"""The largest body of a page reports what its charts show: names, steps and ranges, a few KiB."""
 _OUTDATED: Final = 4401
-"""Closes a WebSocket of somebody else than who is there now. Dash's worker opens another after a
-second, with the cookie that the browser has then; after 1000 and 4001 it would not."""
-_ASKS: Final = '"type":"callback_request"'
-"""In what Dash's worker sends when a page, new or connected again, wants something done."""
+"""Closes a WebSocket whose visitor has changed. Dash's worker opens another after a second, with
+the cookie that the browser has then; after 1000 and 4001 it would not."""
+_CALLBACK: Final = '"type":"callback_request"'
+"""Part of every message by which a page, new or reconnected, requests a callback."""
 _SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -41,17 +40,19 @@ _SECURITY_HEADERS: Final = {
 }
 
 
-class AccessGuard:
+class PageGuard:
     """ASGI middleware in front of everything, WebSockets included."""
 
     def __init__(self, app: ASGIApp, settings: DashboardSettings, sessions: Sessions) -> None:
         self._app = app
         self._settings = settings
         self._sessions = sessions
-        self._allowed_hosts = frozenset(name.lower() for name in settings.allowed_hosts)
+        self._hosts = HostCheck(
+            on_loopback=settings.is_loopback, allowed_hosts=settings.allowed_hosts
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through in the name of its visitor, or answer it."""
+        """Pass a request on in the name of its visitor, or refuse it."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
@@ -61,9 +62,10 @@ class AccessGuard:
         if refusal is None and visitor is None and _is_page(scope, headers):
             refusal = _to_sign_in(scope)
         if refusal is None and scope["type"] == "http":
-            whole = await read_ahead(headers, receive)
-            refusal = _too_large() if whole is None else None
-            receive = whole or receive
+            try:
+                receive = await read_ahead(scope, receive)
+            except BodyTooLargeError as error:
+                refusal = _too_large(error)
         if refusal is None:
             if scope["type"] == "websocket":
                 receive = self._while_up_to_date(headers, visitor, receive, send)
@@ -75,7 +77,7 @@ class AccessGuard:
             await refusal(scope, receive, _with_security_headers(send))
 
     def visitor(self, headers: Headers) -> Visitor | None:
-        """Return who makes a request; None: somebody who must sign in first."""
+        """Return who makes a request; None if they must sign in first."""
         found = self._sessions.visitor(session_of(headers))
         if found is not None or self._settings.must_sign_in:
             return found
@@ -84,75 +86,86 @@ class AccessGuard:
     def _while_up_to_date(
         self, headers: Headers, visitor: Visitor | None, receive: Receive, send: Send
     ) -> Receive:
-        """Close a WebSocket when a page asks over it in the name of somebody who is not there now.
+        """Close a WebSocket when a page requests a callback over it after its visitor has changed.
 
-        All tabs of a browser share one, and its headers stay those of its beginning: a page that is
-        opened after signing in would be told for ever what holds for who came before. Other
-        messages pass, so that a tab that merely stays open is not connected again and again.
+        All tabs of a browser share one WebSocket, and its headers stay those of its handshake: a
+        page opened after signing in would act as the visitor before. Other messages pass, so that
+        an idle tab does not reconnect again and again.
         """
         num_taken_up = self._sessions.num_taken_up
 
         async def wrapped() -> Message:
             message = await receive()
-            if _ASKS not in (message.get("text") or ""):
+            if _CALLBACK not in (message.get("text") or ""):
                 return message
             is_outdated = self.visitor(headers) != visitor
             if visitor is None or visitor.session is None:
-                # Whoever has signed in since may be at this browser: its cookie will tell.
+                # A session begun since then may belong to this browser; its new cookie will tell.
                 is_outdated |= self._sessions.num_taken_up != num_taken_up
             if not is_outdated:
                 return message
-            await send({"type": "websocket.close", "code": _OUTDATED, "reason": "signed in anew"})
+            await send({"type": "websocket.close", "code": _OUTDATED, "reason": "visitor changed"})
             return {"type": "websocket.disconnect", "code": _OUTDATED}
 
         return wrapped
 
     def _refusal(self, scope: Scope, headers: Headers) -> Response | None:
         host = headers.get("host", "")
-        if not self._knows_host(host):
+        if not self._hosts.accepts(host):
             return PlainTextResponse(
-                f"This dashboard is not known as {host[:200]!r}. "
+                f"Host {host[:200]!r} is not a name of this dashboard. "
                 "Allowed: a name of this machine, or one of the setting allowed_hosts.\n",
                 421,
             )
         if scope["type"] == "http" and scope["method"] in _SAFE_METHODS:
             return None
         origin = headers.get("origin")
-        if origin is not None and _host_of(origin) != host.lower():
+        if origin is not None and origin_host(origin) != host.lower():
             return PlainTextResponse(f"A page of {origin[:200]!r} may not do this.\n", 403)
         if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
             return PlainTextResponse("A page of another site may not do this.\n", 403)
         return None
 
-    def _knows_host(self, host: str) -> bool:
-        if not self._settings.is_loopback and not self._allowed_hosts:
-            return True
-        match = _HOST.match(host)
-        name = match["name"].lower() if match else ""
-        # Nobody can make a browser say a name of this machine to another one, wherever we listen.
-        return is_loopback(name) or name in self._allowed_hosts
+
+async def read_ahead(scope: Scope, receive: Receive) -> Receive:
+    """Read the body of a request before the app does.
+
+    Dash would mistake an error while reading for an empty body.
+
+    Returns:
+        A channel that yields the body again, in one piece, and then continues with `receive`.
+
+    Raises:
+        BodyTooLargeError: The body has more than MAX_BODY_BYTES.
+    """
+    request = Request(scope, receive)
+    chunks = limit_body(request.headers, request.stream(), MAX_BODY_BYTES)
+    try:
+        body = b"".join([chunk async for chunk in chunks])
+        message: Message = {"type": "http.request", "body": body, "more_body": False}
+    except ClientDisconnect:
+        message = {"type": "http.disconnect"}
+    unread = [message]
+
+    async def replay() -> Message:
+        return unread.pop() if unread else await receive()
+
+    return replay
 
 
 def session_of(headers: Headers) -> str | None:
-    """Return the id of the session that a browser sends."""
+    """Return the session id that a browser sends."""
     return cookie_parser(headers.get("cookie", "")).get(COOKIE)
 
 
 def local_path(target: str) -> str:
-    """Return a path of our own to go on to after signing in; `/` for everything else."""
+    """Return the target of a redirect after signing in: a path of this dashboard, else `/`."""
     is_local = target.startswith("/") and not target.startswith(("//", "/\\"))
     return target if is_local and target.isprintable() else "/"
 
 
-def _host_of(origin: str) -> str | None:
-    try:
-        return urlsplit(origin).netloc.lower()
-    except ValueError:
-        return None
-
-
 def _is_page(scope: Scope, headers: Headers) -> bool:
-    """Tell whether a person waits for a page, rather than a script of a page for an answer."""
+    """Return whether a browser requests a page, rather than a script of a page some data."""
     if scope["type"] != "http" or scope["method"] not in _SAFE_METHODS:
         return False
     path = scope["path"]
@@ -162,14 +175,14 @@ def _is_page(scope: Scope, headers: Headers) -> bool:
 
 
 def _to_sign_in(scope: Scope) -> Response:
-    path, query = scope["raw_path"], scope["query_string"]  # as they were sent, still quoted
+    path, query = scope["raw_path"], scope["query_string"]  # still quoted, as sent
     target = path + (b"?" + query if query else b"")
     return RedirectResponse(f"{SIGN_IN}?next={quote(target, safe='')}", 303)
 
 
-def _too_large() -> Response:
-    text = f"A body may have {MAX_BODY_BYTES} bytes at most.\n"
-    return PlainTextResponse(text, 413, {"Connection": "close"})  # what is left of it is not read
+def _too_large(error: BodyTooLargeError) -> Response:
+    text = f"The body is too large: {error.message}.\n"
+    return PlainTextResponse(text, 413, {"Connection": "close"})  # the rest of it stays unread
 
 
 def _with_security_headers(send: Send) -> Send:

@@ -1,7 +1,8 @@
-"""Builds the dashboard: a FastAPI application with Dash's pages in it."""
+"""The dashboard as an application, FastAPI with the pages of Dash in it, and as a process."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any, Final
 
 import dash
 import httpx
+from dash.exceptions import PreventUpdate
 from dash.types import RendererHooks
 from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dashboard import pages
-from dashboard.app.access import AccessGuard
-from dashboard.app.error_log import ErrorLog
+from dashboard.app.access import PageGuard
 from dashboard.app.sessions import Sessions
 from dashboard.app.signin import build_router
 from dashboard.callbacks.register import register_callbacks
@@ -23,7 +25,15 @@ from dashboard.client import Collector, LiveHub
 from dashboard.settings import DashboardSettings
 from dashboard.visitor import Visitor, current_visitor
 from stabilizer.clock import Clock
+from stabilizer.web import server as web_server
 
+logger = logging.getLogger(__name__)
+
+_GRACE_SECONDS: Final = 3
+"""Open pages keep a connection as long as they live; a shutdown cuts them off after this."""
+_MAX_MESSAGE_BYTES: Final = 2**16
+"""Limit of a WebSocket message. A page sends which callback it requests and its own address, some
+hundred bytes; the default limit is 16 MiB."""
 _PACKAGE: Final = Path(__file__).parents[1]
 
 _PAGES: Final[dict[str, dict[str, Any]]] = {
@@ -37,7 +47,7 @@ _HOOKS: Final[RendererHooks] = {
     "request_pre": "window.dash_clientside.stabilizer.requestBegan",
     "callback_resolved": "window.dash_clientside.stabilizer.requestEnded",
 }
-"""Of Dash's part in the browser: assets/news.js counts by them what is under way."""
+"""Hooks of Dash in the browser, by which assets/news.js counts the open requests."""
 
 
 def create_app(
@@ -48,9 +58,9 @@ def create_app(
     """Build the dashboard. Several can be built in one process.
 
     Args:
-        settings: Surroundings; nothing else is read from the environment.
+        settings: Configuration; nothing else is read from the environment.
         clock: Source of time.
-        transport: How the collector is reached; None is the network.
+        transport: How to reach the collector; None is the network.
     """
     collector = Collector(
         settings.collector_url, timeout_seconds=settings.timeout_seconds, transport=transport
@@ -74,7 +84,7 @@ def create_app(
 
     register_callbacks(app, collector, hub, clock, is_signed_in)
     server.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=1)
-    server.add_middleware(AccessGuard, settings=settings, sessions=sessions)  # outermost
+    server.add_middleware(PageGuard, settings=settings, sessions=sessions)  # outermost
     return server
 
 
@@ -100,7 +110,7 @@ def _build_dash(server: FastAPI) -> dash.Dash:
 
 
 async def _healthz() -> dict[str, str]:
-    """Answer from the event loop alone: this fails only if the process hangs."""
+    """Answer from the event loop alone: fails only if the process hangs."""
     return {"status": "ok"}
 
 
@@ -109,7 +119,7 @@ def _lifespan_of(
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(server: FastAPI) -> AsyncIterator[None]:
-        await _ask_for_first_page(server)
+        await _request_first_page(server)
         try:
             yield
         finally:
@@ -119,12 +129,50 @@ def _lifespan_of(
     return lifespan
 
 
-async def _ask_for_first_page(server: FastAPI) -> None:
-    """Make Dash find its assets and pages now.
+async def _request_first_page(server: FastAPI) -> None:
+    """Make Dash collect its assets and pages now.
 
-    It does so at the first request for `/` only; a page that somebody asked for before that would
-    come without style and scripts.
+    Dash does so at the first request for `/`; any page requested before that would lack its style
+    and scripts.
     """
     transport = httpx.ASGITransport(server)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         (await client.get("/")).raise_for_status()
+
+
+class ErrorLog:
+    """ASGI middleware that logs errors of callbacks: Dash answers them with 500 in silence."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on; log an error and raise it again."""
+        try:
+            await self._app(scope, receive, send)
+        except PreventUpdate:
+            raise
+        except Exception:
+            logger.exception("%s failed", scope.get("path", scope["type"]))
+            raise
+
+
+def run_server(settings: DashboardSettings, clock: Clock, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        settings: Configuration.
+        clock: Source of time.
+        on_ready: Called once with the URL when the dashboard accepts requests.
+
+    Raises:
+        ConfigurationError: The address cannot be used.
+    """
+    with web_server.listen(settings.host, settings.port) as listener:
+        web_server.run(
+            create_app(settings, clock),
+            listener,
+            on_ready,
+            ws_max_size=_MAX_MESSAGE_BYTES,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )

@@ -10,7 +10,6 @@ import typer
 
 from stabilizer.cli.failures import needs_extra, told_plainly
 from stabilizer.clock import SystemClock
-from stabilizer.listening import write_ready_file
 from stabilizer.settings import load_collector_settings
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -60,5 +59,6 @@ def serve(
         logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
         logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # tells its imports
         with needs_extra("collector"):
-            from stabilizer.collector.api.server import run_server  # noqa: PLC0415  an extra
+            from stabilizer.collector.api.app import run_server  # noqa: PLC0415  an extra
+            from stabilizer.web.server import write_ready_file  # noqa: PLC0415  an extra
         run_server(settings, SystemClock(), announce)

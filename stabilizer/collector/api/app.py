@@ -1,17 +1,20 @@
-"""The collector as an ASGI application."""
+"""The collector as an ASGI application and as a process."""
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache, partial
 from importlib.metadata import version
+from typing import Final
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
 from stabilizer.clock import Clock
-from stabilizer.collector.api.access import AccessGuard
+from stabilizer.collector.api.access import ApiGuard
 from stabilizer.collector.api.error_handlers import add_error_handlers
 from stabilizer.collector.api.metrics import Metrics, RequestMetrics
 from stabilizer.collector.api.openapi import describe, operation_id
@@ -29,6 +32,12 @@ from stabilizer.collector.api.routers import (
 from stabilizer.collector.api.sweeper import Sweeper
 from stabilizer.collector.services.container import Services, build_services
 from stabilizer.settings import CollectorSettings
+from stabilizer.web import server
+
+logger = logging.getLogger(__name__)
+
+_KEEP_ALIVE_SECONDS: Final = 75
+"""Longer than an agent ever pauses between two requests, so that it keeps its connection."""
 
 
 def create_app(
@@ -74,7 +83,7 @@ def create_app(
     ):
         app.include_router(group.router)
     add_error_handlers(app)
-    app.add_middleware(AccessGuard, settings=settings)
+    app.add_middleware(ApiGuard, settings=settings)
     app.add_middleware(RequestMetrics, metrics=metrics, clock=clock)  # outermost: counts refusals
     app.openapi = cache(partial(describe, app))  # type: ignore[method-assign]  # as FastAPI says
     return app
@@ -94,3 +103,29 @@ def _lifespan_of(owns_services: bool) -> Callable[[FastAPI], AbstractAsyncContex
                 await run_in_threadpool(services.close)
 
     return lifespan
+
+
+def run_server(settings: CollectorSettings, clock: Clock, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then end open requests and return.
+
+    Args:
+        settings: Configuration of the collector.
+        clock: Source of time.
+        on_ready: Called once with the URL when the collector accepts requests.
+
+    Raises:
+        ConfigurationError: Settings, rules or address cannot be used.
+        StorageError: The database cannot be opened, or another collector holds it.
+    """
+    with server.listen(settings.host, settings.port) as listener:
+        app = create_app(settings, clock)
+        server.run(
+            app,
+            listener,
+            on_ready,
+            on_shutdown=app.state.services.feed.close,
+            ws="none",
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=math.ceil(settings.shutdown_seconds),
+        )
+    logger.info("shut down")

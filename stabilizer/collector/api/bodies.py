@@ -1,4 +1,4 @@
-"""Reading bodies: never more than allowed, never of an unknown kind, never half JSON."""
+"""Request bodies: size limit, content type, strict JSON."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from stabilizer.collector.api.problems import HttpProblem
 from stabilizer.settings import CollectorSettings
+from stabilizer.web.bodies import BodyTooLargeError, limit_body
 
 JSON: Final = "application/json"
 SMALL_BODY_BYTES: Final = 2**20
@@ -23,40 +24,30 @@ Message = TypeVar("Message", bound=BaseModel)
 
 
 class BoundedRequest(Request):
-    """A request whose body is read up to a limit, however it is sent."""
+    """A request that limits the size of its body, also without a Content-Length."""
 
     max_body_bytes: int = SMALL_BODY_BYTES
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        """Hand on the body piece by piece; refuse it as soon as it is known to be too large."""
-        announced = self.headers.get("content-length", "")
-        if announced.isdecimal() and int(announced) > self.max_body_bytes:
-            raise self._too_large(f"{announced} bytes announced")
-        received = 0
+        """Yield the body in pieces; refuse it as soon as it is known to be too large."""
         try:
-            async for chunk in super().stream():
-                received += len(chunk)
-                if received > self.max_body_bytes:
-                    raise self._too_large(f"more than {self.max_body_bytes} bytes sent")
+            async for chunk in limit_body(self.headers, super().stream(), self.max_body_bytes):
                 yield chunk
-        except ClientDisconnect as error:  # nobody is there to read this; the log stays quiet
+        except BodyTooLargeError as error:
+            raise HttpProblem(413, error.code, error.message) from error
+        except ClientDisconnect as error:  # no reader is left; keep the log quiet
             raise HttpProblem(400, "body_incomplete", "the body broke off") from error
 
     async def json(self) -> Any:  # noqa: ANN401  whatever JSON says
-        """Read the body as JSON by the letter: no NaN, no Infinity, UTF-8 only."""
+        """Parse the body as strict JSON: no NaN, no Infinity, UTF-8 only."""
         return parse_json(await self.body())
-
-    def _too_large(self, found: str) -> HttpProblem:
-        return HttpProblem(
-            413, "body_too_large", f"{found}; allowed: at most {self.max_body_bytes} bytes"
-        )
 
 
 class BoundedRoute(APIRoute):
-    """A route that reads its body through `BoundedRequest` and takes JSON only.
+    """A route that reads its body through `BoundedRequest` and accepts JSON only.
 
     Endpoints that read the raw body themselves (frames, registrations, catalogs) get the limit of
-    the settings and look at the content type themselves; all others get the small one.
+    the settings and check the content type themselves; all others get the small limit.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -80,7 +71,7 @@ def check_content_type(request: Request, *allowed: str) -> str:
     """Return the content type without its parameters.
 
     Raises:
-        HttpProblem: It is none of those allowed.
+        HttpProblem: It is not one of those allowed.
     """
     given = request.headers.get("content-type", "")
     kind = given.partition(";")[0].strip().lower()
@@ -95,7 +86,7 @@ def check_content_type(request: Request, *allowed: str) -> str:
 
 
 def parse_json(body: bytes) -> Any:  # noqa: ANN401  whatever JSON says
-    """Read JSON by the letter.
+    """Parse strict JSON.
 
     Raises:
         HttpProblem: The body is not JSON; NaN and Infinity are not JSON either.
@@ -110,11 +101,11 @@ def parse_json(body: bytes) -> Any:  # noqa: ANN401  whatever JSON says
 
 
 def parse_message(body: bytes, model: type[Message]) -> Message:
-    """Read a message from a raw body. Slow for large ones: call it in a worker thread.
+    """Parse a message from a raw body. Slow for large ones: call it in a worker thread.
 
     Raises:
         HttpProblem: The body is not JSON.
-        RequestValidationError: It is, but fields cannot be used; lists all of them.
+        RequestValidationError: Fields cannot be used; lists all of them.
     """
     try:
         return model.model_validate(parse_json(body))

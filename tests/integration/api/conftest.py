@@ -13,15 +13,14 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from stabilizer.collector.api.app import create_app
-from stabilizer.collector.api.server import CollectorServer
 from stabilizer.collector.services.change_feed import Audience
 from stabilizer.collector.services.container import build_services
-from stabilizer.listening import listen
 from stabilizer.protocol.batches import BatchHeader
 from stabilizer.protocol.frames import CONTENT_TYPE, FrameBlock, encode_batch
 from stabilizer.protocol.message import PROTOCOL_VERSION
 from stabilizer.protocol.series import Catalog
 from stabilizer.settings import CollectorSettings
+from stabilizer.web.server import Server, listen
 
 LOOPBACK = "http://127.0.0.1:8000"
 REGISTRATION = {"protocol_version": PROTOCOL_VERSION, "name": "real", "key": "1"}
@@ -184,7 +183,7 @@ class RealServer:
         config = uvicorn.Config(
             app, lifespan="on", ws="none", log_config=None, timeout_graceful_shutdown=5
         )
-        self.server = CollectorServer(config, app.state.services.feed, self.ready.set)
+        self.server = Server(config, self.ready.set, app.state.services.feed.close)
         self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
 
     def __enter__(self):

@@ -13,10 +13,9 @@ import uvicorn
 from dashboard.client import Collector, LiveHub
 from dashboard.visitor import Visitor
 from stabilizer.collector.api.app import create_app
-from stabilizer.collector.api.server import CollectorServer
-from stabilizer.listening import listen
 from stabilizer.protocol.message import PROTOCOL_VERSION
 from stabilizer.settings import CollectorSettings
+from stabilizer.web.server import Server, listen
 
 WAIT_SECONDS = 20
 NUMBERS = itertools.count(1)
@@ -81,7 +80,7 @@ class RealCollector:
             app, lifespan="on", ws="none", log_config=None, timeout_graceful_shutdown=5
         )
         ready = threading.Event()
-        self.server = CollectorServer(config, app.state.services.feed, ready.set)
+        self.server = Server(config, ready.set, app.state.services.feed.close)
         self.thread = threading.Thread(target=self.server.run, args=([self.listener],))
         self.thread.start()
         assert ready.wait(WAIT_SECONDS)

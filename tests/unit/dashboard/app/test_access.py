@@ -7,11 +7,9 @@ import pytest
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
-from starlette.datastructures import Headers
 from starlette.websockets import WebSocketDisconnect
 
-from dashboard.app.access import COOKIE, AccessGuard, local_path
-from dashboard.app.bodies import MAX_BODY_BYTES, read_ahead
+from dashboard.app.access import COOKIE, MAX_BODY_BYTES, PageGuard, local_path, read_ahead
 from dashboard.app.sessions import Sessions
 from dashboard.settings import load_dashboard_settings
 from dashboard.visitor import current_visitor
@@ -33,7 +31,7 @@ class House:
         app.add_api_websocket_route("/live", self.live)
         for method in ("get", "head", "post", "put", "patch", "delete", "options"):
             getattr(app, method)("/{path:path}")(self.answer)
-        app.add_middleware(AccessGuard, settings=self.settings, sessions=self.sessions)
+        app.add_middleware(PageGuard, settings=self.settings, sessions=self.sessions)
         self.client = TestClient(app, base_url=base_url, follow_redirects=False)
 
     async def answer(self, request: Request):
@@ -419,7 +417,7 @@ class TestBodies:
             return sent.pop(0)
 
         async def scenario():
-            once_more = await read_ahead(Headers(), receive)
+            once_more = await read_ahead({"type": "http", "headers": []}, receive)
             return [await once_more() for _ in range(2)]
 
         assert asyncio.run(scenario()) == [{"type": "http.disconnect"}] * 2
@@ -431,7 +429,7 @@ class TestBodies:
             return sent.pop(0)
 
         async def scenario():
-            once_more = await read_ahead(Headers(), receive)
+            once_more = await read_ahead({"type": "http", "headers": []}, receive)
             return [(await once_more())["type"] for _ in range(2)]
 
         assert asyncio.run(scenario()) == ["http.request", "http.disconnect"]

@@ -8,8 +8,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from dashboard.app.access import COOKIE, AccessGuard
-from dashboard.app.bodies import MAX_BODY_BYTES
+from dashboard.app.access import COOKIE, MAX_BODY_BYTES, PageGuard
 from dashboard.app.sessions import Sessions
 from dashboard.app.signin import build_router
 from dashboard.client import Collector
@@ -70,7 +69,7 @@ class House:
         app = FastAPI()
         app.include_router(build_router(settings, self.sessions, collector))
         app.get("/runs")(lambda: "in")
-        app.add_middleware(AccessGuard, settings=settings, sessions=self.sessions)
+        app.add_middleware(PageGuard, settings=settings, sessions=self.sessions)
         self.client = TestClient(app, base_url="https://127.0.0.1", follow_redirects=False)
 
     def sign_in(self, **fields):

@@ -4,7 +4,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from stabilizer.collector.api.access import AccessGuard, parse_actor
+from stabilizer.collector.api.access import ApiGuard, parse_actor
 from stabilizer.errors import InvalidInputError
 from stabilizer.settings import CollectorSettings
 
@@ -18,7 +18,7 @@ def client_of(base_url=LOOPBACK, **given):
         app.get(path)(lambda: "in")
     app.get("/api/v1/runs")(lambda: "in")
     app.post("/api/v1/runs")(lambda: "in")
-    app.add_middleware(AccessGuard, settings=CollectorSettings(**given))
+    app.add_middleware(ApiGuard, settings=CollectorSettings(**given))
     return TestClient(app, base_url=base_url)
 
 

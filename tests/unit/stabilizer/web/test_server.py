@@ -7,8 +7,8 @@ import socket
 import pytest
 from uvicorn.server import HANDLED_SIGNALS
 
-from stabilizer import listening
 from stabilizer.errors import ConfigurationError
+from stabilizer.web import server
 
 
 class TestListen:
@@ -18,24 +18,24 @@ class TestListen:
     def test_any_free_port_is_told_in_the_url(self, host, url):
         if host == "::1" and not socket.has_ipv6:
             pytest.skip("this machine has no IPv6")
-        with listening.listen(host, 0) as listener:
+        with server.listen(host, 0) as listener:
             port = listener.getsockname()[1]
-            assert listening.url_of(listener) == f"{url}{port}"
+            assert server.url_of(listener) == f"{url}{port}"
 
     def test_answers_are_not_held_back(self):
         """Asyncio sets TCP_NODELAY only for sockets that name their protocol."""
-        with listening.listen("127.0.0.1", 0) as listener:
+        with server.listen("127.0.0.1", 0) as listener:
             assert listener.proto == socket.IPPROTO_TCP
 
     def test_a_taken_port_is_refused(self):
-        with listening.listen("127.0.0.1", 0) as taken:
+        with server.listen("127.0.0.1", 0) as taken:
             port = taken.getsockname()[1]
             with pytest.raises(ConfigurationError, match=f"port {port}"):
-                listening.listen("127.0.0.1", port)
+                server.listen("127.0.0.1", port)
 
     def test_an_address_of_another_machine_is_refused(self):
         with pytest.raises(ConfigurationError, match=r"192\.0\.2\.1"):
-            listening.listen("192.0.2.1", 0)  # for documentation, RFC 5737
+            server.listen("192.0.2.1", 0)  # for documentation, RFC 5737
 
 
 class TestSignals:
@@ -44,7 +44,7 @@ class TestSignals:
         before = signal.getsignal(number)
         with (
             pytest.raises(SystemExit) as caught,
-            listening.orderly_signals(HANDLED_SIGNALS, lambda: False),
+            server.orderly_signals(HANDLED_SIGNALS, lambda: False),
         ):
             os.kill(os.getpid(), number)
         assert caught.value.code == 128 + number
@@ -53,7 +53,7 @@ class TestSignals:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_after_an_orderly_end_it_does_nothing_more(self, number):
         before, reached = signal.getsignal(number), False
-        with listening.orderly_signals(HANDLED_SIGNALS, lambda: True):
+        with server.orderly_signals(HANDLED_SIGNALS, lambda: True):
             os.kill(os.getpid(), number)
             reached = True  # a signal that still ended the process would not let us get here
         assert reached
@@ -62,15 +62,15 @@ class TestSignals:
 
 class TestReadyFile:
     def test_it_is_written_in_one_piece(self, tmp_path):
-        listening.write_ready_file(tmp_path / "ready", "http://127.0.0.1:1")
+        server.write_ready_file(tmp_path / "ready", "http://127.0.0.1:1")
         assert (tmp_path / "ready").read_text() == "http://127.0.0.1:1\n"
         assert [file.name for file in tmp_path.iterdir()] == ["ready"]
 
     def test_one_of_an_earlier_process_is_replaced(self, tmp_path):
         (tmp_path / "ready").write_text("http://127.0.0.1:1111111\n")
-        listening.write_ready_file(tmp_path / "ready", "http://127.0.0.1:2")
+        server.write_ready_file(tmp_path / "ready", "http://127.0.0.1:2")
         assert (tmp_path / "ready").read_text() == "http://127.0.0.1:2\n"
 
     def test_a_folder_that_is_not_there_is_told(self, tmp_path):
         with pytest.raises(ConfigurationError, match="ready file"):
-            listening.write_ready_file(tmp_path / "none" / "ready", "http://127.0.0.1:1")
+            server.write_ready_file(tmp_path / "none" / "ready", "http://127.0.0.1:1")

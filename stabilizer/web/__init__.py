@@ -1,0 +1,1 @@
+"""What collector and dashboard share as web servers: access checks, body limits, the process."""
