@@ -133,11 +133,11 @@ def main() -> None:
 
 def report(arms: dict[str, Arm]) -> None:
     model = arms["off"].model
-    modules = arms["every step"].probes.modules
+    modules = arms["every step"].probes.catalogs[1]
     count = sum(parameter.numel() for parameter in model.parameters())
     console = Console()
     console.print(
-        f"IDEFICS, {count:,} parameters, {len(modules or ())} series of modules,"
+        f"IDEFICS, {count:,} parameters, {len(modules)} series of modules,"
         f" batch {BATCH_SIZE} x {TEXT_LENGTH}, one thread"
     )
     table = Table("probes", "step, CPU ms (median)", "ratio", "ratio, pairwise")

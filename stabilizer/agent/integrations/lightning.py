@@ -1,8 +1,8 @@
-"""`StabilizerCallback`: a Lightning job joins with one line.
+"""`StabilizerCallback`: connects a Lightning job with one line.
 
 Trainer(callbacks=[StabilizerCallback("http://collector:8000", run="my-run")])
 """
-# ruff: noqa: SLF001  a boundary needs Lightning's internals; lightning_support checks them
+# ruff: noqa: SLF001  boundaries need Lightning's internals; find_obstacle checks them
 
 from __future__ import annotations
 
@@ -32,42 +32,42 @@ _JOB_ATTRIBUTE: Final = "stabilizer_job"
 
 
 class StabilizerCallback(Callback):
-    """Watches a Lightning fit, reports it, and carries commands out between two optimizer steps.
+    """Monitors a Lightning fit and applies commands between two optimizer steps.
 
-    A module that declares `stabilizer_job: Job | None = None` finds the job there during fit, to
-    log metrics of its own: `self.stabilizer_job.log("z_loss", value)`, and to tell rules that from
-    here on other values are normal: `self.stabilizer_job.phase("unfrozen: vision")`. Gradients are
-    measured once per step; with several optimizers, when the first of them steps. `validate` and
-    `test` are left alone.
+    A module that declares `stabilizer_job: Job | None = None` gets the job there during fit: to log
+    its own metrics, `self.stabilizer_job.log("z_loss", value)`, and to mark a change after which
+    other values are normal, `self.stabilizer_job.phase("unfrozen: vision")`. Gradients are measured
+    once per step; with several optimizers, when the first of them steps. `validate` and `test` are
+    not monitored.
 
-    What is gone back to on a rollback: weights, buffers, optimizers, schedulers, gradient scaler,
-    loop counters, logged averages, torchmetrics, callbacks, random states, and the place in the
-    data; user state by the checkpoint hooks of modules and callbacks. Jobs that cannot be rewound
-    are watched all the same; a rollback is then refused as `unsupported`.
+    A rollback restores weights, buffers, optimizers, schedulers, gradient scaler, loop counters,
+    logged averages, torchmetrics, callbacks, random states and the position in the data; user state
+    through the checkpoint hooks of modules and callbacks. Jobs that cannot be rewound are monitored
+    too; they reject a rollback as `unsupported`.
 
     Args:
-        url: Address of the collector; None evaluates the rules in the job itself.
+        url: Address of the collector; None evaluates the rules in the job.
         run: Name of the run.
-        key: Tells runs of the same name apart, for example a scheduler's job id.
-        token: For a collector beyond loopback.
-        mode: How far the policy may go by itself; None leaves it to the policy.
+        key: Distinguishes runs of the same name, for example a scheduler's job id.
+        token: Access token, for a collector beyond loopback.
+        mode: What the policy may do by itself; None takes the policy's mode.
         policy: Rule file for this run; None takes the collector's, or the one that ships.
         snapshot_every: Optimizer steps between two snapshots.
         keep_snapshots: Snapshots held in memory at most.
-        snapshot_bytes: Host memory of one rank for them; None shares a quarter of the machine's.
-        guard: What happens to a step whose gradients are not finite.
-        max_queries: Query positions of an attention that a sampled step looks at.
+        snapshot_bytes: Host memory for them per rank; None shares a quarter of the machine's.
+        guard: What to do with a step whose gradients are not finite.
+        max_queries: Query positions sampled per attention and step.
         attention: Whether to measure attentions.
         head: Dotted name of the module whose outputs are the logits; None for `lm_head`.
-        clock: Time.
-        transport: Carries requests to the collector; None for HTTP.
-        reporting: Sizes and waits of the telemetry.
+        clock: Source of time.
+        transport: Sends requests to the collector; None for HTTP.
+        reporting: Sizes and timeouts of the telemetry.
 
     Raises:
-        ConfigurationError: A value cannot be used.
+        ConfigurationError: A value is invalid.
     """
 
-    def __init__(  # noqa: PLR0913  one line is how a job joins; all but two have defaults
+    def __init__(  # noqa: PLR0913  a job connects with one line; all but two have defaults
         self,
         url: str | None,
         *,
@@ -110,11 +110,11 @@ class StabilizerCallback(Callback):
         self._step_open: int | None = None
         self._is_measured = False
         self._stride = 1
-        """Lightning counts every optimizer's step: with several, it counts on by so many."""
+        """Growth of `global_step` per training step: Lightning counts every optimizer's step."""
 
     @property
     def job(self) -> Job | None:
-        """The job under watch; None outside of fit."""
+        """The monitored job; None outside of fit."""
         return self._job
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -136,7 +136,7 @@ class StabilizerCallback(Callback):
             setattr(pl_module, _JOB_ATTRIBUTE, job)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Register the run: optimizers, data and the step to start from are known now."""
+        """Register the run, now that optimizers, data and start step are known."""
         if self._job is None or self._fit is None:
             return
         self._fit.begin()
@@ -164,7 +164,7 @@ class StabilizerCallback(Callback):
         batch: Any,  # noqa: ANN401  Lightning's signature
         batch_idx: int,
     ) -> None:
-        """Open a step at its first microbatch."""
+        """Begin a step at its first microbatch."""
         del pl_module, batch, batch_idx
         if self._job is not None and self._step_open != trainer.global_step:
             self._step_open = trainer.global_step
@@ -189,13 +189,13 @@ class StabilizerCallback(Callback):
         batch: Any,  # noqa: ANN401  Lightning's signature
         batch_idx: int,
     ) -> None:
-        """Take the loss; close the step at its last microbatch."""
+        """Log the loss; end the step at its last microbatch."""
         del batch, batch_idx
         if self._job is None or self._fit is None:
             return
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor) and loss.numel() == 1:
-            # Lightning has divided it by the number of microbatches; our mean over them does again.
+            # Lightning divides the loss by the number of microbatches, and our mean would again.
             divided_by = self._fit.num_gradient_batches if pl_module.automatic_optimization else 1
             self._job.log_loss(loss.detach().reshape(()) * divided_by)
         if self._step_open is not None and trainer.global_step > self._step_open:
@@ -204,7 +204,7 @@ class StabilizerCallback(Callback):
             self._job.end_step(trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Training is over: settle what is open."""
+        """Settle open commands at the end of training."""
         del pl_module
         if self._job is not None:
             self._job.finish(trainer.global_step)
@@ -212,21 +212,21 @@ class StabilizerCallback(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Training broke off: say so, and leave."""
+        """Report the failure and detach."""
         if self._job is not None:
             message = f"{type(exception).__name__}: {exception}"[:2000]
             self._job.fail(trainer.global_step, message)
-        self._leave(pl_module)  # Lightning calls no teardown after an exception
+        self._detach(pl_module)  # Lightning calls no teardown after an exception
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave trainer and module as they were."""
+        """Detach from trainer and module."""
         if stage != "fit":
             return
         if self._job is not None:
             self._job.fail(trainer.global_step, "torn down before the end of training")
-        self._leave(pl_module)
+        self._detach(pl_module)
 
-    def _leave(self, pl_module: LightningModule) -> None:
+    def _detach(self, pl_module: LightningModule) -> None:
         if self._fit is not None:
             self._fit.uninstall()
         if hasattr(pl_module, _JOB_ATTRIBUTE):
@@ -234,11 +234,11 @@ class StabilizerCallback(Callback):
         self._job = self._fit = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of us: learning-rate cuts and the commands carried out."""
+        """Return the state for a checkpoint: learning-rate cuts and results of commands."""
         return {} if self._job is None else self._job.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with what the checkpoint keeps; called after `setup`, before training."""
+        """Load the state of a checkpoint; called after `setup`, before training."""
         if self._job is not None:
             self._job.load_state_dict(state_dict)
 
@@ -248,7 +248,7 @@ def _agreement(trainer: Trainer) -> Agreement:
 
 
 def _global_batch(trainer: Trainer, accumulate: int) -> int | None:
-    """Samples of one optimizer step over all ranks; None if the loader does not say."""
+    """Return the samples per optimizer step over all ranks; None if the loader has no size."""
     combined = trainer.fit_loop._combined_loader
     sizes = (
         [getattr(part, "batch_size", None) for part in combined.flattened]
@@ -261,7 +261,7 @@ def _global_batch(trainer: Trainer, accumulate: int) -> int | None:
 
 
 def _config(module: LightningModule) -> dict[str, JsonValue]:
-    """Hyper-parameters as far as JSON has words for them; text stands for the rest."""
+    """Return the hyper-parameters as JSON values; others as text."""
     config: dict[str, JsonValue] = {}
     for name, value in dict(module.hparams).items():
         try:

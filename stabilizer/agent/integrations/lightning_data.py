@@ -1,15 +1,15 @@
-"""The training data of a Lightning fit loop: where it stands, and how it goes back.
+"""The training data of a Lightning fit loop: its position, and how to restore it.
 
 Lightning makes its iterators in `fit_loop.setup_data`, before any callback hook of the training.
-The random state of that very moment is needed to make them again, so the combined loader is given
-an `__iter__` that puts `TrackedLoader`s in front of the loaders; the loaders themselves, which user
-code may look at, stay as they are. The fetcher is never replaced: the running loop holds it.
+Making them again needs the random state of that moment, so the combined loader gets an `__iter__`
+that puts `TrackedLoader`s in front of the loaders; the loaders themselves, which user code may
+inspect, stay unchanged. The fetcher is never replaced: the running loop holds it.
 
-Leaving out data: loaders that move by samples do so, and the epoch keeps its number of batches.
-Others throw batches away, which then count as batches of the epoch; never the epoch's last
-step, so that what belongs to the end of an epoch happens. What was left out is in the result.
+Skipping data: loaders that can skip by samples do so, and the epoch keeps its number of batches.
+For others, batches are discarded and count as batches of the epoch; never the epoch's last step, so
+that everything tied to the end of an epoch still happens. The result says what was skipped.
 """
-# ruff: noqa: SLF001  going back in place needs Lightning's internals; lightning_support checks them
+# ruff: noqa: SLF001  rewinding in place needs Lightning's internals; find_obstacle checks them
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from stabilizer.errors import RestoreError
 
 @dataclass(frozen=True)
 class DataPosition:
-    """Where the training data stands at a step boundary."""
+    """Position of the training data at a step boundary."""
 
     loader: CombinedLoader
-    """The loader of that time: it may have been reloaded since."""
+    """The loader at that time: it may have been reloaded since."""
     handed_out: tuple[LoaderPosition, ...]
-    """Behind the batches that the fetcher has taken, prefetched ones included."""
+    """After the batches that the fetcher has taken, including prefetched ones."""
     consumed: tuple[LoaderPosition, ...]
-    """Behind the batches that training has used."""
+    """After the batches that training has used."""
     counters: dict[str, Any]
     prefetched: list[Any]
     samples: int
 
 
 class _TrackedCombinedLoader(CombinedLoader):
-    """Takes the place of the class of a combined loader; adds no state but `_tracked`."""
+    """Replaces the class of a combined loader; the only added state is `_tracked`."""
 
     _tracked: list[TrackedLoader]
 
@@ -55,46 +55,46 @@ class _TrackedCombinedLoader(CombinedLoader):
 
 
 class TrainingData:
-    """Follows and rewinds the data of one trainer's fit loop."""
+    """Tracks and rewinds the data of one trainer's fit loop."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
-        self._last_followed: list[TrackedLoader] = []
+        self._last_tracked: list[TrackedLoader] = []
 
-    def follow(self) -> None:
-        """Put tracked loaders in front; after the loader was made and before it is iterated."""
+    def track(self) -> None:
+        """Wrap the loaders, after they were made and before they are iterated."""
         loader = self._trainer.fit_loop._combined_loader
         if loader is None or type(loader) is not CombinedLoader:
-            return  # no data, followed already, or a class of the user's own: see `unsupported`
+            return  # no data, tracked already, or a custom class: see `unsupported`
         world_size = self._trainer.world_size
-        # A reload may bring the same loader again, with worker processes that have lived on.
-        known, tracked = self._last_followed, []
+        # A reload may return the same loader, with worker processes that are still alive.
+        known, tracked = self._last_tracked, []
         for part in loader.flattened:
             again = next((t for t in known if t.loader is part and t not in tracked), None)
             tracked.append(TrackedLoader(part, world_size) if again is None else again)
-        self._last_followed = tracked
+        self._last_tracked = tracked
         if not all(_has_len(part) for part in tracked):
             for part in tracked:
-                # Lightning's fetcher then holds one batch ahead; at the end of a skip a step's.
+                # Lightning's fetcher then prefetches one batch; at the end of a skip, one step's.
                 part.lag = max(int(self._trainer.accumulate_grad_batches), 1)
         loader.__class__ = _TrackedCombinedLoader
         loader._tracked = tracked  # type: ignore[attr-defined]  # of the class it now has
 
-    def unfollow(self) -> None:
-        """Give the loader its own class back."""
+    def untrack(self) -> None:
+        """Restore the loader's own class."""
         loader = self._trainer.fit_loop._combined_loader
         if isinstance(loader, _TrackedCombinedLoader):
-            loader.__class__ = CombinedLoader  # type: ignore[assignment]  # back
+            loader.__class__ = CombinedLoader  # type: ignore[assignment]  # restored
             del loader._tracked
 
     @property
     def unsupported(self) -> str | None:
-        """Why the data cannot be gone back in; None if it can."""
+        """Why the data cannot be rewound; None if it can."""
         fit_loop = self._trainer.fit_loop
         if isinstance(fit_loop._data_fetcher, _DataLoaderIterDataFetcher):
             return "training_step takes dataloader_iter and fetches batches by itself"
         if not isinstance(fit_loop._data_fetcher, _PrefetchDataFetcher):
-            return f"the data fetcher {type(fit_loop._data_fetcher).__name__} is not known"
+            return f"the data fetcher {type(fit_loop._data_fetcher).__name__} is unknown"
         loader = fit_loop._combined_loader
         if not isinstance(loader, _TrackedCombinedLoader):
             return f"the combined loader {type(loader).__name__} is not Lightning's own"
@@ -108,7 +108,7 @@ class TrainingData:
         return sum(part.samples(unused) for part in self._tracked)
 
     def position(self) -> DataPosition:
-        """Where the data stands now, between two batches."""
+        """Return the current position, between two batches."""
         fetcher, mode = self._fetcher, self._loader._iterator
         unused = len(fetcher.batches)
         return DataPosition(
@@ -130,23 +130,23 @@ class TrainingData:
         )
 
     def skips_by_samples(self, position: DataPosition) -> bool:
-        """Whether data is left out by moving streams, not by throwing batches away."""
+        """Return whether data is skipped by samples rather than by discarding batches."""
         loader = position.loader
         return isinstance(loader, _TrackedCombinedLoader) and all(
             part.is_skippable for part in loader._tracked
         )
 
     def restore(self, position: DataPosition, random: RandomState, skip_batches: int) -> int:
-        """Go back, and leave out data.
+        """Restore a position and skip data.
 
         Args:
-            position: Where to.
-            random: Random state of that moment; set once the loaders are back in place.
-            skip_batches: Batches of this rank to leave out.
+            position: Position to restore.
+            random: Random state at that position; restored after the loaders.
+            skip_batches: Batches of this rank to skip.
 
         Returns:
-            Number of batches left out that count as batches of the epoch; 0 for streams, which
-            move by samples and leave the epoch its length.
+            Number of discarded batches, which count as batches of the epoch; 0 for loaders that
+            skip by samples, which leave the epoch its length.
         """
         fit_loop, trainer = self._trainer.fit_loop, self._trainer
         if fit_loop._combined_loader is not position.loader:
@@ -163,7 +163,7 @@ class TrainingData:
             return 0
         self._fetcher.batches = copy.deepcopy(position.prefetched)
         discarded = self._discard(skip_batches)
-        restore_random_state(random)  # making the thrown-away batches may have moved it
+        restore_random_state(random)  # making the discarded batches may have changed it
         return discarded
 
     def _rebuild(self, position: DataPosition, skip_by_samples: int) -> None:
@@ -200,7 +200,7 @@ class TrainingData:
             fetcher.fetched += 1
 
     def _discard(self, count: int) -> int:
-        """Throw batches away; at the end of the data the last `accumulate` of them are kept."""
+        """Discard batches; at the end of the data, keep the last `accumulate` of them."""
         fetcher = self._fetcher
         keep = max(int(self._trainer.accumulate_grad_batches), 1)
         recent: deque[Any] = deque(maxlen=keep)
@@ -233,7 +233,7 @@ class TrainingData:
     def _loader(self) -> _TrackedCombinedLoader:
         loader = self._trainer.fit_loop._combined_loader
         if not isinstance(loader, _TrackedCombinedLoader):
-            raise RestoreError("the training data is not followed")
+            raise RestoreError("the training data is not tracked")
         return loader
 
     @property
@@ -244,7 +244,7 @@ class TrainingData:
     def _fetcher(self) -> _PrefetchDataFetcher:
         fetcher = self._trainer.fit_loop._data_fetcher
         if not isinstance(fetcher, _PrefetchDataFetcher):
-            raise RestoreError(f"the data fetcher {type(fetcher).__name__} is not known")
+            raise RestoreError(f"the data fetcher {type(fetcher).__name__} is unknown")
         return fetcher
 
 

@@ -1,16 +1,15 @@
-"""A running Lightning fit as the executor sees it: boundaries, snapshots, going back in place.
+"""A running Lightning fit as the executor sees it: boundaries, snapshots, rewinding in place.
 
 `trainer.fit_loop.epoch_loop.advance` is wrapped on the instance. Our part runs before a batch is
-fetched and only where no gradients are pending: between two optimizer steps. There everything is
-put back, counters included, and the loop goes on to fetch the next batch as if it had come from
-that place. No exception travels through the loops and no restart stage is set. A snapshot of an
-earlier epoch works because the counters say so. The order of the boundary: rewind first, so that
-no snapshot is taken of what is about to be thrown away.
+fetched, and only between two optimizer steps, where no gradients are pending. A rewind restores
+everything in place, counters included, and the loop continues with the next batch as if it had come
+from there: no exception travels through the loops, no restart stage is set, and a snapshot of an
+earlier epoch works because the counters say so. At a boundary the rewind comes first, so that no
+snapshot is taken of a state that is about to be discarded.
 
-
-Whether a trainer can be rewound: Lightning's internals are used, so they are looked at first.
+Since this uses Lightning's internals, `find_obstacle` checks them first.
 """
-# ruff: noqa: SLF001  going back in place needs Lightning's internals; lightning_support checks them
+# ruff: noqa: SLF001  rewinding in place needs Lightning's internals; find_obstacle checks them
 
 from __future__ import annotations
 
@@ -37,12 +36,12 @@ logger = logging.getLogger(__name__)
 
 _CHECKPOINT_FOLDER: Final = "stabilizer"
 _MAX_FAILURES: Final = 3
-"""Snapshots that may fail in a row before no more are tried."""
+"""Failed snapshots in a row after which no more are taken."""
 
 
 @dataclass(frozen=True)
 class FitSnapshot:
-    """Everything to go back to."""
+    """The state of a fit between two steps."""
 
     trainer: TrainerSnapshot
     data: DataPosition
@@ -77,42 +76,42 @@ class LightningFit:
             if self._is_boundary:
                 on_boundary()
                 if self._is_stopping and fit_loop._can_stop_early:
-                    raise StopIteration  # the loop's own way to end an epoch
+                    raise StopIteration  # how the loop itself ends an epoch
             advance(data_fetcher)
 
         self._wrap(epoch_loop, "advance", advance_from_boundary)
         if self._obstacle is None:
             load_states: Any = fit_loop._load_combined_loader_states
 
-            def load_states_and_follow() -> None:
+            def load_states_and_track() -> None:
                 load_states()
-                self._data.follow()
+                self._data.track()
 
-            # Called by setup_data when the loader is made and not yet iterated.
-            self._wrap(fit_loop, "_load_combined_loader_states", load_states_and_follow)
+            # setup_data calls this after the loader is made and before it is iterated.
+            self._wrap(fit_loop, "_load_combined_loader_states", load_states_and_track)
 
     def uninstall(self) -> None:
-        """Leave the trainer as it was."""
+        """Remove all hooks from the trainer."""
         for owner, name in self._wrapped:
             vars(owner).pop(name, None)
         self._wrapped.clear()
-        self._data.unfollow()
+        self._data.untrack()
 
     def begin(self) -> None:
-        """Training starts: optimizers and data are there now."""
+        """Prepare for snapshots, now that optimizers and data exist."""
         if self._obstacle is None:
-            with _Attempt() as looking:
+            with _CaughtError() as reading:
                 self._state = TrainerState(self._trainer, self._own, self._copier)
-            if looking.error is not None:
-                self._obstacle = f"the job's state cannot be read: {looking.error!r}"
+            if reading.error is not None:
+                self._obstacle = f"the job's state cannot be read: {reading.error!r}"
         if (reason := self.unsupported) is not None:
             logger.warning("this job cannot be rewound: %s", reason)
 
     @property
     def unsupported(self) -> str | None:
-        """Why there is no going back in this job; None if there is."""
+        """Why this job cannot be rewound; None if it can."""
         if self._obstacle is None and self._state is None:
-            return "training has not begun"
+            return "training has not started"
         return self._obstacle or self._data.unsupported
 
     @property
@@ -122,37 +121,37 @@ class LightningFit:
 
     @property
     def samples(self) -> int:
-        """Position in the data, in samples; 0 if it is not known."""
+        """Position in the data, in samples; 0 if unknown."""
         return self._data.samples if self.unsupported is None else 0
 
     @property
     def is_ending(self) -> bool:
-        """Whether the loops will take no further step."""
+        """Whether no further step will run."""
         trainer = self._trainer
         wants_to_stop = trainer.should_stop and trainer.fit_loop._can_stop_early
         return bool(wants_to_stop or trainer.received_sigterm)
 
     @property
     def num_gradient_batches(self) -> int:
-        """Microbatches of one optimizer step."""
+        """Microbatches per optimizer step."""
         return max(int(self._trainer.accumulate_grad_batches), 1)
 
     def take(self, snapshot_id: str, attempt: int) -> Snapshot | None:
         """Take a snapshot; None if this job cannot be rewound.
 
-        Waits for the device once, for the finite check, and once more for the copy. A state that
-        is not finite is not copied: nobody may go back to it. What breaks the copying (no memory
-        left, a hook of the job that raises) costs the snapshot, never the job.
+        Waits for the device twice: for the finite check and for the copy. A state that is not
+        finite is not copied, since it must never be restored. An error while copying (out of
+        memory, a hook of the job that raises) costs the snapshot, never the job.
         """
         if self.unsupported is not None or self._state is None:
             return None
-        with _Attempt() as copying:
+        with _CaughtError() as copying:
             snapshot = self._copy(self._state, snapshot_id, attempt)
             self._failures = 0
             return snapshot
         self._failures += 1
         logger.warning("no snapshot at step %d: %r", self.step, copying.error)
-        # copy.deepcopy of a lock, a generator, an open file: it will not be otherwise the next time
+        # A TypeError is copy.deepcopy of a lock, generator or open file: it would fail again.
         if isinstance(copying.error, TypeError) or self._failures >= _MAX_FAILURES:
             self._obstacle = f"the job's state cannot be copied: {copying.error}"
             logger.warning("this job cannot be rewound: %s", self._obstacle)
@@ -173,75 +172,75 @@ class LightningFit:
         return Snapshot(info, FitSnapshot(trainer, data, random))
 
     def recycle(self, state: FitSnapshot) -> None:
-        """Take back the memory of a dropped snapshot."""
+        """Reclaim the memory of a dropped snapshot."""
         self._copier.recycle(state.trainer.tree)
 
     def check(self, snapshot: Snapshot) -> None:
-        """Refuse what cannot be gone back to, before anything is touched.
+        """Check that a snapshot can be restored; touches nothing.
 
         Raises:
-            CommandRejectedError: The job no longer fits the snapshot.
+            CommandRejectedError: The snapshot no longer fits the job.
         """
         state = _fit_snapshot(snapshot)
         if self._state is not None:
             self._state.check(state.trainer)
 
     def restore(self, snapshot: Snapshot, skip_steps: int) -> int:
-        """Go back to a snapshot and leave out data.
+        """Restore a snapshot and skip data.
 
         Returns:
-            Samples left out.
+            Samples skipped.
 
         Raises:
-            RestoreError: It broke off; the state may be half restored.
+            RestoreError: The restore failed; the state may be half restored.
         """
         with _HalfRestored():
             state = _fit_snapshot(snapshot)
             if self._state is None:
-                raise RestoreError("training has not begun")
+                raise RestoreError("training has not started")
             self._state.restore(state.trainer)
-            # Last: hooks and workers draw random numbers while they are put back.
+            # Data and random state last: hooks and workers draw random numbers while restored.
             skip = self._bound_skip(skip_steps * self.num_gradient_batches, state.data)
             discarded = self._data.restore(state.data, state.random, skip)
-            # Batches thrown away count as batches of the epoch, so that it ends where it does.
+            # Discarded batches count as batches of the epoch, so that it ends where it did.
             self._trainer.fit_loop.epoch_loop.batch_progress.increment_by(discarded)
             skipped = self._data.samples - state.data.samples
             if skipped < 0 or (skipped > 0 and not skip_steps):
-                raise RestoreError(f"the data stands {skipped} samples from where it should")
+                raise RestoreError(f"the data is {skipped} samples from where it should be")
             return skipped
 
     def stop(self) -> None:
-        """End the fit at this boundary, or when the minimum of epochs or steps is reached."""
+        """Stop the fit at this boundary, or once the minimum of epochs or steps is reached."""
         self._is_stopping = True
         self._trainer.should_stop = True
 
     def save_checkpoint(self, name: str) -> str:
-        """Write a Lightning checkpoint under the job's root folder, be it remote. All ranks.
+        """Write a Lightning checkpoint under the job's root folder, local or remote. All ranks.
 
         Raises:
-            ControlError: It could not be written, whatever the reason.
+            ControlError: It could not be written.
         """
         safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
         root = str(self._trainer.default_root_dir).rstrip("/")
         path = f"{root}/{_CHECKPOINT_FOLDER}/step={self.step}-{safe}.ckpt"
-        with _Attempt() as writing:
+        with _CaughtError() as writing:
             self._trainer.save_checkpoint(path)
         if writing.error is not None:
-            self._trainer.strategy.barrier("Trainer.save_checkpoint")  # where other ranks now wait
+            self._trainer.strategy.barrier("Trainer.save_checkpoint")  # the other ranks wait there
             raise ControlError(f"no checkpoint was written: {writing.error!r}") from writing.error
         return path
 
     @property
     def _is_boundary(self) -> bool:
         epoch_loop = self._trainer.fit_loop.epoch_loop
-        if epoch_loop.restarting:  # Lightning is still finding its place after a checkpoint
+        if epoch_loop.restarting:  # Lightning is still resuming from a checkpoint
             return False
         if self._trainer.strategy.handles_gradient_accumulation:
             return epoch_loop.batch_progress.current.ready % self.num_gradient_batches == 0
         return not epoch_loop._should_accumulate()
 
     def _bound_skip(self, batches: int, position: DataPosition) -> int:
-        """Leave the last step of an epoch in, if batches are thrown away to skip."""
+        """Limit a skip that discards batches, to keep the last step of the epoch."""
         if self._data.skips_by_samples(position):
             return batches
         max_batches = position.counters["max_batches"]
@@ -257,8 +256,8 @@ class LightningFit:
         self._wrapped.append((owner, name))
 
 
-class _Attempt:
-    """Keeps what breaks a deed that runs hooks of the job, which may raise anything."""
+class _CaughtError:
+    """Catches any error of the block: hooks of the job may raise anything."""
 
     error: Exception | None = None
 
@@ -278,7 +277,7 @@ class _Attempt:
 
 
 class _HalfRestored:
-    """Turns whatever breaks a restore into a RestoreError: the job must not go on."""
+    """Turns any error of a restore into a RestoreError: the job must not continue."""
 
     def __enter__(self) -> None:
         return None
@@ -291,13 +290,13 @@ class _HalfRestored:
     ) -> None:
         if isinstance(error, Exception) and not isinstance(error, RestoreError):
             raise RestoreError(
-                f"the restore broke off, the state may be half restored: {error!r}"
+                f"the restore failed, the state may be half restored: {error!r}"
             ) from error
 
 
 def _fit_snapshot(snapshot: Snapshot) -> FitSnapshot:
     if not isinstance(snapshot.state, FitSnapshot):
-        raise unfit(f"snapshot {snapshot.info.id} holds no state of this job")
+        raise unfit(f"snapshot {snapshot.info.id} has no state of this job")
     return snapshot.state
 
 
@@ -335,7 +334,7 @@ _DEVICES: Final = ("cpu", "cuda")
 
 
 def find_obstacle(trainer: Trainer) -> str | None:
-    """Why this trainer cannot be rewound, whatever its data; None if it can."""
+    """Return why this trainer cannot be rewound, whatever its data; None if it can."""
     return _missing_internals(trainer) or _foreign_strategy(trainer)
 
 

@@ -1,20 +1,17 @@
-"""Everything a Lightning job must go back to, but its data and random state.
+"""The state of a Lightning job that a rewind restores, except its data and random state.
 
-Taken from the live objects, not from a checkpoint: a checkpoint leaves out buffers and metrics that
-are not persistent, casts optimizer moments, and loads only at the start of a fit. The hooks that
-modules and callbacks have for checkpoints are called all the same, since user state lives there;
-what they put into the checkpoint comes back through their loading hooks.
+It is taken from the live objects, not from a checkpoint: a checkpoint leaves out non-persistent
+buffers and metrics, casts optimizer moments, and loads only at the start of a fit. The
+checkpoint hooks of modules and callbacks are called too, since they hold user state; what they put
+into the checkpoint is restored through their loading hooks.
 
-Not gone back: what user code keeps in plain attributes and never saves, loggers, files, clocks.
-
-
-Metrics of a Lightning job: torchmetrics inside the module, and what `self.log` accumulates.
-
-Neither is in a `state_dict`: metric states are not persistent by default, and Lightning keeps the
-running means of an epoch in its loops. Without them, epoch averages after a rewind would count the
+Metrics need care: states of torchmetrics are not persistent by default, and Lightning keeps the
+running means of an epoch in its loops. Without both, epoch averages after a rewind would count the
 abandoned steps.
+
+Not restored: plain attributes that user code never saves, loggers, files, clocks.
 """
-# ruff: noqa: SLF001  going back in place needs Lightning's internals; lightning_support checks them
+# ruff: noqa: SLF001  rewinding in place needs Lightning's internals; find_obstacle checks them
 
 from __future__ import annotations
 
@@ -49,14 +46,14 @@ from stabilizer.agent.control.torch_state import (
 
 _HOST: Final = torch.device("cpu")
 _LEFT_OUT: Final = (
-    "loops",  # put back as live objects
+    "loops",  # restored as live objects
     "optimizer_states",
     "lr_schedulers",
     "hyper_parameters",  # constant
     "datamodule_hyper_parameters",
 )
 _CHECKPOINT_FIELDS: Final = ("_last_global_step_saved", "_last_checkpoint_saved")
-"""Of ModelCheckpoint, in no state_dict: they tell it that a step has been saved already."""
+"""Fields of ModelCheckpoint that no state_dict has: they mark a step as saved already."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ class TrainerState:
 
     @property
     def is_finite(self) -> bool:
-        """Whether weights, buffers and optimizer state are; one wait for the device."""
+        """Whether weights, buffers and optimizer state are finite; waits for the device once."""
         trainer = self._trainer
         return is_finite(
             finite_candidates(trainer.lightning_module, trainer.optimizers, self._exempt)
@@ -111,10 +108,10 @@ class TrainerState:
         return TrainerSnapshot(self._copier.freeze(tree), self._results.objects())
 
     def check(self, snapshot: TrainerSnapshot) -> None:
-        """Check that the job still has the shape of the snapshot; touches nothing.
+        """Check that the snapshot still fits the job; touches nothing.
 
         Raises:
-            CommandRejectedError: It has not.
+            CommandRejectedError: It does not.
         """
         trainer = self._trainer
         check_module(trainer.lightning_module, snapshot.tree["module"])
@@ -124,10 +121,10 @@ class TrainerState:
             raise unfit(f"the job has {schedulers[0]} schedulers now, and had {schedulers[1]}")
 
     def restore(self, snapshot: TrainerSnapshot) -> None:
-        """Put everything back, user hooks first, so that nothing they load stands in our way.
+        """Restore everything; user hooks first, so that ours overrides what they load.
 
         Raises:
-            RestoreError: A tensor does not hold afterwards what was written to it.
+            RestoreError: A tensor differs from what was written to it.
         """
         tree, trainer = snapshot.tree, self._trainer
         self._load(thaw(tree["checkpoint"], _HOST))
@@ -184,7 +181,7 @@ class TrainerState:
         checkpoint = self._trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         states = checkpoint.get("callbacks", {})
         for callback in self._callbacks:
-            # Ours outlives a rewind, and time does not go back.
+            # Our own state outlives a rewind, and so does elapsed time.
             if callback is self._own or isinstance(callback, Timer):
                 states.pop(callback.state_key, None)
         return {key: value for key, value in checkpoint.items() if key not in _LEFT_OUT}
@@ -201,14 +198,14 @@ class TrainerState:
 
     @property
     def _callbacks(self) -> list[Callback]:
-        return list(getattr(self._trainer, "callbacks", ()))  # set by a connector, untyped
+        return list(getattr(self._trainer, "callbacks", ()))  # a connector sets it, untyped
 
     def _model_checkpoints(self) -> list[ModelCheckpoint]:
         return [c for c in self._callbacks if isinstance(c, ModelCheckpoint)]
 
 
 def _forget_removed_files(callback: ModelCheckpoint) -> None:
-    """Files that the abandoned branch has driven out cannot be the best any more."""
+    """Forget best checkpoints whose files the abandoned steps have removed."""
     exists = callback._fs.exists
     callback.best_k_models = {
         path: score for path, score in callback.best_k_models.items() if exists(path)
@@ -243,7 +240,7 @@ _CONNECTOR_FIELDS = (
 
 
 def capture_metrics(module: nn.Module) -> Tree:
-    """States of all torchmetrics in the module, live."""
+    """Return the live states of all torchmetrics in the module."""
     return {
         name: {field: getattr(metric, field) for field in _fields(metric)}
         for name, metric in _metrics(module)
@@ -251,14 +248,14 @@ def capture_metrics(module: nn.Module) -> Tree:
 
 
 def restore_metrics(module: nn.Module, frozen: Mapping[str, Any]) -> None:
-    """Put the states back."""
+    """Restore the states of all torchmetrics in the module."""
     states = thaw(frozen)
     for name, metric in _metrics(module):
         for field, value in states.get(name, {}).items():
             setattr(metric, field, value)
     for child in module.modules():
         if isinstance(child, MetricCollection) and child._groups_checked:
-            child._state_is_copy = False  # members of a group share the states of its first again
+            child._state_is_copy = False  # members of a group share its first member's states again
             child._compute_groups_create_state_ref(copy=False)
 
 
@@ -272,13 +269,13 @@ def _fields(metric: Metric) -> Iterator[str]:
 
 
 class LoggedResults:
-    """What `self.log` has accumulated, and what loggers and callbacks were last told."""
+    """Values accumulated by `self.log`, and those last sent to loggers and callbacks."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
 
     def capture(self) -> Tree:
-        """The values, live."""
+        """Return the live values."""
         connector = self._trainer._logger_connector
         return {
             "collections": [
@@ -289,11 +286,11 @@ class LoggedResults:
         }
 
     def objects(self) -> list[dict[str, _ResultMetric]]:
-        """The holders of the values, to be put back as they are: they know how to reduce."""
+        """Return the objects that hold the values and know how to reduce them."""
         return [dict(collection) for collection in self._collections()]
 
     def restore(self, frozen: Mapping[str, Any], objects: list[dict[str, _ResultMetric]]) -> None:
-        """Put holders and values back."""
+        """Restore objects and values."""
         values = thaw(frozen)
         for collection, holders, state in zip(
             self._collections(), objects, values["collections"], strict=True
@@ -316,6 +313,6 @@ def _result_values(result: _ResultMetric) -> dict[str, Any]:
     return {
         field: getattr(result, field)
         for field in _RESULT_FIELDS
-        # The value of a logged torchmetrics object is that object: a reference, not a state.
+        # A logged torchmetrics object is its own value: a reference, not a state.
         if hasattr(result, field) and (field != "value" or result.is_tensor)
     }

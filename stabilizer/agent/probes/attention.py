@@ -1,7 +1,7 @@
 """Entropy and largest logit of an attention, from its queries, keys and mask.
 
-Statistics are of a sample of query positions, evenly spaced and always the same: every `stride`-th
-counted back from the last, so that the query which sees the most keys is among them.
+Statistics use a fixed, evenly spaced sample of query positions: every `stride`-th counted back from
+the last, which sees the most keys.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from stabilizer.agent.probes.reductions import MAX_CHUNK_ELEMENTS, is_measurable
 _HIDDEN: Final = -9_000.0
 """An additive mask at or below this hides the key: its weight is 0 in any precision."""
 
-_BANISHED: Final = -1e30
-"""Added to the score of a hidden key. Finite: its weight of 0 times its logarithm is 0, not NaN."""
+_MASKED_SCORE: Final = -1e30
+"""Added to the score of a hidden key. Finite, so that its weight 0 times its log is 0, not NaN."""
 
 
 @dataclass(frozen=True, slots=True)
 class Masking:
-    """Which keys a query may see, and what is added to its logits.
+    """Which keys a query sees, and what is added to its logits.
 
     Args:
         mask: None; bool, True for visible, shape [B or 1, H or 1, Q, K]; float, added to the
             logits, very large negative where hidden, same shape; or shape [B, K], nonzero for
             visible.
-        causal: Without a mask, query i sees no key behind i + `offset`.
+        causal: Without a mask, query i sees no key after i + `offset`.
         offset: 0 aligns queries and keys at the first position; K - Q at the last.
         window: Keys that a query sees at most, itself included; None for all.
         softcap: Logits become softcap * tanh(logits / softcap).
@@ -46,22 +46,22 @@ class Masking:
 def summarize(
     query: Tensor, key: Tensor, scale: float | Tensor, masking: Masking, max_queries: int
 ) -> Tensor:
-    """Sum up an attention so that microbatches can be added up later.
+    """Summarize an attention in a form that can be added over microbatches.
 
-    Queries with fewer than two visible keys are left out of the entropy; the largest logit is over
-    the visible keys of every sampled query, before mask and cap.
+    The entropy excludes queries with fewer than two visible keys. The largest logit is over the
+    visible keys of every sampled query, before mask and cap.
 
     Args:
-        query: Shape [B, H, Q, D], none of them 0.
-        key: Shape [B, H / G, K, D]; G queries' heads share one head of keys.
-        scale: Multiplies the dot products; a tensor of one element is not waited for.
+        query: Shape [B, H, Q, D], no dimension 0.
+        key: Shape [B, H / G, K, D]; G query heads share one key head.
+        scale: Factor of the dot products; a tensor of one element is not waited for.
         masking: Which keys are visible.
-        max_queries: Positions of the sample, at least 1.
+        max_queries: Query positions to sample, at least 1.
 
     Returns:
         Shape [2 H + 2], float32: for each head the sum over queries of H(p) / log(visible keys);
         for each head the number of those queries; the largest scaled logit; the number of visible
-        pairs of query and key. A number of 0 says that the value before it means nothing.
+        pairs of query and key. Where a number is 0, the value it belongs to is undefined.
     """
     batch, heads, positions, _ = query.shape
     stride = -(-positions // max_queries)
@@ -112,9 +112,9 @@ def _summarize_chunk(
     else:
         keys = visible.expand(batch, -1, positions, logits.shape[-1]).sum(dim=-1).float()
         pairs = keys.sum() * (heads / keys.shape[1])
-        banished = torch.zeros_like(visible, dtype=logits.dtype).masked_fill(~visible, _BANISHED)
-        logits = logits + banished
-        scores = scores + (banished if bias is None else banished + bias)
+        penalty = torch.zeros_like(visible, dtype=logits.dtype).masked_fill(~visible, _MASKED_SCORE)
+        logits = logits + penalty
+        scores = scores + (penalty if bias is None else penalty + bias)
     counted = (keys >= 2).expand(batch, heads, positions)
     normalised = _entropy(scores) / keys.clamp(min=2).log()
     sums = torch.where(counted, normalised, 0.0).sum(dim=(0, 2))
@@ -125,13 +125,13 @@ def _summarize_chunk(
 def _entropy(scores: Tensor) -> Tensor:
     """Entropy in nats of the softmax over the last axis.
 
-    The softmax is taken twice since `exp` of the logarithms is slow where it underflows.
+    Computes the softmax twice: `exp` of the logarithms is slow where it underflows.
     """
     return -(scores.softmax(dim=-1) * scores.log_softmax(dim=-1)).sum(dim=-1)
 
 
 def _logits(query: Tensor, key: Tensor) -> Tensor:
-    """Dot products, shape [B, H, Q, K], without repeating the keys that heads share."""
+    """Return dot products, shape [B, H, Q, K], without repeating shared keys."""
     batch, heads, positions, dim = query.shape
     groups = heads // key.shape[1]
     folded = query.reshape(batch, key.shape[1], groups * positions, dim)
@@ -148,7 +148,7 @@ def _sampled_mask(mask: Tensor, first: int, stride: int) -> Tensor:
 def _visible(
     mask: Tensor | None, masking: Masking, rows: Tensor, num_keys: int, chunk: slice
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Visible keys (None for all) and what is added to the logits, both to be broadcast."""
+    """Return visible keys (None for all) and what to add to the logits; both broadcast."""
     visible = bias = None
     if mask is not None:
         mask = mask[..., :num_keys] if mask.shape[0] == 1 else mask[chunk, ..., :num_keys]
@@ -167,7 +167,7 @@ def _visible(
 
 
 def fits(query: object, key: object, mask: object) -> bool:
-    """Tell whether these have the shapes that `summarize` knows."""
+    """Return whether these have shapes that `summarize` supports."""
     if not (is_measurable(query) and is_measurable(key) and query.dim() == key.dim() == 4):
         return False
     batch, heads, positions, dim = query.shape

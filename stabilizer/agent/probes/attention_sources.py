@@ -1,10 +1,10 @@
-"""A tap on the place where models of transformers look their attention function up.
+"""Where attention calls are observed: transformers' attention registry, or a module's projections.
 
-The models ask `ALL_ATTENTION_FUNCTIONS.get_interface(name, default)` at every forward. While a tap
-is open, the function they get is wrapped: it calls the one they would have got, with the same
-arguments, and shows queries, keys and mask to the tap afterwards. Neither a configuration nor the
-name of an implementation is changed, since models and mask functions compare those names; and the
-`eager` function of a model, which stands in no registry, is wrapped like any other.
+Models of transformers ask `ALL_ATTENTION_FUNCTIONS.get_interface(name, default)` for their
+attention function at every forward. While a tap is open, that function is wrapped: the original is
+called with the same arguments, then queries, keys and mask are passed to the tap. Neither the
+configuration nor the implementation's name changes, since models and mask functions compare those
+names; a model's `eager` function, which is in no registry, is wrapped the same way.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _REGISTRY: Final = "ALL_ATTENTION_FUNCTIONS"
 _LOOKUP: Final = "get_interface"
 _PARAMETERS: Final = ("module", "query", "key", "value", "attention_mask")
 _UNKNOWN_TERMS: Final = ("position_bias", "s_aux", "cu_seq_lens_q", "block_table")
-"""Arguments that change the scores in ways that `Masking` does not express."""
+"""Arguments that change the scores in ways that `Masking` cannot express."""
 
 _PROJECTED: Final = frozenset({"IdeficsPerceiverAttention"})
-"""Attentions that score their projections directly: no rotation, no interface, no mask."""
+"""Attentions that score their projections directly: no rotation, no registry, no mask."""
 
-_taps: list[AttentionTap] = []  # open ones of this process; the registry is one per process
+_taps: list[AttentionTap] = []  # open taps; the registry is per process
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionCall:
-    """What an attention was computed from; shapes as in `attention.summarize`."""
+    """Inputs of an attention; shapes as in `attention.summarize`."""
 
     query: Tensor
     key: Tensor
@@ -42,42 +42,42 @@ class AttentionCall:
 
 
 def uses_interface(module: nn.Module) -> bool:
-    """Tell whether a module's class is defined where attention functions are looked up."""
+    """Return whether a module's class uses the attention registry."""
     return any(hasattr(sys.modules.get(cls.__module__), _REGISTRY) for cls in type(module).__mro__)
 
 
 class AttentionTap:
-    """Shows the attention calls of chosen modules while it is open.
+    """Reports the attention calls of chosen modules while it is open.
 
     Args:
-        shows: For each module what is called after its attention, with the call.
+        handlers: For each module, the handler called after its attention.
     """
 
-    def __init__(self, shows: Mapping[nn.Module, Callable[[AttentionCall], None]]) -> None:
-        self._shows = shows
+    def __init__(self, handlers: Mapping[nn.Module, Callable[[AttentionCall], None]]) -> None:
+        self._handlers = handlers
 
     def open(self) -> None:
-        """Begin to show calls; opening twice changes nothing."""
-        if self._shows and self not in _taps:
+        """Start to report calls; idempotent."""
+        if self._handlers and self not in _taps:
             _taps.append(self)
             _install()
 
     def close(self) -> None:
-        """Show no more; the last one to close leaves the registry as it was."""
+        """Stop; the last tap to close restores the registry."""
         if self in _taps:
             _taps.remove(self)
             if not _taps:
                 _uninstall()
 
-    def notice(self, implementation: str, call: dict[str, Any]) -> None:
-        """Show one call if it is of a chosen module and of a known form."""
+    def report(self, implementation: str, call: dict[str, Any]) -> None:
+        """Report a call if its module is chosen and its form supported."""
         module = call.get("module")
-        show = self._shows.get(module) if isinstance(module, nn.Module) else None
-        if show is not None and _is_known(call):
-            show(_described(implementation, call))
+        handle = self._handlers.get(module) if isinstance(module, nn.Module) else None
+        if handle is not None and _is_known(call):
+            handle(_described(implementation, call))
 
 
-def _registry() -> Any:  # noqa: ANN401  passed on as it is  an object of transformers, which need not be installed
+def _registry() -> Any:  # noqa: ANN401  an object of transformers, which may not be installed
     return getattr(sys.modules.get("transformers.modeling_utils"), _REGISTRY, None)
 
 
@@ -96,14 +96,14 @@ def _uninstall() -> None:
         return
     delattr(registry, _LOOKUP)
     before = mine.args[0]
-    if getattr(registry, _LOOKUP) != before:  # somebody else's, from before us
+    if getattr(registry, _LOOKUP) != before:  # replaced by other code before us
         setattr(registry, _LOOKUP, before)
 
 
 def _tapped_lookup(
     lookup: Callable[..., Callable[..., Any]],
-    *args: Any,  # noqa: ANN401  passed on as it is  whatever the model passes
-    **kwargs: Any,  # noqa: ANN401  passed on as it is
+    *args: Any,  # noqa: ANN401  passed through
+    **kwargs: Any,  # noqa: ANN401  passed through
 ) -> Callable[..., Any]:
     name = args[0] if args else kwargs.get("attn_implementation")
     return functools.partial(_attend, lookup(*args, **kwargs), name or "eager")
@@ -112,13 +112,13 @@ def _tapped_lookup(
 def _attend(
     function: Callable[..., Any],
     implementation: str,
-    *args: Any,  # noqa: ANN401  passed on as it is  whatever the model passes
-    **kwargs: Any,  # noqa: ANN401  passed on as it is
-) -> Any:  # noqa: ANN401  passed on as it is  and gets
+    *args: Any,  # noqa: ANN401  passed through
+    **kwargs: Any,  # noqa: ANN401  passed through
+) -> Any:  # noqa: ANN401  passed through
     output = function(*args, **kwargs)
     call = dict(zip(_PARAMETERS, args, strict=False)) | kwargs
     for tap in _taps:
-        tap.notice(implementation, call)
+        tap.report(implementation, call)
     return output
 
 
@@ -146,49 +146,49 @@ def _described(implementation: str, call: dict[str, Any]) -> AttentionCall:
 
 
 def _is_causal(implementation: str, call: dict[str, Any]) -> bool:
-    """As the implementations themselves decide: eager ones know no causality but the mask's."""
+    """Decide as the implementations do: eager ones are causal only by their mask."""
     if implementation == "eager":
         return False
-    asked = call.get("is_causal")
-    if asked is None:
-        asked = getattr(call["module"], "is_causal", True)
+    declared = call.get("is_causal")
+    if declared is None:
+        declared = getattr(call["module"], "is_causal", True)
     if "flash" in implementation:
-        return bool(asked)
-    return bool(asked) and call.get("attention_mask") is None and call["query"].shape[2] > 1
+        return bool(declared)
+    return bool(declared) and call.get("attention_mask") is None and call["query"].shape[2] > 1
 
 
 class ProjectedAttention:
-    """Rebuilds the scores of an attention from what its projections, or their norms, put out.
+    """Observes an attention through the outputs of its projections, or of their norms.
 
     Args:
         attention: A module for which `scores_its_projections` holds.
-        show: Called with each call of the attention.
+        handle: Called with each call of the attention.
     """
 
-    def __init__(self, attention: nn.Module, show: Callable[[AttentionCall], None]) -> None:
+    def __init__(self, attention: nn.Module, handle: Callable[[AttentionCall], None]) -> None:
         settings = vars(attention)
         self._heads = int(settings["n_heads"])
         self._dim = int(settings["head_dim"])
         self._scale = float(settings["qk_scale"])
-        self._show = show
+        self._handle = handle
         self._query: Tensor | None = None
         children = dict(attention.named_children())
         self.query_source = children.get("q_layer_norm", children["q_proj"])
         self.key_source = children.get("k_layer_norm", children["k_proj"])
 
     def on_query(self, output: Tensor) -> None:
-        """Keep the queries until the keys come."""
+        """Keep the queries until the keys arrive."""
         self._query = self._by_head(output)
 
     def on_key(self, output: Tensor) -> None:
-        """Put queries and keys together."""
+        """Combine queries and keys."""
         query, self._query = self._query, None
         key = self._by_head(output)
         if fits(query, key, None) and query is not None:
-            self._show(AttentionCall(query, key, self._scale, Masking()))
+            self._handle(AttentionCall(query, key, self._scale, Masking()))
 
     def _by_head(self, output: Tensor) -> Tensor:
-        """Shape [B, H, S, D] from that or from [B, S, H * D]."""
+        """Return shape [B, H, S, D], from that or from [B, S, H * D]."""
         if output.dim() == 4:
             return output
         shape = (*output.shape[:-1], self._heads, self._dim)
@@ -196,5 +196,5 @@ class ProjectedAttention:
 
 
 def scores_its_projections(module: nn.Module) -> bool:
-    """Tell whether `ProjectedAttention` knows this attention; wrong scores are worse than none."""
+    """Return whether `ProjectedAttention` supports this attention; no scores beat wrong ones."""
     return any(cls.__name__ in _PROJECTED for cls in type(module).__mro__)

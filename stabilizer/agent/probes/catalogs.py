@@ -1,4 +1,4 @@
-"""Which series a job has: at every step, of its modules, and what it logs besides."""
+"""The series of a job: measured at every step, measured of its modules, and logged by the job."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from stabilizer.protocol.metrics import Kind, Metric
 from stabilizer.protocol.series import Catalog, SeriesKey
 
 _EXTRA: Final = 2
-"""Index of the extra catalog, behind those of every step and of the modules."""
+"""Index of the extra catalog, after those of every step and of the modules."""
 
 MAX_EXTRA_SERIES: Final = 2_000
-"""A job that makes up a new name at every step must not fill its own memory."""
+"""Limit of logged series: a job that logs a new name at every step must not fill its memory."""
 
 PROJECTIONS: Final = frozenset({Kind.O_PROJ, Kind.FC2, Kind.Q_PROJ, Kind.K_PROJ})
-"""Where activations and gradients explode first (arXiv:2110.09456), and what makes logits."""
+"""Where activations and gradients explode first (arXiv:2110.09456), and the inputs of logits."""
 
 _logger = logging.getLogger(__name__)
 
 
 def every_step_catalog(groups: Sequence[str]) -> Catalog:
-    """Series of every step, with a learning rate for each parameter group."""
+    """Return the series of every step, with a learning rate for each parameter group."""
     metrics = (Metric.LOSS, Metric.LOSS_TOTAL, Metric.Z_LOSS, Metric.GRAD_NORM)
     keys = [SeriesKey(metric=metric) for metric in metrics]
     keys += [SeriesKey(metric=Metric.LR, labels={"group": group}) for group in groups]
@@ -33,13 +33,13 @@ def every_step_catalog(groups: Sequence[str]) -> Catalog:
 
 
 def modules_catalog(sites: Sequence[Site]) -> Catalog | None:
-    """Series of sampled steps, in the order of the sites; None if there is nothing to measure."""
+    """Return the series of sampled steps, in site order; None if there are none."""
     keys = [key for site in sites for key in site_series(site)]
     return Catalog.of(keys) if keys else None
 
 
 def site_series(site: Site) -> list[SeriesKey]:
-    """Series measured at a site on sampled steps; an attention's as in `AttentionSlots`."""
+    """Return the series of a site on sampled steps; an attention's as in `AttentionSlots`."""
     labels = site.labels
     if site.kind in PROJECTIONS:
         metrics = (Metric.ACTIVATION_RMS, Metric.GRAD_NORM)
@@ -54,9 +54,9 @@ def site_series(site: Site) -> list[SeriesKey]:
 
 
 class SeriesTable:
-    """Finds the slot of a series; unknown ones are appended to the extra catalog.
+    """Maps series to slots; appends unknown ones to the extra catalog.
 
-    The extra catalog has another id whenever it has grown; its columns never move.
+    The extra catalog gets a new id whenever it grows; its columns never move.
     """
 
     def __init__(self, every_step: Catalog, modules: Catalog | None) -> None:
@@ -73,32 +73,32 @@ class SeriesTable:
 
     @property
     def extra(self) -> Catalog | None:
-        """What has been logged besides so far; None for nothing."""
+        """Series logged by the job so far; None if there are none."""
         if len(self._extra_keys) != (0 if self._extra is None else len(self._extra)):
             self._extra = Catalog.of(self._extra_keys)
         return self._extra
 
     @property
     def catalogs(self) -> tuple[Catalog | None, Catalog | None, Catalog | None]:
-        """All catalogs at this moment, by the index that slots name."""
+        """All catalogs now, indexed by `Slot.catalog`."""
         return self.every_step, self.modules, self.extra
 
     def slot(self, key: SeriesKey) -> Slot:
-        """Return the slot of a series that is known."""
+        """Return the slot of a known series."""
         return self._slots[key]
 
     def find(self, name: str, labels: Mapping[str, str]) -> Slot | None:
-        """Return the slot of a logged series, a new one if need be; None when there are too many.
+        """Return the slot of a logged series, new if needed; None if there are too many.
 
         Raises:
-            pydantic.ValidationError: Name or labels are not those of a series.
+            pydantic.ValidationError: Name or labels are invalid.
         """
-        wanted = (name, tuple(sorted(labels.items())))
-        slot = self._by_name.get(wanted)
+        key = (name, tuple(sorted(labels.items())))
+        slot = self._by_name.get(key)
         if slot is None:
             slot = self._find_or_append(SeriesKey(metric=name, labels=dict(labels)))
             if slot is not None:
-                self._by_name[wanted] = slot
+                self._by_name[key] = slot
         return slot
 
     def _find_or_append(self, key: SeriesKey) -> Slot | None:

@@ -1,4 +1,4 @@
-"""Forward hooks that are on the model during a step only, and which forwards they record."""
+"""Forward hooks that are on the model during a step only, and the forwards that they record."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from stabilizer.agent.probes.reductions import is_measurable
 class RecordingWindow:
     """Open from the first microbatch of a step to its end.
 
-    Not recorded, though within: a validation between two microbatches (the model is in another mode
-    than when the step began, or in inference mode), and what gradient checkpointing computes a
-    second time (a forward inside a backward). Modes of submodules say nothing: a frozen backbone
-    may well be in eval mode.
+    Not recorded within it: a validation between two microbatches (the model is in another mode than
+    when the step began, or in inference mode), and recomputation by gradient checkpointing (a
+    forward inside a backward). Modes of submodules do not matter: a frozen backbone may be in eval
+    mode.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -33,29 +33,29 @@ class RecordingWindow:
         return self._is_open
 
     def open(self) -> None:
-        """A step begins, in the mode that the model has now."""
+        """Begin a step, in the model's current mode."""
         self._is_open = True
         self._training = self._model.training
 
     def close(self) -> None:
-        """The step is over."""
+        """End the step."""
         self._is_open = False
 
     def admits(self) -> bool:
-        """Tell whether a forward that runs now is one of the step, for the first time."""
+        """Return whether a forward that runs now belongs to the step and is not a recomputation."""
         return (
             self._is_open
             and self._model.training == self._training
             and not torch.is_inference_mode_enabled()
-            and torch._C._current_graph_task_id() == -1  # noqa: SLF001  what torch's ModTracker asks
+            and torch._C._current_graph_task_id() == -1  # noqa: SLF001  as in torch's ModTracker
         )
 
 
 class OutputHandler(Protocol):
-    """Gets the output of a module's forward."""
+    """Receives the output of a module's forward."""
 
     def __call__(self, output: Tensor) -> None:
-        """Look at the output; it must not be changed."""
+        """Measure the output; must not change it."""
         ...
 
 
@@ -67,14 +67,14 @@ class _Watch:
 
 
 class ForwardHooks:
-    """Outputs of chosen modules, handed on while a step is recorded.
+    """Passes the outputs of chosen modules to handlers while a step is recorded.
 
-    Hooks are put on for a step and taken off after it: between steps the model is untouched, and
-    validation, copies and pickles of it see nothing of us.
+    Hooks are registered for a step and removed after it: between steps the model is unchanged, as
+    are validation, copies and pickles of it.
 
     Args:
         model: The model.
-        admits: Whether the forward that runs now is to be recorded.
+        admits: Whether to record the forward that runs now.
     """
 
     def __init__(self, model: nn.Module, admits: Callable[[], bool]) -> None:
@@ -90,19 +90,19 @@ class ForwardHooks:
         self._handles: list[RemovableHandle] = []
 
     def watch(self, module: nn.Module, handle: OutputHandler) -> None:
-        """Hand the outputs of this module on, from the next `put_on` onwards.
+        """Pass the outputs of this module to a handler, from the next `put_on` on.
 
-        A compiled module is left alone: its hooks would be skipped, or compile it anew.
+        Skips compiled modules: their hooks would not run, or trigger a recompilation.
         """
         if module in self._compiled:
             return
         self._watches.append(_Watch(module, handle, self._fast_paths.get(module)))
 
     def put_on(self) -> None:
-        """Register the hooks; those on already stay.
+        """Register the hooks; idempotent.
 
-        A `TransformerEncoderLayer` in eval mode is left alone: a hook would turn its fused path
-        off, and with it change the last bits of its output.
+        Skips a `TransformerEncoderLayer` in eval mode: a hook would turn its fused path off and
+        thereby change the last bits of its output.
         """
         if self._handles:
             return
@@ -132,7 +132,7 @@ class _Hook:
 
 
 def compiled_modules(model: nn.Module) -> set[nn.Module]:
-    """Modules within compiled or scripted ones, where a hook put on later would not run."""
+    """Return modules within compiled or scripted ones, where a later hook would not run."""
     return {
         inner
         for module in model.modules()

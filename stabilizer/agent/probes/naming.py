@@ -1,8 +1,8 @@
-"""What the modules of a model are, whatever its architecture calls them.
+"""The roles of a model's modules, whatever its architecture calls them.
 
-A rule says "outer projections of the bottom layers" once for every architecture; here names like
-`model.layers.3.mlp.down_proj`, `h.3.mlp.c_proj` and `encoder.layer.3.output.dense` become kind fc2,
-layer 3. What no table knows is left out: a missing series is better than a wrong one.
+A rule says "outer projections of the bottom layers" once for every architecture: names like
+`model.layers.3.mlp.down_proj`, `h.3.mlp.c_proj` and `encoder.layer.3.output.dense` all become kind
+fc2, layer 3. Modules that no table knows are left out: a missing series is better than a wrong one.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _VALUE: Final = frozenset({"v_proj", "v", "value", "wv", "to_v", "v_lin"})
 _FUSED: Final = frozenset({"c_attn", "qkv", "query_key_value", "qkv_proj", "in_proj", "Wqkv"})
 _OUT: Final = frozenset({"o_proj", "out_proj", "output_proj", "to_out", "out_lin"})
 _OUT_IN_ATTENTION: Final = frozenset({"o", "wo", "dense", "proj", "c_proj"})
-"""Outer projections only where the parent is an attention; elsewhere they mean other things."""
+"""Outer projections only where the parent is an attention."""
 _FC1: Final = frozenset(
     {"fc1", "c_fc", "up_proj", "gate_proj", "linear1", "lin1", "wi", "dense_h_to_4h"}
 )
 _FC2: Final = frozenset({"fc2", "down_proj", "linear2", "lin2", "dense_4h_to_h"})
 _FC1_IN_MLP: Final = frozenset({"fc", "w1", "w3"})
 _FC2_IN_MLP: Final = frozenset({"c_proj", "w2", "wo"})
-"""Taken for an MLP's only where the parent has no queries and keys."""
+"""Projections of an MLP only where the parent is not an attention."""
 
 _GATES: Final = frozenset(
     {"alpha_cross_attn", "alpha_dense", "attn_gate", "ff_gate"}
@@ -59,22 +59,22 @@ _TOWER_CLUES: Final[tuple[tuple[Tower, re.Pattern[str]], ...]] = (
         re.compile(r"cross_?att|encoder_attn|EncDecAttention|multihead_attn"),
     ),
 )
-"""In order: a cross-attention inside a resampler belongs to the resampler."""
+"""In order of precedence: a cross-attention inside a resampler belongs to the resampler."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Site:
-    """A place in the model that can be measured.
+    """A part of the model that can be measured.
 
     Args:
         name: Dotted name without wrappers.
         kind: Its role.
         layer: Index of its block, from 0; a gated cross-attention block counts its own blocks.
-        tower: The part of the model.
-        module: The module; for a gate the one that holds it.
+        tower: Its tower.
+        module: The module; for a gate, its parent.
         parameter: The gate itself.
-        observed: Whose output is this module's: the parent for an output projection that is used
-            without being called (`nn.MultiheadAttention`), else the module.
+        observed: The module whose output to measure: the parent for an output projection that is
+            used without being called (`nn.MultiheadAttention`), else the module itself.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Site:
 
 
 def describe(model: nn.Module) -> list[Site]:
-    """List what can be measured in a model, in the model's own order.
+    """List the sites of a model, in the model's own order.
 
     Shared modules are listed once, under their first name.
     """
@@ -119,14 +119,14 @@ def describe(model: nn.Module) -> list[Site]:
 
 
 def find_head(model: nn.Module, name: str | None) -> nn.Module | None:
-    """Find the module whose output are the logits of a language model.
+    """Find the module whose outputs are the logits of a language model.
 
     Args:
         model: The model.
-        name: Its dotted name, with or without wrappers; None looks for the names in use.
+        name: Its dotted name, with or without wrappers; None tries the common names.
 
     Raises:
-        ConfigurationError: There is no module of that name.
+        ConfigurationError: No module has that name.
     """
     strip = _root_prefix(model)
     module: nn.Module
@@ -142,12 +142,12 @@ def find_head(model: nn.Module, name: str | None) -> nn.Module | None:
 
 
 def canonical_name(path: str) -> str:
-    """Leave out of a dotted path what wrappers have put into it."""
+    """Remove the components that wrappers add to a dotted path."""
     return ".".join(part for part in path.split(".") if part not in _WRAPPERS)
 
 
 def _root_prefix(model: nn.Module) -> str:
-    """Dotted prefix of wrappers around the real model, with its trailing dot."""
+    """Return the dotted prefix of wrappers around the model, with its trailing dot."""
     prefix, root = "", model
     while True:
         own = next(root.parameters(recurse=False), None) is not None
@@ -184,7 +184,7 @@ def _projection_kind(leaf: str, *, in_attention: bool) -> Kind | None:
 
 
 def _bert_mlp_kind(name: str, in_attention: bool) -> Kind | None:
-    """`layer.3.intermediate.dense` and `layer.3.output.dense`, as in BERT and ViT."""
+    """Match `layer.3.intermediate.dense` and `layer.3.output.dense`, as in BERT and ViT."""
     if in_attention or not name.endswith(".dense"):
         return None
     if name.endswith(".intermediate.dense"):
@@ -193,13 +193,13 @@ def _bert_mlp_kind(name: str, in_attention: bool) -> Kind | None:
 
 
 def _is_attention_output(name: str) -> bool:
-    """`attention.output.dense`: an outer projection beside the attention it belongs to."""
+    """Match `attention.output.dense`: an outer projection beside its attention."""
     parts = name.split(".")
     return len(parts) >= 3 and parts[-3].lower().startswith("attention") and parts[-2] == "output"
 
 
 def is_attention(module: nn.Module) -> bool:
-    """Tell whether a module makes queries and keys itself."""
+    """Return whether a module makes queries and keys itself."""
     names = {name for name, _ in module.named_children()}
     return isinstance(module, nn.MultiheadAttention) or bool(
         names & _FUSED or (names & _QUERY and names & _KEY)
@@ -207,7 +207,7 @@ def is_attention(module: nn.Module) -> bool:
 
 
 def _layer(name: str) -> int | None:
-    """Index of the block: the first number behind a known list of blocks, else the first."""
+    """Return the block's index: the first number after a known list of blocks, else the first."""
     parts = name.split(".")
     numbers = [
         (before, int(part))
@@ -223,7 +223,7 @@ def _tower(path: str, default: Tower) -> Tower:
 
 
 def _default_tower(model: nn.Module) -> Tower:
-    """A model with a patch embedding outside any named vision part is a vision model."""
+    """Return the tower of unnamed parts: vision if a patch embedding is among them."""
     for path, module in model.named_modules():
         if isinstance(module, nn.Conv2d) and "patch" in path:
             named = _tower(path, Tower.LANGUAGE)

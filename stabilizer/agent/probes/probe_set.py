@@ -1,7 +1,4 @@
-"""All probes of a model: what the training loop talks to.
-
-Norms of gradients before clipping: the global one at every step, the modules' when sampled.
-"""
+"""All probes of a model: the interface of the training loop."""
 
 from __future__ import annotations
 
@@ -42,7 +39,7 @@ from stabilizer.protocol.metrics import Kind, Metric
 from stabilizer.protocol.series import Catalog, SeriesKey
 
 _MIN_QUERIES: Final = 8
-"""Fewest query positions of a microbatch, however many microbatches share a step's."""
+"""Fewest query positions sampled per microbatch."""
 
 _logger = logging.getLogger(__name__)
 
@@ -50,23 +47,23 @@ _logger = logging.getLogger(__name__)
 class ProbeSet:
     """Measures a model in training, without changing or delaying it.
 
-    A step goes: `begin_step`, then forwards and backwards of its microbatches, `after_backward`,
-    the optimizer, `end_step`. Nothing waits for the device; random states are not touched; the
+    Order of a step: `begin_step`, forward and backward of its microbatches, `after_backward`, the
+    optimizer, `end_step`. Nothing waits for the device, random states are not touched, and the
     model's outputs and gradients are bit for bit those without probes. What did not run or was not
-    given at a step is absent from its frame.
+    logged at a step is absent from its frame.
 
     Args:
-        model: What is trained, with or without wrappers around it.
-        max_queries: Query positions of an attention that a step looks at, shared among its
-            microbatches, of which each looks at 8 at least.
+        model: The model in training, with or without wrappers.
+        max_queries: Query positions sampled per attention and step, shared among its microbatches;
+            at least 8 per microbatch.
         attention: Whether to measure attentions: those that use the attention interface of
-            transformers, and the Perceiver of IDEFICS. Others are left out.
+            transformers, and the Perceiver of IDEFICS. Others are skipped.
         head: Dotted name of the module whose outputs are the logits; None for `lm_head`.
-        accumulate: Microbatches of a step.
-        groups: Names of the optimizer's parameter groups, label `group` of `lr`.
+        accumulate: Microbatches per step.
+        groups: Names of the optimizer's parameter groups, for the label `group` of `lr`.
 
     Raises:
-        ConfigurationError: A number is not positive, or there is no module of that name.
+        ConfigurationError: A number is not positive, or no module has that name.
     """
 
     def __init__(
@@ -99,31 +96,16 @@ class ProbeSet:
         self._tap = self._watch(sites)
 
     @property
-    def every_step(self) -> Catalog:
-        """Series of every step."""
-        return self._table.every_step
-
-    @property
-    def modules(self) -> Catalog | None:
-        """Series of the modules, on sampled steps; None if the model has nothing to measure."""
-        return self._table.modules
-
-    @property
-    def extra(self) -> Catalog | None:
-        """What the job has logged besides, so far; it grows at its end and then has another id."""
-        return self._table.extra
-
-    @property
     def catalogs(self) -> list[Catalog]:
-        """All catalogs that there are now."""
+        """Catalogs that exist now: every step, modules if any, logged series if any."""
         return [catalog for catalog in self._table.catalogs if catalog is not None]
 
     def attach(self) -> None:
-        """Measure forwards from the next step on. The model is touched within steps only."""
+        """Measure from the next step on. Hooks are on the model within steps only."""
         self._is_attached = True
 
     def detach(self) -> None:
-        """Leave the model as if we had never been there; attaching again goes on."""
+        """Remove everything from the model; `attach` resumes."""
         self._is_attached = False
         self._release()
         self._record = StepRecord()
@@ -141,13 +123,13 @@ class ProbeSet:
         self.detach()
 
     def begin_step(self, sampled: bool) -> None:
-        """A step begins: call it before the first microbatch.
+        """Begin a step, before its first microbatch.
 
-        What a step has recorded that was begun and never ended is thrown away; what was logged
-        between two steps belongs to the second.
+        Discards the record of a step that was never ended. Values logged between two steps belong
+        to the second.
 
         Args:
-            sampled: Whether the modules are measured at this step.
+            sampled: Whether to measure the modules at this step.
         """
         if self._window.is_open:
             self._release()
@@ -161,13 +143,13 @@ class ProbeSet:
                 self._tap.open()
 
     def log(self, name: str, value: Tensor | float, **labels: str) -> None:
-        """Give a value of a metric at this step.
+        """Log a value of a metric at this step.
 
-        A tensor stays on its device. Given several times in a step (microbatches), the mean counts.
-        What is given goes before what the probes have measured of the same series.
+        A tensor stays on its device. Several values in a step (microbatches) are averaged. A logged
+        value replaces the probes' own measurement of the same series.
 
         Raises:
-            ValueError: The value is not one number, or name or labels are not those of a series.
+            ValueError: The value is not one number, or name or labels are invalid.
         """
         slot = self._table.find(name, labels)
         if name == Metric.Z_LOSS and not labels:
@@ -176,7 +158,7 @@ class ProbeSet:
             self._record.log(slot, value)
 
     def after_backward(self, grad_scale: Tensor | float | None = None) -> None:
-        """Measure the gradients: call it after the last backward, before clipping.
+        """Measure the gradients, after the last backward and before clipping.
 
         Args:
             grad_scale: A loss scaler's factor that the gradients still carry; not waited for.
@@ -185,14 +167,14 @@ class ProbeSet:
 
     @torch.no_grad()
     def end_step(self, step: int, time: float) -> PendingFrames:
-        """Close the step: call it after the optimizer.
+        """End the step, after the optimizer.
 
         Args:
             step: Completed optimizer steps.
             time: Seconds since the epoch.
 
         Returns:
-            What was measured, on its way to the host: one copy, not waited for.
+            The measurements, on their way to the host: one copy, not waited for.
         """
         if self._is_sampled:
             self._read_gates()
@@ -221,8 +203,8 @@ class ProbeSet:
         return GradientProbe(model, whole, nonfinite, modules)
 
     def _watch(self, sites: Sequence[Site]) -> AttentionTap:
-        """Set the hooks of the modules up, and the tap for attentions that need no hooks."""
-        shows = {}
+        """Set up the module hooks, and the tap for attentions that need no hooks."""
+        handlers = {}
         for site in sites:
             slots = self._slots(site)
             if site.kind in PROJECTIONS:
@@ -235,8 +217,8 @@ class ProbeSet:
                     self._module_hooks.watch(projected.query_source, projected.on_query)
                     self._module_hooks.watch(projected.key_source, projected.on_key)
                 else:
-                    shows[site.module] = show
-        return AttentionTap(shows)
+                    handlers[site.module] = show
+        return AttentionTap(handlers)
 
     def _on_output(self, slot: Slot, output: Tensor) -> None:
         with reductions.measuring(output):
@@ -253,8 +235,10 @@ class ProbeSet:
         try:
             with reductions.measuring(call.query):
                 summary = summarize(call.query, call.key, call.scale, call.masking, self._queries)
-        except torch.OutOfMemoryError:  # the job may need the very last of it; it comes first
-            _logger.warning("no memory for the statistics of an attention; left out at this step")
+        except torch.OutOfMemoryError:  # the job's memory comes first
+            _logger.warning(
+                "out of memory for the statistics of an attention; skipped at this step"
+            )
             return
         self._record.add_attention(slots, summary)
 
@@ -266,7 +250,7 @@ class ProbeSet:
 
 
 def _measurable(model: nn.Module, *, attention: bool) -> list[Site]:
-    """Places that this package can measure; of the others no series is announced."""
+    """Return the sites that can be measured; only they get series."""
     compiled = compiled_modules(model)
     sites = []
     for site in describe(model):
@@ -284,13 +268,13 @@ _logger = logging.getLogger(__name__)
 
 
 class GradientProbe:
-    """Norms of the gradients that a model's parameters hold.
+    """Norms of gradients before clipping: the global one at every step, the modules' when sampled.
 
     Args:
         model: The model; shared parameters count once.
         whole: Slot of the global norm.
         nonfinite: Slot of the number of gradients with NaN or Inf.
-        modules: Slot of each module's norm; over all parameters in it, its bias among them.
+        modules: Slot of each module's norm, over all its parameters, including biases.
     """
 
     def __init__(
@@ -304,19 +288,19 @@ class GradientProbe:
             for slot, module in modules.items()
         }
         self._is_sharded = any(hasattr(each, "_fsdp_wrapped_module") for each in model.modules())
-        self._told = False
+        self._has_warned = False
 
     @torch.no_grad()
     def measure(self, record: StepRecord, scale: Tensor | float | None, *, sampled: bool) -> None:
-        """Put the norms of the present gradients into the record.
+        """Record the norms of the present gradients.
 
-        Shards of distributed tensors are not the gradient: with one among them nothing is measured,
-        and the log says so once.
+        A shard of a distributed tensor is not the gradient: if there is one, nothing is measured,
+        which is logged once.
 
         Args:
-            record: Of the step.
+            record: Record of the step.
             scale: A loss scaler's factor that the gradients still carry; None for none.
-            sampled: Whether the modules' norms are wanted as well.
+            sampled: Whether to record the modules' norms too.
         """
         present = {
             number: _dense(parameter.grad)
@@ -328,7 +312,7 @@ class GradientProbe:
             return
         whole = all(reductions.is_measurable(gradient) for gradient in gradients)
         if self._is_sharded or not whole:
-            self._tell_once()
+            self._warn_once()
             return
         position = {number: place for place, number in enumerate(present)}
         groups = []
@@ -338,14 +322,16 @@ class GradientProbe:
                 groups.append((slot, places))
         record.set_gradients(reductions.l2_norms(gradients), self._slots, groups, scale)
 
-    def _tell_once(self) -> None:
-        if not self._told:
-            _logger.warning("gradients are not measured: some are sharded or of an unknown kind")
-            self._told = True
+    def _warn_once(self) -> None:
+        if not self._has_warned:
+            _logger.warning(
+                "gradients are not measured: some are sharded or of an unsupported kind"
+            )
+            self._has_warned = True
 
 
 def _dense(gradient: Tensor) -> Tensor:
-    """Values of a sparse gradient, with those of the same row added up."""
+    """Return the values of a sparse gradient, with duplicate rows summed."""
     if gradient.layout is not torch.sparse_coo:
         return gradient
     values = gradient.coalesce().values()

@@ -1,17 +1,10 @@
-"""One vector per step, its single copy to the host, and the frames that are read from it.
+"""The measurements of one step: kept on the device, copied to the host once, read as frames.
 
-The device is only asked to lay small results side by side. What remains of the arithmetic (roots,
-means over microbatches, quotients) is done here on the host, from the copied numbers, by the thread
-that sends them.
-
-
-How each metric follows from the numbers that were copied from the device.
-
-Microbatches of a step are put together here: means are averaged, root mean squares are taken over
-all values, a maximum stays the maximum. NaN goes through all of them.
-
-
-What has been measured in the step that is under way.
+`StepRecord` collects small tensors on their devices. `HostCopy` joins them there and copies them to
+the host without waiting. `PendingFrames` reads the series from the copied numbers, in the thread
+that sends them: what is left of the arithmetic (roots, quotients, means over microbatches) runs on
+the host. Over the microbatches of a step, means are averaged, root mean squares are taken over all
+values, and a maximum stays the maximum. NaN propagates through all of them.
 """
 
 from __future__ import annotations
@@ -33,25 +26,25 @@ Float64Array = npt.NDArray[np.float64]
 
 
 class Slot(NamedTuple):
-    """Where a value goes: a catalog of the step and a column in it."""
+    """Position of a value: a catalog of the step and a column in it."""
 
     catalog: int
     column: int
 
 
 class Reading(Protocol):
-    """How values of series follow from the parts of a step's vector."""
+    """Computes values of series from the parts of a step's vector."""
 
     def read(self, parts: Sequence[Float64Array]) -> Sequence[tuple[Slot, float]]:
-        """Return the values; what is left out is absent from the frame."""
+        """Return the values; series not returned are absent from the frame."""
         ...
 
 
 class HostCopy:
-    """The parts of a step on their way to the host.
+    """An asynchronous copy of a step's parts to the host.
 
-    Parts on an accelerator are joined there and copied at once into pinned memory, without waiting;
-    parts that lie on the host already are joined there.
+    Parts on an accelerator are joined there and copied together into pinned memory, without
+    waiting; parts on the host are joined on the host.
     """
 
     def __init__(self, parts: Sequence[Tensor]) -> None:
@@ -63,7 +56,7 @@ class HostCopy:
         self._copied, self._event = _begin_copy(_joined(away))
 
     def wait(self) -> list[Float64Array]:
-        """Return the parts, in their order, once they have arrived."""
+        """Wait for the copy; return the parts in their order."""
         if self._event is not None:
             self._event.synchronize()
         sources = {True: _as_float64(self._host), False: _as_float64(self._copied)}
@@ -103,13 +96,13 @@ def _as_float64(tensor: Tensor | None) -> Float64Array:
 
 @dataclass(slots=True, eq=False)
 class PendingFrames:
-    """What was measured at one step, perhaps still on its way from the device.
+    """The frames of one step, whose values may still be on their way from the device.
 
     Args:
         step: Completed optimizer steps.
         time: Seconds since the epoch.
-        catalogs: Catalogs of this step, by the index that slots name.
-        readings: How the values follow; a later one overrides an earlier one's.
+        catalogs: Catalogs of this step, indexed by `Slot.catalog`.
+        readings: Compute the values; later ones override earlier ones.
     """
 
     step: int
@@ -119,7 +112,7 @@ class PendingFrames:
     copy: HostCopy = field(repr=False)
 
     def blocks(self) -> list[tuple[Catalog, FrameBlock]]:
-        """Wait for the copy, and only here; return one frame for each catalog with a value."""
+        """Wait for the copy; return one frame for each catalog with a value."""
         parts = self.copy.wait()
         frames = [
             None if catalog is None else (np.zeros(len(catalog)), np.zeros(len(catalog), np.bool_))
@@ -153,7 +146,7 @@ class PendingFrames:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """Mean of what was given for a series: parts of one number, and numbers of the host."""
+    """Mean of a series' values: parts of one number, and numbers on the host."""
 
     slot: Slot
     parts: Sequence[int] = ()
@@ -167,7 +160,7 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class RootMeanSquare:
-    """From L2 norms and the numbers of elements they were taken over."""
+    """Root mean square, from L2 norms and their numbers of elements."""
 
     slot: Slot
     parts: Sequence[int]
@@ -182,15 +175,15 @@ class RootMeanSquare:
 
 @dataclass(frozen=True, slots=True)
 class GradientNorms:
-    """From the norm of every parameter's gradient.
+    """Gradient norms, from the norm of every parameter's gradient.
 
     Args:
         part: The part with one norm per parameter.
         whole: Slot of the global norm.
         nonfinite: Slot of the number of gradients with NaN or Inf.
         groups: For each module its slot and the positions of its parameters in the part.
-        scale: A loss scaler's factor, which the gradients still carry: a number, or ...
-        scale_part: ... the part that holds it.
+        scale: A loss scaler's factor that the gradients still carry, as a number.
+        scale_part: The part with that factor, if it is on a device.
     """
 
     part: int
@@ -201,7 +194,7 @@ class GradientNorms:
     scale_part: int | None = None
 
     def read(self, parts: Sequence[Float64Array]) -> list[tuple[Slot, float]]:
-        """Return the global norm, the number of broken gradients, and the modules' norms."""
+        """Return the global norm, the number of non-finite gradients, and the modules' norms."""
         raw = parts[self.part]
         scale = self.scale if self.scale_part is None else float(parts[self.scale_part][0])
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # NaN and Inf are data
@@ -219,7 +212,7 @@ class GradientNorms:
 
 @dataclass(frozen=True, slots=True)
 class AttentionSummaries:
-    """From the sums of `attention.summarize`, one part for each microbatch."""
+    """Attention statistics, from the sums of `attention.summarize`, one part per microbatch."""
 
     entropy_min: Slot
     entropy_mean: Slot
@@ -227,9 +220,9 @@ class AttentionSummaries:
     parts: Sequence[int]
 
     def read(self, parts: Sequence[Float64Array]) -> list[tuple[Slot, float]]:
-        """Return the worst head's and the mean entropy, and the largest logit.
+        """Return the worst head's entropy, the mean entropy, and the largest logit.
 
-        Without a query that sees two keys there is no entropy, without a visible key no logit.
+        There is no entropy without a query that sees two keys, and no logit without a visible key.
         """
         summaries = [parts[index] for index in self.parts]
         heads = (len(summaries[0]) - 2) // 2
@@ -251,7 +244,7 @@ AttentionSlots = tuple[Slot, Slot, Slot]
 
 
 @dataclass(slots=True)
-class _Given:
+class _Values:
     parts: list[int] = field(default_factory=list)
     numbers: list[float] = field(default_factory=list)
 
@@ -263,16 +256,16 @@ class _Norms:
 
 
 class StepRecord:
-    """Small tensors of one step on their devices, and how its series follow from them.
+    """Collects the small tensors of one step, on their devices.
 
-    Nothing is computed here and nothing waits; a tensor handed in must not change afterwards.
+    Computes nothing and waits for nothing; a tensor must not change after it was added.
     """
 
     def __init__(self) -> None:
         self.parts: list[Tensor] = []
         self._norms: dict[Slot, _Norms] = {}
-        self._measured: dict[Slot, _Given] = {}
-        self._logged: dict[Slot, _Given] = {}
+        self._measured: dict[Slot, _Values] = {}
+        self._logged: dict[Slot, _Values] = {}
         self._attention: dict[AttentionSlots, list[int]] = {}
         self._gradients: GradientNorms | None = None
 
@@ -283,30 +276,30 @@ class StepRecord:
         norms.elements.append(elements)
 
     def add_value(self, slot: Slot, value: Tensor) -> None:
-        """Add what we have measured in a microbatch; shape []."""
-        self._measured.setdefault(slot, _Given()).parts.append(self._add(value))
+        """Add a value measured in a microbatch; shape []."""
+        self._measured.setdefault(slot, _Values()).parts.append(self._add(value))
 
     def add_attention(self, slots: AttentionSlots, summary: Tensor) -> None:
         """Add a microbatch's summary of an attention."""
         self._attention.setdefault(slots, []).append(self._add(summary))
 
     def log(self, slot: Slot, value: Tensor | float) -> None:
-        """Add what the job has given; it goes before what we have measured of the same series.
+        """Add a value logged by the job; it replaces our own measurement of the same series.
 
         Raises:
             ValueError: The value is not one number.
         """
-        given = self._logged.setdefault(slot, _Given())
+        logged = self._logged.setdefault(slot, _Values())
         if not isinstance(value, Tensor):
-            given.numbers.append(float(value))
+            logged.numbers.append(float(value))
         elif value.numel() != 1 or value.is_meta or hasattr(value, "to_local"):
             raise ValueError(
                 f"a logged value has shape {tuple(value.shape)}; allowed: an ordinary tensor with"
                 " one element, or a number"
             )
-        else:  # copied, since a job may add to its own tensor before the step ends
+        else:  # copied: the job may change its tensor before the step ends
             copied = value.detach().to(torch.float32, copy=True)
-            given.parts.append(self._add(copied))
+            logged.parts.append(self._add(copied))
 
     def set_gradients(
         self,
@@ -315,31 +308,31 @@ class StepRecord:
         groups: Iterable[tuple[Slot, Sequence[int]]],
         scale: Tensor | float | None,
     ) -> None:
-        """Set the norm of every parameter's gradient, shape [P], with the factor they carry.
+        """Set the gradient norms.
 
         Args:
-            norms: One for each parameter with a gradient.
-            slots: Of the global norm, and of the number of broken gradients.
+            norms: One for each parameter with a gradient, shape [P].
+            slots: Slots of the global norm and of the number of non-finite gradients.
             groups: Slot and positions in `norms` for each module.
-            scale: What to divide by; a tensor stays on its device.
+            scale: Divisor of the norms; a tensor stays on its device.
         """
         part = self._add(norms)
         scale_part = None
-        if isinstance(scale, Tensor):  # copied, since the scaler changes it in place
+        if isinstance(scale, Tensor):  # copied: the scaler changes it in place
             scale_part = self._add(scale.detach().to(torch.float32, copy=True))
         number = float(scale) if scale is not None and scale_part is None else 1.0
         self._gradients = GradientNorms(part, *slots, tuple(groups), number, scale_part)
 
     def readings(self) -> list[Reading]:
-        """Return how the series follow from `parts`; what the job has given comes last."""
+        """Return how to compute the series from `parts`; logged values come last."""
         readings: list[Reading] = [
             RootMeanSquare(slot, norms.parts, norms.elements) for slot, norms in self._norms.items()
         ]
         readings += [AttentionSummaries(*slots, parts) for slots, parts in self._attention.items()]
         if self._gradients is not None:
             readings.append(self._gradients)
-        for given in (self._measured, self._logged):
-            readings += [Mean(slot, each.parts, each.numbers) for slot, each in given.items()]
+        for values in (self._measured, self._logged):
+            readings += [Mean(slot, each.parts, each.numbers) for slot, each in values.items()]
         return readings
 
     def _add(self, tensor: Tensor) -> int:

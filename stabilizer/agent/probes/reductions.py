@@ -1,8 +1,8 @@
 """Statistics of tensors: tensors in, small float32 tensors out, on the tensor's own device.
 
 No function here waits for the device, draws a random number or keeps a graph. Sums run in float32
-whatever the input's precision. NaN and Inf in a tensor come out as NaN or Inf, never hidden. A
-finite float32 or bfloat16 value beyond 1.8e19 has an infinite square: its norm is Inf, as in
+whatever the input's precision. NaN and Inf in a tensor yield NaN or Inf, never hidden. A finite
+float32 or bfloat16 value beyond 1.8e19 has an infinite square: its norm is Inf, as in
 `torch.nn.utils.clip_grad_norm_`.
 """
 
@@ -23,10 +23,10 @@ MAX_CHUNK_ELEMENTS: Final = 2**24
 
 
 def is_measurable(value: object) -> TypeGuard[Tensor]:
-    """Tell whether a value is an ordinary tensor of real numbers with something in it.
+    """Return whether a value is an ordinary, non-empty tensor of real numbers.
 
-    Left out: integers, complex and eight-bit numbers, sparse, nested and empty tensors, tensors
-    without data (meta), and shards of distributed tensors, whose local part is not the whole.
+    Excluded: integer, complex and eight-bit dtypes; sparse, nested and empty tensors; tensors
+    without data (meta); and shards of distributed tensors, whose local part is not the whole.
     """
     return (
         isinstance(value, Tensor)
@@ -41,20 +41,20 @@ def is_measurable(value: object) -> TypeGuard[Tensor]:
 
 @contextmanager
 def measuring(tensor: Tensor) -> Iterator[None]:
-    """No graph, and no autocast to a lower precision, while something is measured."""
+    """Disable gradients and autocast while measuring."""
     with torch.no_grad(), torch.autocast(tensor.device.type, enabled=False):
         yield
 
 
 def l2_norm(tensor: Tensor) -> Tensor:
-    """L2 norm over all elements; any shape in, shape [] out."""
+    """Return the L2 norm over all elements; any shape in, shape [] out."""
     dtype = torch.float32 if tensor.dtype in _HALF else None
     norm: Tensor = torch.linalg.vector_norm(tensor.detach(), dtype=dtype)
     return norm.float()
 
 
 def l2_norms(tensors: Sequence[Tensor]) -> Tensor:
-    """L2 norm of each tensor, by one fused call for each device and precision.
+    """Return the L2 norm of each tensor, in one fused call per device and precision.
 
     Args:
         tensors: At least one; any shapes.
@@ -68,7 +68,7 @@ def l2_norms(tensors: Sequence[Tensor]) -> Tensor:
         groups.setdefault((tensor.device, dtype), []).append(index)
     norms: dict[int, Tensor] = {}
     for (_, dtype), indices in groups.items():
-        group = torch._foreach_norm([tensors[index] for index in indices], 2.0, dtype)  # noqa: SLF001  what clip_grad_norm_ calls; it has no public name
+        group = torch._foreach_norm([tensors[index] for index in indices], 2.0, dtype)  # noqa: SLF001  as in clip_grad_norm_; no public name
         norms.update(zip(indices, group, strict=True))
     device = tensors[0].device
     ordered = (norms[index] for index in range(len(tensors)))
@@ -76,9 +76,9 @@ def l2_norms(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def z_loss(logits: Tensor) -> Tensor:
-    """mean(logsumexp(logits)^2) over all positions, before its weight.
+    """Return mean(logsumexp(logits)^2) over all positions, unweighted.
 
-    Large logits are taken in slices, so that no float32 copy of the whole is made.
+    Processes large logits in slices, to avoid a float32 copy of the whole.
 
     Args:
         logits: Shape [..., V] with at least one position.

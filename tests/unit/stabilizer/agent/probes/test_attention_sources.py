@@ -142,14 +142,14 @@ def test_unknown_terms_and_forms_are_left_out():
     tap = AttentionTap({module: shown.append})
     states = torch.ones(1, 2, 3, 4)
     call = {"module": module, "query": states, "key": states, "value": states}
-    tap.notice("sdpa", call | {"position_bias": states})
-    tap.notice("eager", call | {"s_aux": torch.ones(2)})
-    tap.notice("flex_attention", call | {"attention_mask": object()})
-    tap.notice("sdpa", call | {"query": None})
-    tap.notice("sdpa", call | {"scaling": torch.ones(2, 1, 1)})
-    tap.notice("sdpa", call | {"module": None})
-    tap.notice("sdpa", {})
-    tap.notice("sdpa", call | {"module": nn.Linear(1, 1)})
+    tap.report("sdpa", call | {"position_bias": states})
+    tap.report("eager", call | {"s_aux": torch.ones(2)})
+    tap.report("flex_attention", call | {"attention_mask": object()})
+    tap.report("sdpa", call | {"query": None})
+    tap.report("sdpa", call | {"scaling": torch.ones(2, 1, 1)})
+    tap.report("sdpa", call | {"module": None})
+    tap.report("sdpa", {})
+    tap.report("sdpa", call | {"module": nn.Linear(1, 1)})
     assert shown == []
 
 
@@ -158,9 +158,9 @@ def test_how_flash_attention_masks():
     tap = AttentionTap({module: shown.append})
     query, key = torch.ones(1, 2, 3, 4), torch.ones(1, 1, 5, 4)
     call = {"module": module, "query": query, "key": key, "sliding_window": 2, "softcap": 30.0}
-    tap.notice("flash_attention_2", call | {"scaling": None})
-    tap.notice("flash_attention_2", call | {"is_causal": False, "scaling": 0.5})
-    tap.notice("eager", call)
+    tap.report("flash_attention_2", call | {"scaling": None})
+    tap.report("flash_attention_2", call | {"is_causal": False, "scaling": 0.5})
+    tap.report("eager", call)
     flash, open_flash, eager = shown
     assert (flash.masking.causal, flash.masking.offset, flash.masking.window) == (True, 2, 2)
     assert flash.scale == 0.5
@@ -174,7 +174,7 @@ def test_a_learned_scale_is_not_waited_for():
     module, shown = nn.Linear(1, 1), []
     tap = AttentionTap({module: shown.append})
     states, scale = torch.ones(1, 2, 3, 4), torch.tensor(0.5)
-    tap.notice("sdpa", {"module": module, "query": states, "key": states, "scaling": scale})
+    tap.report("sdpa", {"module": module, "query": states, "key": states, "scaling": scale})
     assert shown[0].scale is scale
 
 

@@ -149,10 +149,10 @@ def test_every_attention_of_idefics(make_idefics, batch, read, implementation, q
     probes.detach()
 
     expected = _reference_entropies(model, batch, make_idefics)
-    names = [str(key) for key in probes.modules.series if key.metric == "attention_entropy"]
+    names = [str(key) for key in probes.catalogs[1].series if key.metric == "attention_entropy"]
     assert len(names) == 2 * len(expected) == 2 * 7
     assert {name for name in found if name.startswith("attention_entropy")} == set(names)
-    for key in probes.modules.series:
+    for key in probes.catalogs[1].series:
         if key.metric == "attention_entropy":
             heads = expected[key.labels["module"]]
             wanted = min(heads) if key.labels["head"] == "min" else sum(heads) / len(heads)
@@ -208,7 +208,7 @@ def test_activations_gradients_gates_and_z_loss(make_idefics, batch, read):
         found = read(probes.end_step(1, 0.0))
 
     rms, gradients = 0, 0
-    for key in probes.modules.series:
+    for key in probes.catalogs[1].series:
         module = key.labels["module"]
         if key.metric == "activation_rms":
             assert key.labels["kind"] in {"o_proj", "fc2", "q_proj", "k_proj"}
@@ -246,7 +246,7 @@ def test_unsampled_steps_have_the_every_step_catalog_only(make_idefics, batch, r
     model = make_idefics()
     with ProbeSet(model) as probes:
         frames = _step(probes, model, batch, sampled=False)
-    assert [catalog for catalog, _ in frames.blocks()] == [probes.every_step]
+    assert [catalog for catalog, _ in frames.blocks()] == probes.catalogs[:1]
     assert set(read(frames)) == {"z_loss", "grad_norm", "nonfinite"}
 
 

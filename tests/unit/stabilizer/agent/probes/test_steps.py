@@ -148,8 +148,7 @@ def test_host_numbers_and_unknown_series(probes, read):
     probes.log("lr", 2e-3, group="1")  # a group that nobody announced
     probes.log("loss", torch.tensor(2.0), source="web")
     first = probes.end_step(1, 5.0)
-    extra = probes.extra
-    assert extra is not None
+    every_step, modules, extra = probes.catalogs
     probes.begin_step(False)
     probes.log("tokens_per_second", 100)
     second = probes.end_step(2, 6.0)
@@ -159,14 +158,12 @@ def test_host_numbers_and_unknown_series(probes, read):
         'lr{group="1"}': pytest.approx(2e-3),
         'loss{source="web"}': 2.0,
     }
-    assert [catalog.id for catalog, _ in first.blocks()] == [probes.every_step.id, extra.id]
-    assert probes.extra is not None
-    assert probes.extra.id != extra.id
+    assert [catalog.id for catalog, _ in first.blocks()] == [every_step.id, extra.id]
     ((catalog, block),) = second.blocks()
-    assert catalog is probes.extra
+    assert catalog.id != extra.id
     assert block.present is not None
     assert block.present.tolist() == [[False, False, True]]
-    assert probes.catalogs == [probes.every_step, probes.modules, probes.extra]
+    assert probes.catalogs == [every_step, modules, catalog]
     assert read(second) == {"tokens_per_second": 100.0}
 
 
@@ -204,7 +201,7 @@ def test_an_empty_batch_measures_nothing(model, probes, read):
 def test_a_model_with_nothing_to_measure(read):
     model = nn.Linear(2, 2)
     with ProbeSet(model) as probes:
-        assert probes.modules is None
+        assert len(probes.catalogs) == 1
         probes.begin_step(True)
         model(torch.ones(1, 2)).sum().backward()
         probes.after_backward()
@@ -240,4 +237,4 @@ def test_errors_in_a_step_leave_the_model_clean_after_the_context(model):
 
 def test_groups_are_announced():
     probes = ProbeSet(nn.Linear(2, 2), groups=("a", "b"))
-    assert 'lr{group="b"}' in map(str, probes.every_step.series)
+    assert 'lr{group="b"}' in map(str, probes.catalogs[0].series)
