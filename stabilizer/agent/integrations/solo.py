@@ -23,9 +23,10 @@ from stabilizer.protocol.commands import (
     RejectReason,
 )
 from stabilizer.protocol.runs import RunRegister, RunState
-from stabilizer.rules.brain import Brain, PolicyContext
+from stabilizer.rules.brain import Brain
+from stabilizer.rules.loaded_brain import LoadedBrain
 from stabilizer.rules.loader import default_rules, load_rules
-from stabilizer.rules.outcome import CommandIntent, Outcome
+from stabilizer.rules.outcome import CommandIntent, Outcome, PolicyContext
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +56,14 @@ class SoloBrain:
         on_healthy: Callable[[Sequence[str]], None],
     ) -> None:
         rules = default_rules() if register.policy is None else load_rules(register.policy)
-        self._brain = Brain(rules)
-        self._context = PolicyContext(mode=register.mode or rules.policy.mode)
+        context = PolicyContext(mode=register.mode or rules.policy.mode)
+        self._loaded = LoadedBrain(Brain(rules), context)
+        self._brain = self._loaded.brain
         self._clock = clock
         self._on_commands = on_commands
         self._on_healthy = on_healthy
         self._pending: PendingFrames | None = None
+        self._markers: list[Marker] = []
         self._commands: dict[str, Command] = {}
         self._start_step = register.start_step
         self._step = register.start_step
@@ -84,8 +87,8 @@ class SoloBrain:
             self._evaluate(before)
 
     def marker(self, marker: Marker) -> None:
-        """Take note of an event."""
-        self._brain.marker(marker)
+        """Show the rules an event, before the next frame at or after its step."""
+        self._markers.append(marker)
 
     def set_snapshots(self, infos: Sequence[SnapshotInfo]) -> None:
         """Take over the inventory."""
@@ -94,6 +97,10 @@ class SoloBrain:
     def begin_attempt(self, start: AttemptStart) -> int:
         """Begin the next attempt; what was measured on the abandoned branch is forgotten."""
         self._pending = None
+        for marker in self._markers:
+            self._brain.marker(marker)
+        self._markers.clear()
+        self._loaded.seen.clear()
         self.attempt += 1
         self._take(self._brain.begin_attempt(self.attempt, start.from_step, start.reason))
         return self.attempt
@@ -117,13 +124,14 @@ class SoloBrain:
         self._take(self._brain.end_run(self._step))
 
     def _evaluate(self, frames: PendingFrames) -> None:
+        blocks = []
         for catalog, block in frames.blocks():
             self._brain.add_catalog(catalog)
-            for index, step in enumerate(block.steps.tolist()):
-                self._step = max(self._step, step)
-                present = None if block.present is None else block.present[index]
-                self._take(self._brain.observe(catalog.id, step, block.values[index], present))
-        self._take(self._brain.decide(self._step, self._context))
+            blocks.append(block)
+            self._step = max([self._step, *block.steps.tolist()])
+        markers, self._markers = self._markers, []
+        context = self._loaded.context
+        self._loaded.show(blocks, markers, lambda _step: context, self._take)
         self._on_healthy(self._brain.healthy_snapshots)
 
     def _take(self, outcome: Outcome) -> None:

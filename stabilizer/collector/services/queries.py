@@ -1,4 +1,4 @@
-"""Reads for pages and people: series, alerts, incidents, rules and the audit log."""
+"""Reads for pages: series, alerts, incidents, rules and the audit log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections import defaultdict
 import numpy as np
 import numpy.typing as npt
 
-from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.frames.reduction import reduce_extremes
 from stabilizer.collector.services.unit_of_work import UnitOfWork
 from stabilizer.collector.storage.repositories import Repositories
@@ -30,11 +29,10 @@ Samples = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.f
 
 
 class QueryService:
-    """Reads. Only those that ask the rules take their turn with the writers of the run."""
+    """Reads. None of them waits for a run's writers."""
 
-    def __init__(self, uow: UnitOfWork, judge: Judge) -> None:
+    def __init__(self, uow: UnitOfWork) -> None:
         self._uow = uow
-        self._judge = judge
 
     def series(self, run_id: str) -> list[SeriesInfo]:
         """Return every series of a run once, in the order of its catalogs.
@@ -70,14 +68,15 @@ class QueryService:
         ]
 
     def snapshots(self, run_id: str) -> list[SnapshotState]:
-        """Return the snapshots that the job holds, newest first, with the rules' word on each.
+        """Return the snapshots that the job holds and whether each is healthy, newest first.
 
         Raises:
             NotFoundError: There is no such run.
         """
-        with self._uow.run(run_id) as tx:
-            held = tx.repos.attempts.snapshots(run_id)
-            healthy = set(self._judge.healthy_snapshots(tx))
+        with self._uow.reading() as repos:
+            repos.runs.require(run_id)
+            held = repos.attempts.snapshots(run_id)
+            healthy = repos.rules.healthy_snapshots(run_id)
         held.sort(key=lambda snapshot: (snapshot.attempt, snapshot.step), reverse=True)
         return [SnapshotState(snapshot=one, healthy=one.id in healthy) for one in held]
 
@@ -132,26 +131,20 @@ class QueryService:
             return repos.audit.page(run_id, after, limit)
 
     def rules(self, run_id: str) -> RunRules:
-        """Return the rules that judge a run, and whether each of them works.
+        """Return the rules of a run, and whether each of them works.
 
         Raises:
             NotFoundError: There is no such run.
         """
-        with self._uow.run(run_id) as tx:
-            health = tuple(
-                RuleHealthInfo(
-                    name=rule.name,
-                    ok=rule.ok,
-                    last_error=rule.last_error,
-                    evaluations=rule.evaluations,
-                )
-                for rule in self._judge.rule_health(tx)
-            )
+        with self._uow.reading() as repos:
+            run = repos.runs.require(run_id)
+            status = repos.rules.status(run_id)
+            health = [] if status is None else status.health
             return RunRules(
-                hash=tx.run.rules_hash,
-                text=tx.repos.rules.text(tx.run.rules_hash),
-                mode=Mode(tx.run.mode),
-                health=health,
+                hash=run.rules_hash,
+                text=repos.rules.text(run.rules_hash),
+                mode=Mode(run.mode),
+                health=tuple(RuleHealthInfo(**rule) for rule in health),
             )
 
 

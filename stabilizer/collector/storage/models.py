@@ -196,7 +196,7 @@ class FrameRow(Table):
 
 
 class RuleSetRow(Table):
-    """A rule file, kept as long as anything was judged by it."""
+    """A rule file, kept while any run refers to it."""
 
     __tablename__ = "rule_sets"
 
@@ -206,7 +206,7 @@ class RuleSetRow(Table):
 
 
 class BrainStateRow(Table):
-    """The state of a run's rules after a version; later batches are replayed on top of it."""
+    """The state of a run's rules as of a version; later batches are replayed on it."""
 
     __tablename__ = "brain_states"
 
@@ -215,15 +215,29 @@ class BrainStateRow(Table):
     )
     rules_hash: Mapped[str] = mapped_column(ForeignKey("rule_sets.hash"))
     generation: Mapped[int]
-    """Counts the brains that the run has had; a change of rules begins a new one."""
+    """Number of the run's brain; a change of rules starts a new one."""
     incident_offset: Mapped[int]
-    """Incidents of earlier generations, so that numbers go on."""
+    """Incidents of earlier generations, so that numbering continues."""
     version: Mapped[int]
     state: Mapped[bytes] = mapped_column(LargeBinary)
     context: Mapped[dict[str, Any]]
-    """What the policy was told at the last step; the same holds for what is replayed."""
+    """The policy's context at the last step; a replay uses the same."""
     seen: Mapped[dict[str, Any]]
-    """Last step that the rules saw, by catalog."""
+    """Last step evaluated, by catalog."""
+
+
+class RuleStatusRow(Table):
+    """What pages show of a run's rules, as of its last commit."""
+
+    __tablename__ = "rule_statuses"
+
+    run_id: Mapped[str] = mapped_column(
+        Id, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True
+    )
+    healthy: Mapped[list[Any]]
+    """Ids of the healthy snapshots, oldest first."""
+    health: Mapped[list[Any]]
+    """Of each rule, in the order of its file: name, ok, last_error, evaluations."""
 
 
 class IncidentRow(Table):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from sqlalchemy import text, update
 
-from stabilizer.collector.services.evaluation import seats
 from stabilizer.collector.storage.models import BrainStateRow, CommandRow
 from stabilizer.collector.storage.repositories.frames import FrameRepository
 from stabilizer.errors import StorageError
@@ -110,9 +109,7 @@ def test_the_story_has_something_to_tell(unbroken):
 
 
 @pytest.mark.parametrize("every", [3, 10])
-def test_a_restart_changes_nothing(open_services, make, unbroken, every, monkeypatch):
-    # Rarely saved, so that most of what is rebuilt is replayed.
-    monkeypatch.setattr(seats, "SAVE_EVERY_STEPS", 64)
+def test_a_restart_changes_nothing(open_services, make, unbroken, every):
     services = open_services()
     run_id = services.runs.register(make.register()).run_id
     training, answers = Training(make), []

@@ -61,7 +61,7 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class CommandDraft:
     """A command before it is written."""
 
     parameters: CommandParameters
@@ -77,7 +77,7 @@ class Draft:
     incident_id: str | None = None
 
 
-def write_command(tx: RunTransaction, draft: Draft) -> CommandRow:
+def write_command(tx: RunTransaction, draft: CommandDraft) -> CommandRow:
     """Store a new command. It can be sent only after the transaction has committed."""
     command_id = uuid.uuid4().hex
     row = CommandRow(

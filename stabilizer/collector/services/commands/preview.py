@@ -1,16 +1,17 @@
-"""What a command would do: shown to a person before it is given."""
+"""What a command would do: shown to the operator before it is issued."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from stabilizer.collector.services.commands.readings import Rates, Readings
 from stabilizer.collector.services.commands.targets import check_open, held_snapshot, resolve
-from stabilizer.collector.services.evaluation.judge import Judge
-from stabilizer.collector.services.unit_of_work import RunTransaction, UnitOfWork
-from stabilizer.collector.storage.models import CommandRow
+from stabilizer.collector.services.unit_of_work import UnitOfWork
+from stabilizer.collector.storage.models import CommandRow, RunRow
+from stabilizer.collector.storage.repositories import Repositories
 from stabilizer.collector.storage.repositories.decisions import UNSETTLED, to_command
 from stabilizer.errors import ConflictError
 from stabilizer.protocol.batches import SnapshotInfo
@@ -29,7 +30,7 @@ _IN_FLIGHT: Final = frozenset({CommandState.PENDING, CommandState.DELIVERED})
 
 @dataclass(slots=True)
 class _Scene:
-    """A run as a command would find it."""
+    """The run at the time of a command."""
 
     run_id: str
     state: RunState
@@ -58,102 +59,94 @@ class _Scene:
 
 
 class PreviewService:
-    """Looks ahead. Writes nothing, not even into the audit log.
+    """Previews commands. Each call is one read: it writes nothing and takes no lock."""
 
-    Args:
-        uow: Opens transactions.
-        judge: Knows which snapshots are healthy.
-    """
-
-    def __init__(self, uow: UnitOfWork, judge: Judge) -> None:
+    def __init__(self, uow: UnitOfWork) -> None:
         self._uow = uow
-        self._judge = judge
 
     def preview(self, run_id: str, request: CommandPreviewRequest) -> CommandPreview:
-        """Show what a command by hand would do; refused as the command itself would be.
+        """Show what a manual command would do; refused as the command itself would be.
 
         Raises:
             NotFoundError: There is no such run.
             ConflictError: Codes `past_attempt`, `run_ended`, `unknown_snapshot`,
                 `snapshot_not_finite`, `no_healthy_snapshot`.
         """
-        with self._uow.run(run_id) as tx:
-            check_open(tx, request.attempt)
-            scene = self._scene(tx, resolve(tx, self._judge, request.parameters))
-        return self._show(scene)
+        with self._uow.reading() as repos:
+            run = repos.runs.require(run_id)
+            check_open(run, request.attempt)
+            return _show(repos, _scene(repos, run, resolve(repos, run, request.parameters)))
 
     def of_command(self, command_id: str) -> CommandPreview:
-        """Show what a stored command would do if it went to the job now.
+        """Show what a stored command would do if it were delivered now.
 
         Raises:
             NotFoundError: There is no such command.
             ConflictError: As for `preview`; it is settled, code `command_settled`.
         """
         with self._uow.reading() as repos:
-            run_id = repos.commands.require(command_id).run_id
-        with self._uow.run(run_id) as tx:
-            row = tx.repos.commands.require(command_id)
-            _check_unsettled(row, tx)
-            check_open(tx, row.attempt)
-            scene = self._scene(tx, to_command(row).parameters, command_id)
-        return self._show(scene)
-
-    def _scene(
-        self, tx: RunTransaction, parameters: CommandParameters, command_id: str = ""
-    ) -> _Scene:
-        scene = _Scene(
-            run_id=tx.run.id,
-            state=RunState(tx.run.state),
-            attempt=tx.run.attempt,
-            step=tx.run.step,
-            global_batch=tx.run.global_batch,
-            parameters=parameters,
-        )
-        if isinstance(parameters, RollbackParameters):
-            scene.snapshot = held_snapshot(tx, parameters.target.snapshot_id)
-            scene.is_healthy = scene.snapshot.id in self._judge.healthy_snapshots(tx)
-        rows = tx.repos.commands.of_run(tx.run.id, UNSETTLED)
-        scene.others = [(row.id, CommandState(row.state)) for row in rows if row.id != command_id]
-        return scene
-
-    def _show(self, scene: _Scene) -> CommandPreview:
-        """Look up what was measured, without the run's lock: it may take a moment."""
-        with self._uow.reading() as repos:
-            attempts = repos.attempts.of_run(scene.run_id)
-            branches = {branch.attempt: branch for branch in trace_lineage(attempts)}
-            readings = Readings(repos, scene.run_id, branches)
-            now = readings.rates_now()
-            target = scene.snapshot
-            at_target = None if target is None else readings.rates_at(target.step)
-            seconds = readings.step_seconds()
-        after = _rates_after(scene, now, at_target)
-        steps_lost = 0 if target is None else max(0, scene.step - target.step)
-        return CommandPreview(
-            parameters=scene.parameters,
-            attempt=scene.attempt,
-            step=scene.step,
-            steps_lost=steps_lost,
-            seconds_lost=None if seconds is None else steps_lost * seconds,
-            skip_steps=scene.skip_steps,
-            skipped_samples=_skipped_samples(scene),
-            skip_from_sample=None if target is None else target.samples,
-            target_healthy=None if target is None else scene.is_healthy,
-            lr_scale_before=now.scale,
-            lr_scale_after=after.scale,
-            lr=dict(now.lr),
-            lr_after=dict(after.lr),
-            unsettled=tuple(command_id for command_id, _ in scene.others),
-            warnings=tuple(_warnings(scene, branches)),
-        )
+            row = repos.commands.require(command_id)
+            _check_unsettled(row, self._uow.clock.now())
+            run = repos.runs.require(row.run_id)
+            check_open(run, row.attempt)
+            return _show(repos, _scene(repos, run, to_command(row).parameters, command_id))
 
 
-def _check_unsettled(row: CommandRow, tx: RunTransaction) -> None:
+def _scene(
+    repos: Repositories, run: RunRow, parameters: CommandParameters, command_id: str = ""
+) -> _Scene:
+    scene = _Scene(
+        run_id=run.id,
+        state=RunState(run.state),
+        attempt=run.attempt,
+        step=run.step,
+        global_batch=run.global_batch,
+        parameters=parameters,
+    )
+    if isinstance(parameters, RollbackParameters):
+        scene.snapshot = held_snapshot(repos, run, parameters.target.snapshot_id)
+        scene.is_healthy = scene.snapshot.id in repos.rules.healthy_snapshots(run.id)
+    rows = repos.commands.of_run(run.id, UNSETTLED)
+    scene.others = [(row.id, CommandState(row.state)) for row in rows if row.id != command_id]
+    return scene
+
+
+def _show(repos: Repositories, scene: _Scene) -> CommandPreview:
+    attempts = repos.attempts.of_run(scene.run_id)
+    branches = {branch.attempt: branch for branch in trace_lineage(attempts)}
+    readings = Readings(repos, scene.run_id, branches)
+    now = readings.rates_now()
+    target = scene.snapshot
+    at_target = None if target is None else readings.rates_at(target.step)
+    seconds = readings.step_seconds()
+    after = _rates_after(scene, now, at_target)
+    steps_lost = 0 if target is None else max(0, scene.step - target.step)
+    return CommandPreview(
+        parameters=scene.parameters,
+        attempt=scene.attempt,
+        step=scene.step,
+        steps_lost=steps_lost,
+        seconds_lost=None if seconds is None else steps_lost * seconds,
+        skip_steps=scene.skip_steps,
+        skipped_samples=_skipped_samples(scene),
+        skip_from_sample=None if target is None else target.samples,
+        target_healthy=None if target is None else scene.is_healthy,
+        lr_scale_before=now.scale,
+        lr_scale_after=after.scale,
+        lr=dict(now.lr),
+        lr_after=dict(after.lr),
+        unsettled=tuple(command_id for command_id, _ in scene.others),
+        warnings=tuple(_warnings(scene, branches)),
+    )
+
+
+def _check_unsettled(row: CommandRow, now: datetime) -> None:
     state = CommandState(row.state)
-    is_over = state is CommandState.PROPOSED and row.expires_at <= tx.now
+    is_over = state is CommandState.PROPOSED and row.expires_at <= now
     if state not in UNSETTLED or is_over:
         shown = CommandState.EXPIRED if is_over else state
         raise ConflictError(
-            f"command {row.id} is {shown.value}: nothing will come of it any more",
+            f"command {row.id} is {shown.value}: it has no effect any more",
             code="command_settled",
         )
 
@@ -178,7 +171,7 @@ def _skipped_samples(scene: _Scene) -> int | None:
 
 
 def _warnings(scene: _Scene, branches: dict[int, Branch]) -> Iterator[PreviewWarning]:
-    """Give what a person should know, the weightiest first."""
+    """Yield what the operator should know, the most important first."""
     kind, target = scene.parameters.kind, scene.snapshot
     if target is not None and not scene.is_healthy:
         yield PreviewWarning.TARGET_NOT_HEALTHY

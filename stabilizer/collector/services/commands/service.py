@@ -8,7 +8,7 @@ from datetime import timedelta
 from stabilizer.collector.services.commands.answers import build_answer
 from stabilizer.collector.services.commands.lifecycle import (
     Cause,
-    Draft,
+    CommandDraft,
     expire_due,
     move_command,
     write_command,
@@ -65,10 +65,10 @@ class CommandService:
                 `snapshot_not_finite`, `no_healthy_snapshot`.
         """
         with self._uow.run(run_id) as tx:
-            check_open(tx, command.attempt)
+            check_open(tx.run, command.attempt)
             seconds = command.ttl_seconds
-            draft = Draft(
-                parameters=resolve(tx, self._judge, command.parameters),
+            draft = CommandDraft(
+                parameters=resolve(tx.repos, tx.run, command.parameters),
                 state=CommandState.PENDING,
                 reason=DecisionReason.MANUAL,
                 message=command.reason,

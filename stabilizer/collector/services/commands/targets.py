@@ -1,80 +1,78 @@
-"""What a command by hand means now: whether it can be given, and where a rollback goes to."""
+"""Checks a manual command against the run, and resolves the target of a rollback."""
 
 from __future__ import annotations
 
-from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.runs.presence import ENDED
-from stabilizer.collector.services.unit_of_work import RunTransaction
+from stabilizer.collector.storage.models import RunRow
+from stabilizer.collector.storage.repositories import Repositories
 from stabilizer.errors import ConflictError
 from stabilizer.protocol.batches import SnapshotInfo
 from stabilizer.protocol.commands import CommandParameters, RollbackParameters, SnapshotTarget
 from stabilizer.protocol.queries import CommandRequest, RollbackRequest
 
 
-def check_open(tx: RunTransaction, attempt: int | None) -> None:
-    """Check that a run takes commands.
+def check_open(run: RunRow, attempt: int | None) -> None:
+    """Check that a run accepts commands.
 
     Args:
-        tx: The run.
-        attempt: The attempt that the command is meant for; None for the newest.
+        run: The run.
+        attempt: The attempt that the command is for; None for the newest.
 
     Raises:
         ConflictError: Codes `past_attempt`, `run_ended`.
     """
-    if attempt is not None and attempt != tx.run.attempt:
+    if attempt is not None and attempt != run.attempt:
         raise ConflictError(
-            f"the run is in attempt {tx.run.attempt}, not in {attempt}",
+            f"the run is in attempt {run.attempt}, not in {attempt}",
             code="past_attempt",
         )
-    if tx.run.state in ENDED:
-        raise ConflictError(f"the run has {tx.run.state}", code="run_ended")
+    if run.state in ENDED:
+        raise ConflictError(f"the run has {run.state}", code="run_ended")
 
 
-def resolve(tx: RunTransaction, judge: Judge, asked: CommandRequest) -> CommandParameters:
-    """Turn what a person asked for into what a job is told.
+def resolve(repos: Repositories, run: RunRow, request: CommandRequest) -> CommandParameters:
+    """Turn an operator's request into the parameters that the job receives.
 
     Raises:
         ConflictError: As `find_target`.
     """
-    if not isinstance(asked, RollbackRequest):
-        return asked
+    if not isinstance(request, RollbackRequest):
+        return request
     return RollbackParameters(
-        target=find_target(tx, judge, asked),
-        skip_steps=asked.skip_steps,
-        reduce_lr=asked.reduce_lr,
+        target=find_target(repos, run, request),
+        skip_steps=request.skip_steps,
+        reduce_lr=request.reduce_lr,
     )
 
 
-def held_snapshot(tx: RunTransaction, snapshot_id: str) -> SnapshotInfo:
-    """Return a snapshot that the job holds and can be restored from.
+def held_snapshot(repos: Repositories, run: RunRow, snapshot_id: str) -> SnapshotInfo:
+    """Return a snapshot that the job holds and can restore.
 
     Raises:
         ConflictError: Codes `unknown_snapshot`, `snapshot_not_finite`.
     """
-    return _named(tx.repos.attempts.snapshots(tx.run.id), snapshot_id)
+    return _named(repos.attempts.snapshots(run.id), snapshot_id)
 
 
-def find_target(tx: RunTransaction, judge: Judge, asked: RollbackRequest) -> SnapshotTarget:
-    """Name the snapshot in full.
-
-    A person may name any finite snapshot; chosen by step, it is a healthy one.
+def find_target(repos: Repositories, run: RunRow, request: RollbackRequest) -> SnapshotTarget:
+    """Find the snapshot of a request: any finite one by id, or a healthy one by step.
 
     Raises:
         ConflictError: Codes `unknown_snapshot`, `snapshot_not_finite`, `no_healthy_snapshot`.
     """
-    held = tx.repos.attempts.snapshots(tx.run.id)
-    if asked.snapshot_id is not None:
-        return _target(_named(held, asked.snapshot_id))
-    healthy = set(judge.healthy_snapshots(tx))
+    held = repos.attempts.snapshots(run.id)
+    if request.snapshot_id is not None:
+        return _target(_named(held, request.snapshot_id))
+    healthy = repos.rules.healthy_snapshots(run.id)
     fit = [
         snapshot
         for snapshot in held
         if snapshot.finite
         and snapshot.id in healthy
-        and (asked.to_step is None or snapshot.step <= asked.to_step)
+        and (request.to_step is None or snapshot.step <= request.to_step)
     ]
     if not fit:
-        bound = "" if asked.to_step is None else f" at or before step {asked.to_step}"
+        bound = "" if request.to_step is None else f" at or before step {request.to_step}"
         raise ConflictError(
             f"the job holds no healthy snapshot{bound}; it holds {_listed(held)}",
             code="no_healthy_snapshot",
@@ -87,7 +85,7 @@ def _named(held: list[SnapshotInfo], snapshot_id: str) -> SnapshotInfo:
         if snapshot.id == snapshot_id:
             if not snapshot.finite:
                 raise ConflictError(
-                    f"snapshot {snapshot_id!r} has values that are not finite",
+                    f"snapshot {snapshot_id!r} has non-finite values",
                     code="snapshot_not_finite",
                 )
             return snapshot

@@ -58,7 +58,9 @@ class Judge:
         loaded = self._touch(tx, save=True)
         loaded.seen.clear()
         reason = MarkerKind(attempt.reason)
-        self._record(tx, loaded, loaded.brain.begin_attempt(attempt.number, attempt.from_step, reason))
+        self._record(
+            tx, loaded, loaded.brain.begin_attempt(attempt.number, attempt.from_step, reason)
+        )
 
     def change_rules(self, tx: RunTransaction, rules: RuleFile) -> None:
         """Replace the rules of a run; open alerts and incidents of the old ones are closed."""
@@ -108,7 +110,9 @@ class Judge:
 
     def num_broken_rules(self) -> int:
         """Count the rules whose last evaluation failed, over the runs in memory. Takes no lock."""
-        return sum(not rule.ok for loaded in self._brains.all() for rule in loaded.brain.rule_health)
+        return sum(
+            not rule.ok for loaded in self._brains.all() for rule in loaded.brain.rule_health
+        )
 
     def settle(self, tx: RunTransaction) -> None:
         """Show the rules every changed command, until they change no other."""
@@ -158,7 +162,9 @@ class Judge:
             rules = _stored_rules(tx.repos.rules.text(row.rules_hash), row.rules_hash)
             loaded = restore_brain(tx, row, rules, self._catalogs)
         except (ConfigurationError, RuleFileError):
-            logger.warning("run %s: the saved rule state cannot be loaded; the rules restart", tx.run.id)
+            logger.warning(
+                "run %s: the saved rule state cannot be loaded; the rules restart", tx.run.id
+            )
             return self._replace(tx, row)
         self._brains.put(tx.run.id, loaded)
         self._replay(tx, loaded, row)
@@ -190,9 +196,7 @@ class Judge:
         before = tx.run.rules_hash
         tx.repos.rules.add_set(rules.hash, rules.text, tx.now)
         tx.run.rules_hash = rules.hash
-        loaded = fresh_brain(
-            tx, rules, Origin(generation + 1, offset, rules.hash), self._catalogs
-        )
+        loaded = fresh_brain(tx, rules, Origin(generation + 1, offset, rules.hash), self._catalogs)
         attempt = tx.repos.attempts.get(tx.run.id, tx.run.attempt)
         from_step = tx.run.step if attempt is None else attempt.last_step
         self._record(

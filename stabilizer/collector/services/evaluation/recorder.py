@@ -10,7 +10,7 @@ from datetime import timedelta
 from stabilizer.collector.services.commands.lifecycle import (
     UNDELIVERED,
     Cause,
-    Draft,
+    CommandDraft,
     move_command,
     write_command,
 )
@@ -198,7 +198,7 @@ class Recorder:
         if tx.repos.commands.find(tx.run.id, key) is not None:
             return
         incident = tx.repos.incidents.find(tx.run.id, origin.incident_offset + intent.incident)
-        draft = Draft(
+        draft = CommandDraft(
             parameters=intent.parameters,
             state=CommandState.PROPOSED if intent.proposed else CommandState.PENDING,
             reason=intent.reason,

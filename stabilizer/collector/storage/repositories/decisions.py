@@ -16,6 +16,7 @@ from stabilizer.collector.storage.models import (
     DecisionRow,
     IncidentRow,
     RuleSetRow,
+    RuleStatusRow,
 )
 from stabilizer.errors import NotFoundError, StorageError
 from stabilizer.protocol.commands import SETTLED_STATES, Command, CommandState
@@ -25,13 +26,13 @@ UNSETTLED = tuple(state for state in CommandState if state not in SETTLED_STATES
 
 
 class RuleRepository:
-    """Rule sets and brain states of one session."""
+    """Rule sets, brain states and rule statuses of one session."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def add_set(self, content_hash: str, text: str, now: datetime) -> None:
-        """Store a rule file unless it is there."""
+        """Store a rule file unless it is stored."""
         row = {"hash": content_hash, "text": text, "created_at": now}
         insert_unless_present(self._session, RuleSetRow, [row])
 
@@ -39,7 +40,7 @@ class RuleRepository:
         """Return the text of a stored rule file.
 
         Raises:
-            StorageError: It is not there, although something refers to it.
+            StorageError: It is missing, although a run refers to it.
         """
         row = self._session.get(RuleSetRow, content_hash)
         if row is None:
@@ -53,6 +54,21 @@ class RuleRepository:
     def add_state(self, row: BrainStateRow) -> None:
         """Store the first state of a run's rules."""
         self._session.add(row)
+
+    def status(self, run_id: str) -> RuleStatusRow | None:
+        """Return what pages show of a run's rules."""
+        return self._session.get(RuleStatusRow, run_id)
+
+    def add_status(self, run_id: str) -> RuleStatusRow:
+        """Store an empty status of a run."""
+        row = RuleStatusRow(run_id=run_id, healthy=[], health=[])
+        self._session.add(row)
+        return row
+
+    def healthy_snapshots(self, run_id: str) -> frozenset[str]:
+        """Return the ids of a run's healthy snapshots as of its last commit."""
+        status = self.status(run_id)
+        return frozenset() if status is None else frozenset(status.healthy)
 
 
 class AlertRepository:
