@@ -4,7 +4,7 @@ DashboardError
 ├── CollectorUnavailableError   no answer, or one that is not the collector's; .url
 ├── SignInRequiredError         nobody is signed in, or the collector refuses the token
 ├── MissingError                what was asked for does not exist (any more); .code
-└── RefusedError                the collector says no; .code .status
+└── CollectorRefusedError                the collector says no; .code .status
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class MissingError(DashboardError):
     code = "missing"
 
 
-class RefusedError(DashboardError):
+class CollectorRefusedError(DashboardError):
     """The collector refused; `code` is its own stable code."""
 
     code = "refused"

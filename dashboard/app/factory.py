@@ -20,7 +20,7 @@ from dashboard import pages
 from dashboard.app.access import PageGuard
 from dashboard.app.sessions import Sessions
 from dashboard.app.signin import build_router
-from dashboard.callbacks.register import register_callbacks
+from dashboard.callbacks import register_callbacks
 from dashboard.client import Collector, LiveHub
 from dashboard.settings import DashboardSettings
 from dashboard.visitor import Visitor, current_visitor

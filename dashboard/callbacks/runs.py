@@ -2,16 +2,152 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TypeAlias
 
-from dash import ALL, Dash, Input, Output, State, no_update
+from dash import ALL, Dash, Input, Output, State, html, no_update
+from dash.development.base_component import Component
 
 from dashboard import ids
-from dashboard.client import Collector
-from dashboard.components.problem import problem_of
+from dashboard.callbacks.renewal import fingerprint
+from dashboard.client import Collector, CollectorApi
+from dashboard.components.problems import problem, problem_of
 from dashboard.errors import DashboardError
-from dashboard.handlers.runs import MOST, PAGE, RunsFilter, list_runs
+from dashboard.figures.sparkline import sparkline_text, sparkline_uri
+from dashboard.formatting import count
+from dashboard.pages.runs import row_name, run_cells, run_row, runs_table
 from stabilizer.clock import Clock
+from stabilizer.protocol.queries import RunQuery, RunSort
+from stabilizer.protocol.runs import RunState
+from stabilizer.protocol.views import Overview, RunSummary
+
+PAGE: Final = 50
+MOST: Final = 500
+"""As many as one answer of the collector may hold; who has more finds by name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunsFilter:
+    """What a person has chosen above the list."""
+
+    search: str = ""
+    states: tuple[str, ...] = ()
+    sort: str = RunSort.CREATED_AT.value
+    limit: int = PAGE
+
+    def query(self) -> RunQuery:
+        """Return what to ask for; what a page cannot have chosen is left out."""
+        states = tuple(RunState(state) for state in self.states if state in set(RunState))
+        sort = RunSort(self.sort) if self.sort in set(RunSort) else RunSort.CREATED_AT
+        return RunQuery(
+            name=self.search.strip()[:200],
+            states=states,
+            sort=sort,
+            descending=sort is not RunSort.NAME,
+            limit=min(max(self.limit, PAGE), MOST),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunsView:
+    """What goes to the page."""
+
+    body: Any
+    """The table, or no update where its rows are renewed alone."""
+    cells: Sequence[Any]
+    """Of each row that the page has: other cells, or no update."""
+    names: Sequence[Any]
+    """Likewise the names of their classes."""
+    shown: Mapping[str, str]
+    """Run id to the fingerprint of its row, in the order of the rows."""
+    count: str
+    has_more: bool
+
+
+async def list_runs(
+    client: CollectorApi,
+    chosen: RunsFilter,
+    shown: Mapping[str, str] | None,
+    now: datetime,
+) -> RunsView:
+    """Ask for the list, and draw what has changed in it.
+
+    Raises:
+        DashboardError: The collector cannot be asked.
+    """
+    overview = await client.overview(chosen.query())
+    fingerprints = {summary.run.id: _fingerprint(summary) for summary in overview.rows}
+    body, rows = _drawing(overview, fingerprints, shown or {}, chosen, now)
+    return RunsView(
+        body=body,
+        cells=[no_update if row is None else row[0] for row in rows],
+        names=[no_update if row is None else row[1] for row in rows],
+        shown=fingerprints,
+        count=_count(overview),
+        has_more=overview.total > len(overview.rows) and chosen.limit < MOST,
+    )
+
+
+_Row: TypeAlias = tuple[list[Component], str]
+"""Cells of a row, and the name of its class."""
+
+
+def _drawing(
+    overview: Overview,
+    fingerprints: Mapping[str, str],
+    shown: Mapping[str, str],
+    chosen: RunsFilter,
+    now: datetime,
+) -> tuple[Any, list[_Row | None]]:
+    """Return the table or no update, and for each row of the page what it shows now.
+
+    Dash makes everything within a replaced part anew, and with it loses what a person has under
+    the pointer. So a table that keeps its length stays, and only rows that changed are replaced.
+    """
+    nothing: list[_Row | None] = [None] * len(shown)
+    if not overview.rows:
+        return _nothing(chosen), nothing
+    if len(fingerprints) != len(shown):
+        rows = [run_row(place, *_row(summary, now)) for place, summary in enumerate(overview.rows)]
+        return runs_table(rows), nothing
+    places = zip(overview.rows, fingerprints.items(), shown.items(), strict=True)
+    return no_update, [None if new == old else _row(summary, now) for summary, new, old in places]
+
+
+def _row(summary: RunSummary, now: datetime) -> _Row:
+    line = summary.sparkline
+    picture = html.Img(src=sparkline_uri(line), alt=sparkline_text(line), className="sparkline")
+    return run_cells(summary, now, picture), row_name(summary)
+
+
+def _fingerprint(summary: RunSummary) -> str:
+    """Name everything that a row shows; when the run was last seen, to the second."""
+    seen = int(summary.run.last_seen_at.timestamp())
+    text = summary.model_dump_json(exclude={"run": {"last_seen_at", "config"}})
+    return fingerprint(f"{seen}{text}")
+
+
+def _count(overview: Overview) -> str:
+    total, rows = overview.total, len(overview.rows)
+    return f"{count(rows)} of {count(total)}" if rows < total else count(total)
+
+
+def _nothing(chosen: RunsFilter) -> Component:
+    if chosen.search.strip() or chosen.states:
+        return problem(
+            "No run fits",
+            "PanelView for another part of its name, key or id, or take every state.",
+            ("Show all runs", "/"),
+            anew=True,
+        )
+    return problem(
+        "No run has registered yet",
+        "Add one line to a training job: Trainer(callbacks=[StabilizerCallback(<address of the "
+        'collector>, run="my-run")]). It appears here with its first step.',
+        ("PanelView at the switch and the audit log", "/control"),
+    )
 
 
 def register(app: Dash, collector: Collector, clock: Clock) -> None:

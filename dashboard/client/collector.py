@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, TypeAdapter
 
-from dashboard.client.audit_log import AuditLogs
 from dashboard.client.http import Parameters, read, send, send_change
 from dashboard.visitor import Visitor, current_visitor
 from stabilizer.protocol.commands import Command
@@ -39,6 +40,58 @@ from stabilizer.protocol.views import (
     Overview,
     SnapshotState,
 )
+
+MOST_ENTRIES: Final = 5000
+"""Of a longer log the oldest entries are left out."""
+_MOST_LOGS: Final = 16
+
+
+class AuditLogs:
+    """Keeps the logs that were asked for last.
+
+    They are shared by everybody. Each reading asks the collector for what is new all the same, and
+    for the newest entry that is known: so a token that it does not take gets nothing, and a
+    collector that has begun another log is noticed.
+    """
+
+    def __init__(self) -> None:
+        self._logs: OrderedDict[str, list[AuditEntry]] = OrderedDict()
+
+    async def read(self, path: str, ask: Callable[[int], Awaitable[AuditPage]]) -> list[AuditEntry]:
+        """Return the newest entries of a log, oldest first.
+
+        Args:
+            path: Of the log.
+            ask: Gives the page behind an id.
+
+        Raises:
+            DashboardError: Whatever `ask` raises.
+        """
+        known = self._logs.get(path, [])
+        found = await _read_behind(known[-1].id - 1 if known else 0, ask)
+        if known and not (found and _is_same(known[-1], found[0])):
+            known, found = [], await _read_behind(0, ask)
+        log = [*known[:-1], *found][-MOST_ENTRIES:]
+        self._logs[path] = log
+        self._logs.move_to_end(path)
+        while len(self._logs) > _MOST_LOGS:
+            self._logs.popitem(last=False)
+        return list(log)
+
+
+async def _read_behind(after: int, ask: Callable[[int], Awaitable[AuditPage]]) -> list[AuditEntry]:
+    found: list[AuditEntry] = []
+    next_after: int | None = after
+    while next_after is not None:
+        page = await ask(next_after)
+        found = [*found, *page.entries][-MOST_ENTRIES - 1 :]  # one of them may be known
+        next_after = page.next_after
+    return found
+
+
+def _is_same(one: AuditEntry, other: AuditEntry) -> bool:
+    return (one.id, one.at, one.subject) == (other.id, other.at, other.subject)
+
 
 Answer = TypeVar("Answer")
 _PAGE: Final = 1000
@@ -88,20 +141,20 @@ class Collector:
             limits=httpx.Limits(max_connections=100, max_keepalive_connections=20),
         )
 
-    def asked_by(self, visitor: Visitor | None) -> CollectorClient:
+    def asked_by(self, visitor: Visitor | None) -> CollectorApi:
         """Ask in the name of a person."""
-        return CollectorClient(self, visitor)
+        return CollectorApi(self, visitor)
 
-    def asked_now(self) -> CollectorClient:
+    def asked_now(self) -> CollectorApi:
         """Ask in the name of whoever made the present request."""
-        return CollectorClient(self, current_visitor())
+        return CollectorApi(self, current_visitor())
 
     async def close(self) -> None:
         """Close the connections."""
         await self.http.aclose()
 
 
-class CollectorClient:
+class CollectorApi:
     """Asks in the name of one person.
 
     Every method raises the errors of `dashboard.errors`.
@@ -196,7 +249,7 @@ class CollectorClient:
         """Return what a stored command would do now."""
         return await self._get(f"{_command(command_id)}/preview", _PREVIEW)
 
-    async def order(self, run_id: str, command: CommandCreate) -> Command:
+    async def send_command(self, run_id: str, command: CommandCreate) -> Command:
         """Give a command by hand."""
         return await self._change("POST", f"{_run(run_id)}/commands", _COMMAND, command)
 

@@ -9,10 +9,10 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from dashboard.errors import (
+    CollectorRefusedError,
     CollectorUnavailableError,
     DashboardError,
     MissingError,
-    RefusedError,
     SignInRequiredError,
 )
 from dashboard.visitor import Visitor
@@ -55,7 +55,7 @@ async def send(
         SignInRequiredError: There is no visitor, or the collector does not take the token.
         CollectorUnavailableError: No answer, or none of a collector.
         MissingError: What was asked for does not exist.
-        RefusedError: The collector says no.
+        CollectorRefusedError: The collector says no.
     """
     if visitor is None:
         raise SignInRequiredError("nobody is signed in")
@@ -125,7 +125,7 @@ def refusal(answer: httpx.Response) -> DashboardError:
     if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
         return CollectorUnavailableError(f"the collector cannot work: {problem.detail}", url=url)
     details = [problem.detail, *(f"{one.field}: {one.allowed}" for one in problem.errors)]
-    return RefusedError("; ".join(details), code=problem.code, status=answer.status_code)
+    return CollectorRefusedError("; ".join(details), code=problem.code, status=answer.status_code)
 
 
 def read(adapter: TypeAdapter[Answer], content: bytes, url: str) -> Answer:

@@ -8,17 +8,17 @@ from typing import Final
 from dash import html
 from dash.development.base_component import Component
 
-from dashboard.components.badges import (
-    Look,
+from dashboard.components.elements import (
+    BadgeStyle,
     Shape,
     badge,
+    facts_line,
+    facts_table,
     incident_state_badge,
     severity_badge,
 )
-from dashboard.components.facts import facts_line, facts_table
-from dashboard.words.amounts import clock, count, counted, moment
-from dashboard.words.phrases import capital, command_title, phrase
-from stabilizer.protocol.commands import Command
+from dashboard.formatting import clock, count, counted, moment
+from dashboard.text import capital, phrase
 from stabilizer.protocol.decisions import (
     Decision,
     DecisionKind,
@@ -58,7 +58,6 @@ def incident_card(
     *,
     docs: Mapping[str, str],
     step: int | None = None,
-    command: Command | None = None,
 ) -> Component:
     """Show the incident that is open.
 
@@ -66,13 +65,12 @@ def incident_card(
         incident: The incident.
         docs: What each rule means, by name; rules that have no words are shown without.
         step: Where the run stands, so that steps left can be told.
-        command: The command of the latest decision, if there is one.
     """
     return html.Article(
         [
             _header(incident),
             html.Ol([_rule(rule, docs) for rule in incident.rules], className="rules"),
-            facts_table(list(_lines(incident, step, command))),
+            facts_table(list(_lines(incident, step))),
         ],
         className=f"card incident-card incident-{incident.severity}",
     )
@@ -99,15 +97,11 @@ def _rule(rule: str, docs: Mapping[str, str]) -> Component:
     )
 
 
-def _lines(
-    incident: Incident, step: int | None, command: Command | None
-) -> Iterator[tuple[str, str]]:
+def _lines(incident: Incident, step: int | None) -> Iterator[tuple[str, str]]:
     latest = latest_decision(incident)
     said = f"{capital(phrase(latest.kind))}: {phrase(latest.reason)}"
     yield "decided", f"{said} (at step {count(latest.step)})"
-    if command is not None:
-        yield "command", capital(command_title(command.parameters))
-    elif latest.message and latest.message != phrase(latest.reason):
+    if latest.message and latest.message != phrase(latest.reason):
         yield "more", capital(latest.message)
     deadline = latest.deadline_step
     if deadline is not None:
@@ -149,25 +143,14 @@ def what_next(incident: Incident) -> str:
     return words.get(reason, "it is judged anew at every step")
 
 
-def past_incidents(incidents: Sequence[Incident], *, pick_type: str | None = None) -> Component:
-    """List incidents that are over, the newest first, with whether the intervention helped.
-
-    Args:
-        incidents: In any order.
-        pick_type: Type of the ids `{"type": ..., "id": incident.id}` of their buttons; None shows
-            no buttons.
-    """
+def past_incidents(incidents: Sequence[Incident]) -> Component:
+    """List incidents that are over, the newest first, with whether the intervention helped."""
     ordered = sorted(incidents, key=lambda incident: incident.number, reverse=True)
-    return html.Ul([_past(one, pick_type) for one in ordered], className="past-incidents")
+    return html.Ul([_past(one) for one in ordered], className="past-incidents")
 
 
-def _past(incident: Incident, pick_type: str | None) -> Component:
-    name = f"Incident {incident.number}"
-    title: Component = html.Strong(name)
-    if pick_type is not None:
-        title = html.Button(
-            name, id={"type": pick_type, "id": incident.id}, className="link-button", type="button"
-        )
+def _past(incident: Incident) -> Component:
+    title = html.Strong(f"Incident {incident.number}")
     return html.Li(
         [
             html.Div(
@@ -195,13 +178,13 @@ def _rules(incident: Incident) -> Component:
 
 def _outcome(incident: Incident) -> Component:
     if incident.helped is True:
-        return badge(Look("teal", Shape.CHECK), "intervention helped")
+        return badge(BadgeStyle("teal", Shape.CHECK), "intervention helped")
     if incident.helped is False:
         title = "it went quiet, but the loss is no better than at the incident"
-        return badge(Look("orange", Shape.CROSS), "intervention did not help", title=title)
+        return badge(BadgeStyle("orange", Shape.CROSS), "intervention did not help", title=title)
     words = {
         DecisionReason.RECOVERED_BY_ITSELF: "recovered by itself",
         DecisionReason.RUN_ENDED: "run ended",
         DecisionReason.CLOSED_BY_PERSON: "closed by a person",
     }
-    return badge(Look("gray", Shape.SQUARE), words.get(incident.reason, "closed"))
+    return badge(BadgeStyle("gray", Shape.SQUARE), words.get(incident.reason, "closed"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any, Final, TypeAlias
 
 FigureDict: TypeAlias = dict[str, Any]
@@ -76,3 +77,35 @@ def note(text: str) -> FigureDict:
         "y": 0.5,
         "showarrow": False,
     }
+
+
+_HEIGHT = 190
+
+
+def empty_figure(text: str = "") -> FigureDict:
+    """Build a figure without lines; the text says why there are none."""
+    layout = base_layout(_HEIGHT, top=6)
+    layout["xaxis"] = {"visible": False}
+    layout["yaxis"] = {"visible": False}
+    if text:
+        layout["annotations"] = [note(text)]
+    return {"data": [], "layout": layout}
+
+
+MAX_TEXT: Final = 240
+
+
+def escape(text: str, limit: int = MAX_TEXT) -> str:
+    """Make text safe for plotly, which reads tags and entities in any text; cut like `plain`."""
+    return plain(text, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def plain(text: str, limit: int = MAX_TEXT) -> str:
+    """Cut text from jobs and people to a sane length, on one line.
+
+    Control and format characters become spaces, so that nothing can turn the direction of a note
+    or make lines of its own.
+    """
+    visible = (" " if unicodedata.category(sign)[0] in "CZ" else sign for sign in text)
+    line = " ".join("".join(visible).split())
+    return line if len(line) <= limit else line[: limit - 3].rstrip() + "..."

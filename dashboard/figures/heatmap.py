@@ -4,26 +4,185 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from itertools import groupby
-from typing import Final
+from itertools import groupby, pairwise
+from statistics import median
+from typing import Any, Final
 
 import numpy as np
 
-from dashboard.figures.cells.colouring import (
-    FIXED_RANGES,
-    Scale,
-    absolute_scale,
-    relative_scale,
+from dashboard.figures.figure import (
+    FONT_SIZE,
+    MARGIN,
+    FigureDict,
+    base_layout,
+    escape,
+    note,
+    plain,
+    step_axis,
 )
-from dashboard.figures.cells.columns import Columns, lay_out_columns
-from dashboard.figures.figure import FONT_SIZE, MARGIN, FigureDict, base_layout, note, step_axis
-from dashboard.figures.notes import escape, plain
-from dashboard.figures.palette import GREY, NONFINITE, veil
-from dashboard.figures.rounding import significant, with_gaps
+from dashboard.figures.palette import DIVERGING, GREY, NONFINITE, SEQUENTIAL, veil
+from dashboard.figures.samples import FloatArray, significant, with_gaps
 from dashboard.figures.scene import Scene, meta_of
+from dashboard.formatting import number
+from stabilizer.protocol.metrics import Metric
 from stabilizer.protocol.series import SeriesKey
-from stabilizer.protocol.views import Heatmap, HeatmapRow
+from stabilizer.protocol.views import Heatmap, HeatmapColumn, HeatmapRow
+
+_CLIP: Final = 3.0
+"""log2 of the factor at which the relative colouring ends: 1/8 and 8."""
+FIXED_RANGES: Final[dict[str, tuple[float, float]]] = {
+    Metric.ATTENTION_ENTROPY: (0.0, 1.0),
+    Metric.GATE: (-1.0, 1.0),
+}
+"""Metrics whose values have a meaning of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColourScale:
+    """Colours of the cells of a heatmap."""
+
+    z: FloatArray
+    """Shape [rows, columns]; NaN where there is no colour."""
+    values: FloatArray
+    """Shape [rows, columns]; NaN for what is not finite."""
+    ends: tuple[float, float]
+    """z at the ends of the scale."""
+    colours: Sequence[tuple[float, str]]
+    ticks: Sequence[tuple[float, str]]
+    """z and its text, for the colour bar."""
+    medians: list[float | None] | None = None
+    """What each row was compared with; None if it was not."""
+
+
+def relative_scale(values: FloatArray) -> ColourScale:
+    """Colour each cell by how many times its row's median it is: explosions, at whatever scale.
+
+    Args:
+        values: Shape [rows, columns]; what is not finite gets no colour.
+    """
+    finite = np.where(np.isfinite(values), values, np.nan)
+    medians = [_median(row) for row in finite]
+    factors = np.stack([_factors(row, one) for row, one in zip(finite, medians, strict=True)])
+    with np.errstate(divide="ignore"):
+        z = np.clip(np.log2(factors), -_CLIP, _CLIP)
+    ticks = [(-3, "1/8"), (-1, "1/2"), (0, "median"), (1, "2x"), (3, "8x")]
+    return ColourScale(z, finite, (-_CLIP, _CLIP), DIVERGING, ticks, medians)
+
+
+def _median(row: FloatArray) -> float | None:
+    known = row[np.isfinite(row)]
+    return float(significant(np.median(known, keepdims=True), 6)[0]) if len(known) else None
+
+
+def _factors(row: FloatArray, middle: float | None) -> FloatArray:
+    """How many times the row's median each value is; 0 where its sign is another.
+
+    In a row whose median is 0 every other value is at the end of the scale.
+    """
+    if not middle:
+        return np.where(np.isnan(row), np.nan, np.where(row == 0, 1.0, 2**_CLIP))
+    with np.errstate(over="ignore"):
+        return np.where(np.isnan(row), np.nan, np.maximum(row / middle, 0.0))
+
+
+def absolute_scale(values: FloatArray, metric: str) -> ColourScale:
+    """Colour each cell by its value: by powers of ten, unless that says nothing of the metric.
+
+    Args:
+        values: Shape [rows, columns]; what is not finite gets no colour.
+        metric: Name; those of `FIXED_RANGES` always have the same scale.
+    """
+    finite = np.where(np.isfinite(values), values, np.nan)
+    if metric in FIXED_RANGES:
+        return _linear(finite, FIXED_RANGES[metric])
+    known = finite[np.isfinite(finite)]
+    if len(known) and known.min() >= 0 < known.max():
+        return _logarithmic(finite, known)
+    reach = float(np.abs(known).max()) if len(known) else 0.0
+    return _linear(finite, (-reach or -1.0, reach or 1.0))
+
+
+def _linear(values: FloatArray, ends: tuple[float, float]) -> ColourScale:
+    low, high = ends
+    ticks = [(at, number(at)) for at in (low, (low + high) / 2, high)]
+    colours = DIVERGING if low < 0 else SEQUENTIAL
+    return ColourScale(values, values, ends, colours, ticks)
+
+
+def _logarithmic(values: FloatArray, known: FloatArray) -> ColourScale:
+    """By powers of ten; a zero has the colour of the least value that is none."""
+    low, high = float(np.log10(known[known > 0].min())), float(np.log10(known.max()))
+    with np.errstate(divide="ignore"):
+        z = np.maximum(np.log10(values), low)
+    ends = (low, high) if high > low else (low - 1, high)
+    ticks = [(at, number(10**at)) for at in (ends[0], sum(ends) / 2, ends[1])]
+    return ColourScale(z, values, ends, SEQUENTIAL, ticks)
+
+
+_GAP: Final = 3.0
+"""Distances between columns that are so many times the usual one are left empty."""
+_AROUND: Final = 3
+"""Distances on either side that tell what is usual."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Columns side by side, with empty ones where nothing was measured for long."""
+
+    edges: list[float]
+    """One more than there are columns, the empty ones included."""
+    sources: list[int | None]
+    """Index of each column in the heatmap; None for an empty one."""
+    steps: list[tuple[int, int]]
+    """First and last step of each column of the heatmap."""
+
+    def spread(self, cells: Sequence[Sequence[Any]]) -> list[list[Any]]:
+        """Lay rows of cells out, with None in the empty columns."""
+        return [[None if at is None else row[at] for at in self.sources] for row in cells]
+
+
+def lay_out_columns(columns: Sequence[HeatmapColumn]) -> Columns:
+    """Find the edges of columns, halfway between the steps of neighbours.
+
+    Args:
+        columns: Ascending, without overlap.
+    """
+    distances = [after.first_step - before.last_step for before, after in pairwise(columns)]
+    usual = _usual_distances(distances)
+    edges: list[float] = []
+    sources: list[int | None] = []
+    for index, column in enumerate(columns):
+        if index == 0:
+            edges.append(column.first_step - usual[0] / 2)
+        sources.append(index)
+        distance = distances[index] if index < len(distances) else usual[-1]
+        around = usual[min(index, len(usual) - 1)]
+        if distance > _GAP * around:
+            edges += [column.last_step + around / 2, column.last_step + distance - around / 2]
+            sources.append(None)
+        else:
+            edges.append(column.last_step + distance / 2)
+    steps = [(column.first_step, column.last_step) for column in columns]
+    return Columns(edges, sources, steps)
+
+
+def _usual_distances(distances: Sequence[int]) -> list[float]:
+    """Return what distance is usual around each of them; at least one.
+
+    Jobs measure more often while something is wrong: so what is usual nearby counts as well as what
+    is usual over all. The largest nearby is left out, since it may be a gap itself.
+    """
+    if not distances:
+        return [1.0]
+    overall = max(1.0, float(median(distances)))
+    nearby = (
+        [*distances[max(0, at - _AROUND) : at], *distances[at + 1 : at + 1 + _AROUND]]
+        for at in range(len(distances))
+    )
+    return [max(overall, float(sorted([0, 0, *others])[-2])) for others in nearby]
+
 
 MAX_HEIGHT: Final = 900
 """Pixels."""
@@ -88,7 +247,7 @@ def heatmap_chart(
     return {"data": data, "layout": layout}
 
 
-def _scale(heatmap: Heatmap, colouring: Colouring) -> Scale:
+def _scale(heatmap: Heatmap, colouring: Colouring) -> ColourScale:
     values = np.array(heatmap.values, dtype=np.float64)  # None becomes NaN
     if colouring is Colouring.RELATIVE:
         return relative_scale(values)
@@ -188,7 +347,7 @@ def _tower_name(text: str, at: float) -> FigureDict:
     }
 
 
-def _cell_trace(scale: Scale, columns: Columns) -> FigureDict:
+def _cell_trace(scale: ColourScale, columns: Columns) -> FigureDict:
     return {
         "type": "heatmap",
         "x": columns.edges,

@@ -10,7 +10,7 @@ from typing import Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from dashboard.figures.rounding import FloatArray
+from dashboard.figures.samples import FloatArray
 
 TOP_STRIP: Final = 0.22
 """Part of the panel's height kept free over the lines, for the marks of events and spikes."""

@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 
 from dashboard.figures.palette import GREY, NONFINITE, SKY
 from dashboard.figures.span import Span
-from dashboard.words.amounts import number
+from dashboard.formatting import number
 from stabilizer.protocol.views import Sparkline
 
 WIDTH, HEIGHT = 120, 28

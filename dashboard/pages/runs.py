@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any, Final
+from urllib.parse import quote
+
 import dash_mantine_components as dmc
 from dash import dcc, html
 from dash.development.base_component import Component
 
 from dashboard import ids
+from dashboard.components.elements import (
+    incident_state_badge,
+    mode_badge,
+    run_state_badge,
+    severity_badge,
+    since,
+)
+from dashboard.formatting import count
+from dashboard.text import command_sentence, command_title, phrase
 from stabilizer.protocol.queries import RunSort
 from stabilizer.protocol.runs import RunState
+from stabilizer.protocol.views import RunSummary
 
 _SORTS = {
     RunSort.CREATED_AT: "Newest first",
@@ -74,3 +88,128 @@ def _filters() -> Component:
         ],
         gap="xs",
     )
+
+
+_COLUMNS: Final = (
+    "Run",
+    "State",
+    "Step",
+    "Attempt",
+    "Phase",
+    "Open incident",
+    "Last intervention",
+    "Loss",
+)
+
+
+def runs_table(rows: list[Component]) -> Component:
+    """Put rows under their headings."""
+    head = html.Thead(html.Tr([html.Th(name, scope="col") for name in _COLUMNS]))
+    return html.Table([head, html.Tbody(rows)], className="runs-table")
+
+
+def run_row(place: int, cells: list[Component], name: str) -> Component:
+    """Build a row of its cells; it has an id of its own, so that it can be renewed alone."""
+    return html.Tr(cells, id={"type": ids.RUN_ROW, "place": place}, className=name)
+
+
+def row_name(summary: RunSummary) -> str:
+    """Name the class of a row: one with something to decide stands out."""
+    return "needs-a-person" if summary.num_proposed else ""
+
+
+def run_cells(summary: RunSummary, now: datetime, picture: Component) -> list[Component]:
+    """Build the cells of a run's row.
+
+    Args:
+        summary: What a list shows of it.
+        now: For "3 min ago".
+        picture: Of its loss.
+    """
+    run = summary.run
+    cells = (
+        _name(summary),
+        html.Div([run_state_badge(run.state), mode_badge(run.mode)], className="badges"),
+        html.Div(
+            [
+                html.Span(count(run.step), className="number"),
+                dmc.Text(
+                    since(run.last_seen_at, now),
+                    span=True,
+                    size="xs",
+                    c="dimmed",
+                    className="under",
+                ),
+            ],
+        ),
+        html.Span(count(run.attempt), className="number"),
+        html.Span(summary.phase) if summary.phase else _nothing(),
+        _incident(summary),
+        _intervention(summary),
+        picture,
+    )
+    return [html.Td(cell, **_labelled(name)) for name, cell in zip(_COLUMNS, cells, strict=True)]
+
+
+def _name(summary: RunSummary) -> Component:
+    run = summary.run
+    under = [run.key] if run.key else []
+    children: list[Component] = [
+        dcc.Link(run.name, href=f"/runs/{quote(run.id, safe='')}", className="run-link")
+    ]
+    if under:
+        children.append(dmc.Text(under[0], size="xs", c="dimmed", className="under"))
+    if summary.num_proposed:
+        what = "a command waits" if summary.num_proposed == 1 else "commands wait"
+        children.append(html.Span(f"{what} for a person", className="waits-for-you"))
+    return html.Div(children)
+
+
+def _incident(summary: RunSummary) -> Component:
+    incident = summary.incident
+    if incident is None:
+        return _nothing()
+    rule = incident.rules[0].replace("_", " ") if incident.rules else "no rule"
+    more = f" and {len(incident.rules) - 1} more" if len(incident.rules) > 1 else ""
+    return html.Div(
+        [
+            html.Div(
+                [severity_badge(incident.severity), incident_state_badge(incident.state)],
+                className="badges",
+            ),
+            dmc.Text(
+                f"{rule}{more}, since step {count(incident.first_step)}",
+                size="xs",
+                c="dimmed",
+                className="under",
+            ),
+        ],
+        title=f"{phrase(incident.decision)}: {phrase(incident.reason)}",
+    )
+
+
+def _intervention(summary: RunSummary) -> Component:
+    command = summary.last_intervention
+    if command is None:
+        return _nothing()
+    step = command.issued_step
+    if command.result is not None and command.result.applied_step is not None:
+        step = command.result.applied_step
+    at = "" if step is None else f"at step {count(step)}"
+    return html.Div(
+        [
+            html.Span(command_title(command.parameters)),
+            dmc.Text(at, size="xs", c="dimmed", className="under"),
+        ],
+        title=command_sentence(command.parameters, global_batch=summary.run.global_batch),
+    )
+
+
+def _nothing() -> Component:
+    """Fill a cell that has nothing to tell; narrow screens leave such cells out."""
+    return html.Span("\N{EN DASH}", className="nothing")
+
+
+def _labelled(name: str) -> dict[str, Any]:
+    """Name a cell for narrow screens, where the head of the table is not shown."""
+    return {"data-label": name}

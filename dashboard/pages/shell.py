@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 import dash
 import dash_mantine_components as dmc
 from dash import dcc, html
 from dash.development.base_component import Component
 
 from dashboard import ids
-from dashboard.components.facts import aria
-from dashboard.components.link import lost_badge, lost_banner
-from dashboard.theme import HEADER_HEIGHT, THEME
+from dashboard.components.connection import lost_badge, lost_banner
+from dashboard.components.elements import aria
+from dashboard.components.problems import problem
 from dashboard.visitor import Visitor
+
+THEME: Final[dict[str, Any]] = {
+    "primaryColor": "blue",
+    "primaryShade": {"light": 7, "dark": 5},
+    "defaultRadius": "sm",
+    "fontFamily": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
+    "fontFamilyMonospace": "ui-monospace, 'SF Mono', Menlo, Consolas, monospace",
+    "headings": {"fontWeight": "650"},
+}
+
+HEADER_HEIGHT: Final = 52
+"""Pixels."""
+
 
 _CLOCK_MILLISECONDS = 30_000
 
@@ -110,4 +125,12 @@ def _person(visitor: Visitor | None) -> Component:
                 )
             ),
         ]
+    )
+
+
+def not_found(**_: object) -> Component:
+    """Say that there is no such page, and lead on."""
+    return problem(
+        "There is no such page",
+        "The address may be typed wrong. What you look for is most likely in the list of runs.",
     )

@@ -8,8 +8,8 @@ from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from dashboard import ids
-from dashboard.app import create_app
 from dashboard.app.access import COOKIE
+from dashboard.app.factory import create_app
 from dashboard.settings import load_dashboard_settings
 
 TOKEN = "t" * 43

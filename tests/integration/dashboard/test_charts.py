@@ -6,8 +6,8 @@ import math
 import pytest
 
 from dashboard import ids
+from dashboard.callbacks.panels import PanelView, draw_panels, extend_panels, looks_at_the_newest
 from dashboard.errors import CollectorUnavailableError, MissingError
-from dashboard.handlers.charts import Look, draw_panels, extend_panels, looks_at_the_newest
 
 WIDE = 1000
 MOST_POINTS = 4000
@@ -24,7 +24,7 @@ class Page:
         """Draw everything anew."""
         panels = self.ask(
             self.collector,
-            lambda client: draw_panels(client, self.run_id, Look(width=width, **look)),
+            lambda client: draw_panels(client, self.run_id, PanelView(width=width, **look)),
         )
         self.figures, self.series = dict(panels.figures), panels.series
         self.drawn = {

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from dashboard.client import Collector, CollectorClient
+from dashboard.client import Collector, CollectorApi
 from dashboard.errors import (
+    CollectorRefusedError,
     CollectorUnavailableError,
     MissingError,
-    RefusedError,
     SignInRequiredError,
 )
 from dashboard.visitor import Visitor
@@ -132,7 +132,7 @@ class TestCommands:
         async def act(client):
             preview = await client.preview(job.run_id, thought)
             nothing_yet = await client.commands(job.run_id)
-            given = await client.order(job.run_id, PAUSE)
+            given = await client.send_command(job.run_id, PAUSE)
             found = await client.command(given.id)
             taken_back = await client.cancel(given.id, "not needed")
             return preview, nothing_yet, given, found, taken_back, await client.commands(job.run_id)
@@ -160,7 +160,7 @@ class TestCommands:
         proposed = job.break_down()
         rejected = ask(collector, lambda client: client.reject(proposed["id"], "wait for it"))
         assert rejected.state is CommandState.REJECTED
-        with pytest.raises(RefusedError) as caught:
+        with pytest.raises(CollectorRefusedError) as caught:
             ask(collector, lambda client: client.approve(proposed["id"], "or not"))
         assert caught.value.status == 409
         assert caught.value.code.startswith("command_")
@@ -168,8 +168,8 @@ class TestCommands:
     def test_an_order_for_an_attempt_that_is_past_is_refused(self, collector, job, ask):
         job.post("/runs", job.registration)
         late = CommandCreate(parameters={"kind": "pause"}, reason="late", attempt=1)
-        with pytest.raises(RefusedError) as caught:
-            ask(collector, lambda client: client.order(job.run_id, late))
+        with pytest.raises(CollectorRefusedError) as caught:
+            ask(collector, lambda client: client.send_command(job.run_id, late))
         assert (caught.value.code, caught.value.status) == ("past_attempt", 409)
 
 
@@ -219,7 +219,7 @@ class TestRefusals:
         with pytest.raises(MissingError):
             ask(collector, lambda client: client.run(run_id))
         with pytest.raises(MissingError):
-            ask(collector, lambda client: client.order(run_id, PAUSE))
+            ask(collector, lambda client: client.send_command(run_id, PAUSE))
 
     def test_a_run_that_was_deleted_is_missing_and_its_log_stays(self, collector, job, ask):
         job.end()
@@ -239,7 +239,7 @@ class TestRefusals:
 
     def test_a_refused_field_is_named(self, collector, job, ask):
         past = SilenceCreate(rule="*", until=collector.clock.now(), reason="too late")
-        with pytest.raises(RefusedError, match="until") as caught:
+        with pytest.raises(CollectorRefusedError, match="until") as caught:
             ask(collector, lambda client: client.silence(past))
         assert (caught.value.code, caught.value.status) == ("invalid_input", 422)
 
@@ -252,7 +252,7 @@ class TestRefusals:
             finally:
                 await connections.close()
 
-        with pytest.raises(RefusedError, match="X-Stabilizer-Actor"):
+        with pytest.raises(CollectorRefusedError, match="X-Stabilizer-Actor"):
             asyncio.run(act())
 
     @pytest.mark.parametrize("token", [None, "w" * 43])
@@ -296,6 +296,6 @@ def test_a_proxy_for_the_outside_world_is_not_on_the_way(monkeypatch, collector,
 
 def test_every_question_stands_in_this_file():
     asked = Path(__file__).read_text(encoding="utf-8")
-    methods = [name for name in vars(CollectorClient) if not name.startswith("_")]
+    methods = [name for name in vars(CollectorApi) if not name.startswith("_")]
     in_the_loop = {"run", "series", "metrics"}
     assert [m for m in methods if f"client.{m}(" not in asked and m not in in_the_loop] == []

@@ -8,10 +8,11 @@ import pytest
 from dash import no_update
 
 from dashboard import ids
-from dashboard.components.forms import ALL_RULES
+from dashboard.actions.arming import set_armed
+from dashboard.actions.mode import change_mode
+from dashboard.actions.silence import ALL_RULES, SilenceFields, silence_rule
+from dashboard.callbacks.control import PARTS, view_control
 from dashboard.errors import CollectorUnavailableError
-from dashboard.handlers import deeds
-from dashboard.handlers.control import PARTS, view_control
 
 
 class Screen:
@@ -47,10 +48,10 @@ def test_the_first_time_everything_is_drawn_and_then_nothing(screen):
 
 def test_time_that_passes_changes_no_part_with_a_moment_in_it(screen, make_job):
     job = make_job(screen.collector)
-    fields = deeds.SilenceFields(rule=ALL_RULES, end="minutes", minutes=60)
+    fields = SilenceFields(rule=ALL_RULES, end="minutes", minutes=60)
     now = screen.collector.clock.now()
-    screen.does(lambda c: deeds.turn_switch(c, True, "a fire"))
-    assert screen.does(lambda c: deeds.silence_rule(c, job.run_id, fields, "known", now)).done
+    screen.does(lambda c: set_armed(c, True, "a fire"))
+    assert screen.does(lambda c: silence_rule(c, job.run_id, fields, "known", now)).done
     assert {"a fire", "known"} <= set(re.findall("a fire|known", str(screen.renew())))
     screen.collector.clock.advance(timedelta(minutes=5).total_seconds())
     assert screen.renew() == {}
@@ -59,7 +60,7 @@ def test_time_that_passes_changes_no_part_with_a_moment_in_it(screen, make_job):
 def test_something_that_was_done_changes_the_log_and_leaves_the_switch(screen, make_job):
     screen.renew()
     job = make_job(screen.collector)
-    screen.does(lambda c: deeds.change_mode(c, job.run_id, "observe", "my watch"))
+    screen.does(lambda c: change_mode(c, job.run_id, "observe", "my watch"))
     changed = screen.renew()
     assert set(changed) == {ids.CONTROL_AUDIT}
     assert "my watch" in changed[ids.CONTROL_AUDIT]
@@ -69,7 +70,7 @@ def test_something_that_was_done_changes_the_log_and_leaves_the_switch(screen, m
 def test_the_switch_turned_is_drawn_anew_with_the_facts_of_it(screen):
     screen.renew()
     assert screen.facts["disarmed"] is False
-    screen.does(lambda c: deeds.turn_switch(c, True, "a fire"))
+    screen.does(lambda c: set_armed(c, True, "a fire"))
     changed = screen.renew()
     assert set(changed) == {ids.CONTROL_STATE, ids.CONTROL_AUDIT}
     assert "a fire" in changed[ids.CONTROL_STATE]
@@ -80,7 +81,7 @@ def test_what_is_kept_in_the_browser_is_small_however_long_the_log(screen, make_
     job = make_job(screen.collector)
     for number in range(30):
         mode = "observe" if number % 2 else "auto"
-        screen.does(lambda c, to=mode: deeds.change_mode(c, job.run_id, to, "x" * 500))
+        screen.does(lambda c, to=mode: change_mode(c, job.run_id, to, "x" * 500))
     screen.renew()
     assert len(json.dumps(screen.facts)) < 300
 

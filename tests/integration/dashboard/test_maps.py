@@ -5,9 +5,9 @@ import math
 
 import pytest
 
+from dashboard.callbacks.heatmap import HeatmapView, draw_maps
+from dashboard.callbacks.panels import PanelView
 from dashboard.errors import CollectorUnavailableError, MissingError
-from dashboard.handlers.charts import Look
-from dashboard.handlers.maps import MapLook, draw_maps
 
 RMS = [
     f'activation_rms{{kind="{kind}",layer="{layer}",module="m{layer}.{kind}",tower="language"}}'
@@ -38,7 +38,7 @@ def draw(ask, collector, job):
     """Draw the maps; what is not JSON does not pass."""
 
     def act(zoom=None, width=800, **chosen):
-        look, wanted = Look(width=width, zoom=zoom), MapLook(**chosen)
+        look, wanted = PanelView(width=width, zoom=zoom), HeatmapView(**chosen)
         maps = ask(collector, lambda client: draw_maps(client, job.run_id, look, wanted))
         json.dumps([maps.heatmap, maps.entropy], allow_nan=False)
         return maps
@@ -166,7 +166,9 @@ def test_after_a_rollback_the_map_shows_the_live_way_only(job, ask, collector):
     job.report([12], "NaN")
     job.carry_out(command)
     job.report(range(5, 8), 1.5)
-    maps = ask(collector, lambda client: draw_maps(client, job.run_id, Look(width=800), MapLook()))
+    maps = ask(
+        collector, lambda client: draw_maps(client, job.run_id, PanelView(width=800), HeatmapView())
+    )
     columns = [pair for pair in maps.heatmap["layout"]["meta"]["cells"]["columns"] if pair]
     assert [first for first, _ in columns] == [1, 2, 3, 4, 5, 6, 7]
     assert math.isclose(maps.step, 7)
@@ -181,11 +183,13 @@ def test_of_a_run_that_is_gone_or_a_collector_that_is_away_the_page_is_told(
         with pytest.raises(MissingError):
             ask(
                 collector,
-                lambda client, run_id=run_id: draw_maps(client, run_id, Look(width=800), MapLook()),
+                lambda client, run_id=run_id: draw_maps(
+                    client, run_id, PanelView(width=800), HeatmapView()
+                ),
             )
     collector.stop()
     with pytest.raises(CollectorUnavailableError):
         ask(
             collector,
-            lambda client: draw_maps(client, job.run_id, Look(width=800), MapLook()),
+            lambda client: draw_maps(client, job.run_id, PanelView(width=800), HeatmapView()),
         )

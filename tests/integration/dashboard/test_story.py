@@ -2,9 +2,9 @@
 
 import pytest
 
-from dashboard.components.command import verify
+from dashboard.callbacks.run import read_story, rule_docs
+from dashboard.components.command_progress import verify
 from dashboard.errors import CollectorUnavailableError, MissingError
-from dashboard.handlers.story import read_story, rule_docs
 from stabilizer.protocol.commands import CommandState
 from stabilizer.protocol.queries import CommandCreate
 
@@ -71,11 +71,11 @@ def test_a_proposal_whose_snapshot_is_gone_has_no_preview(collector, job, story_
 
 def test_of_what_is_settled_the_newest_is_shown_in_full(collector, job, ask, story_of):
     async def act(client):
-        first = await client.order(job.run_id, PAUSE)
+        first = await client.send_command(job.run_id, PAUSE)
         await client.cancel(first.id, "not yet")
-        second = await client.order(job.run_id, PAUSE)
+        second = await client.send_command(job.run_id, PAUSE)
         await client.cancel(second.id, "not at all")
-        third = await client.order(job.run_id, CUT)
+        third = await client.send_command(job.run_id, CUT)
         return first.id, second.id, third.id
 
     first, second, third = ask(collector, act)
@@ -86,7 +86,7 @@ def test_of_what_is_settled_the_newest_is_shown_in_full(collector, job, ask, sto
 
 
 def test_where_lr_scale_was_never_measured_nothing_is_guessed(collector, job, ask, story_of):
-    given = ask(collector, lambda client: client.order(job.run_id, CUT))
+    given = ask(collector, lambda client: client.send_command(job.run_id, CUT))
     (delivered,) = job.report()["commands"]
     read_back = {"attempt": 1, "step": 0, "lr": {"all": 1e-3}, "lr_scale": 0.5}
     result = {

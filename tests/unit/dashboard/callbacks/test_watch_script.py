@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from dashboard import ids
-from dashboard.components.link import link_badge
+from dashboard.components.connection import link_badge
 
 ROOT = Path(__file__).parents[4]
 ASSETS = ROOT / "dashboard" / "assets"

@@ -10,9 +10,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from dashboard import ids
-from dashboard.app import create_app
-from dashboard.components import deeds
-from dashboard.components.forms import FormIds
+from dashboard.actions import answer, arming, end_silence, mode, send_command, silence
+from dashboard.app.factory import create_app
 from dashboard.settings import load_dashboard_settings
 
 RUN = "a" * 32
@@ -31,21 +30,27 @@ def named_in_ids():
             yield from value.values()
 
 
-def named_in_dialogs():
-    for form in vars(deeds).values():
-        if isinstance(form, FormIds):
-            yield from dataclasses.asdict(form).values()
+ACTIONS = (answer, arming, end_silence, mode, send_command, silence)
+
+
+def named_in_actions():
+    """Ids of every dialog and of its own fields."""
+    for action in ACTIONS:
+        yield from dataclasses.asdict(action.FORM).values()
+        prefix = action.FORM.dialog.removesuffix("dialog")
+        own = (value for name, value in vars(action).items() if name.isupper())
+        yield from (one for one in own if isinstance(one, str) and one.startswith(prefix))
 
 
 NEWS, TICK = "live-frames.data", "clock.n_intervals"
 VIEW = {"width": 800, "zoom": [100, 200.5], "picked": ["loss"], "log": True}
 DECISIONS = {"run_id": RUN, "count": 4}
-WORD = {ids.WORD_TARGET: {"verb": "approve", "id": COMMAND}, deeds.WORD.dialog: True}
-ORDER = {
+APPROVAL = {ids.ANSWER_TARGET: {"verb": "approve", "id": COMMAND}, answer.FORM.dialog: True}
+SEND = {
     ids.RUN_ID: RUN,
-    ids.ORDER_ATTEMPT: 1,
-    deeds.ORDER.kind: "pause",
-    deeds.ORDER.dialog: True,
+    ids.SEND_ATTEMPT: 1,
+    send_command.KIND: "pause",
+    send_command.FORM.dialog: True,
 }
 OCCASIONS = ("live-decisions.data", TICK)
 LONG_AGO = -60.0
@@ -155,12 +160,12 @@ def requests(house):
 class TestNames:
     def test_every_name_of_every_callback_stands_in_ids_or_in_a_dialog(self, house):
         named = set(itertools.chain.from_iterable(map(names_of, house.callbacks)))
-        known = {*named_in_ids(), *named_in_dialogs()}
+        known = {*named_in_ids(), *named_in_actions()}
         assert len(named) > 50
         assert {name for name in named - known if not DASH.match(name)} == set()
 
     def test_no_name_stands_for_two_things(self):
-        named = [*named_in_ids(), *named_in_dialogs()]
+        named = [*named_in_ids(), *named_in_actions()]
         assert len(named) == len(set(named))
 
     def test_every_property_is_set_by_one_callback_unless_both_say_so(self, house):
@@ -185,25 +190,25 @@ class TestClicks:
 
     def opened(self, house, kind, clicks):
         form, opener = {
-            "word": (deeds.WORD, {kind: {COMMAND: clicks}}),
-            "switch": (deeds.SWITCH, {ids.OPEN_SWITCH: clicks}),
-        }["switch" if kind == ids.OPEN_SWITCH else "word"]
+            "answer": (answer.FORM, {kind: {COMMAND: clicks}}),
+            "arming": (arming.FORM, {ids.OPEN_ARMING: clicks}),
+        }["arming" if kind == ids.OPEN_ARMING else "answer"]
         where = (
             f'{{"id":"{COMMAND}","type":"{kind}"}}.n_clicks'
-            if form is deeds.WORD
+            if form is answer.FORM
             else f"{kind}.n_clicks"
         )
-        facts = {ids.SWITCH_FACTS: {"disarmed": False}}
+        facts = {ids.CONTROL_FACTS: {"disarmed": False}}
         return house.call((form.dialog, "children"), where, **opener, **facts)
 
     @pytest.mark.parametrize("clicks", [None, 0])
-    @pytest.mark.parametrize("kind", [ids.APPROVE, ids.REJECT, ids.CANCEL, ids.OPEN_SWITCH])
+    @pytest.mark.parametrize("kind", [ids.APPROVE, ids.REJECT, ids.CANCEL, ids.OPEN_ARMING])
     def test_without_one_no_dialog_opens_and_nothing_is_asked(self, house, requests, kind, clicks):
         assert self.opened(house, kind, clicks).status_code == 204
         assert requests == []
 
     @pytest.mark.parametrize(
-        "form", [deeds.WORD, deeds.ORDER, deeds.MODE, deeds.SILENCE, deeds.SWITCH, deeds.UNSILENCE]
+        "form", [action.FORM for action in ACTIONS], ids=lambda form: form.dialog
     )
     def test_a_form_that_has_just_opened_does_nothing(self, house, requests, form):
         values = {form.reason: "a fire", ids.RUN_ID: RUN, form.submit: None}
@@ -212,29 +217,29 @@ class TestClicks:
         assert requests == []
 
 
-class TestSwitch:
+class TestArming:
     def open(self, house, disarmed):
         answer = house.call(
-            (deeds.SWITCH.dialog, "children"),
-            f"{ids.OPEN_SWITCH}.n_clicks",
-            **{ids.OPEN_SWITCH: 1, ids.SWITCH_FACTS: {"disarmed": disarmed}},
+            (arming.FORM.dialog, "children"),
+            f"{ids.OPEN_ARMING}.n_clicks",
+            **{ids.OPEN_ARMING: 1, ids.CONTROL_FACTS: {"disarmed": disarmed}},
         ).json()["response"]
-        return answer[deeds.SWITCH.dialog]["children"], answer[ids.SWITCH_TARGET]["data"]
+        return answer[arming.FORM.dialog]["children"], answer[ids.ARMING_TARGET]["data"]
 
     def submit(self, house, target, facts):
         values = {
-            deeds.SWITCH.submit: 1,
-            deeds.SWITCH.reason: "a fire",
-            ids.SWITCH_TARGET: target,
-            ids.SWITCH_FACTS: {"disarmed": facts},
+            arming.FORM.submit: 1,
+            arming.FORM.reason: "a fire",
+            ids.ARMING_TARGET: target,
+            ids.CONTROL_FACTS: {"disarmed": facts},
         }
-        triggered = f"{deeds.SWITCH.submit}.n_clicks"
-        return house.call((deeds.SWITCH.status, "children"), triggered, **values)
+        triggered = f"{arming.FORM.submit}.n_clicks"
+        return house.call((arming.FORM.status, "children"), triggered, **values)
 
     @pytest.mark.parametrize("disarmed", [False, True])
     def test_a_dialog_does_what_it_says_though_another_was_quicker(self, house, requests, disarmed):
         form, target = self.open(house, disarmed)
-        assert ("Arm again" if disarmed else "Disarm all") in json.dumps(form)
+        assert ("Arm" if disarmed else "Disarm all") in json.dumps(form)
         answer = self.submit(house, target, facts=not disarmed)
         assert answer.status_code == 200
         (sent,) = [json.loads(content) for method, _, content in requests if method == "PUT"]
@@ -382,7 +387,7 @@ class TestLookingAhead:
 
     @pytest.mark.parametrize("triggered", OCCASIONS)
     def test_an_approval_shows_what_it_would_do_by_now(self, house, requests, triggered):
-        paths, shown = self.looked(house, requests, deeds.WORD, triggered, WORD)
+        paths, shown = self.looked(house, requests, answer.FORM, triggered, APPROVAL)
         assert paths == [f"/api/v1/commands/{COMMAND}/preview"]
         assert "answered with status 503" in shown  # better than what holds no more
 
@@ -390,31 +395,31 @@ class TestLookingAhead:
     @pytest.mark.parametrize(
         "change",
         [
-            {deeds.WORD.dialog: False},
-            {deeds.WORD.dialog: None},
-            {ids.WORD_TARGET: None},
-            {ids.WORD_TARGET: {"verb": "reject", "id": COMMAND}},
+            {answer.FORM.dialog: False},
+            {answer.FORM.dialog: None},
+            {ids.ANSWER_TARGET: None},
+            {ids.ANSWER_TARGET: {"verb": "reject", "id": COMMAND}},
         ],
         ids=str,
     )
-    def test_no_other_word_does(self, house, requests, triggered, change):
-        values = {**WORD, **change}
-        assert self.looked(house, requests, deeds.WORD, triggered, values) == ([], None)
+    def test_no_other_answer_does(self, house, requests, triggered, change):
+        values = {**APPROVAL, **change}
+        assert self.looked(house, requests, answer.FORM, triggered, values) == ([], None)
 
-    @pytest.mark.parametrize("triggered", [*OCCASIONS, f"{deeds.ORDER.kind}.value"])
+    @pytest.mark.parametrize("triggered", [*OCCASIONS, f"{send_command.KIND}.value"])
     def test_so_does_a_command_by_hand(self, house, requests, triggered):
-        paths, shown = self.looked(house, requests, deeds.ORDER, triggered, ORDER)
+        paths, shown = self.looked(house, requests, send_command.FORM, triggered, SEND)
         assert paths == [f"/api/v1/runs/{RUN}/commands/preview"]
         assert "answered with status 503" in shown
 
     @pytest.mark.parametrize("triggered", OCCASIONS)
     @pytest.mark.parametrize("is_open", [False, None])
     def test_closed_it_asks_nothing(self, house, requests, triggered, is_open):
-        values = {**ORDER, deeds.ORDER.dialog: is_open}
-        assert self.looked(house, requests, deeds.ORDER, triggered, values) == ([], None)
+        values = {**SEND, send_command.FORM.dialog: is_open}
+        assert self.looked(house, requests, send_command.FORM, triggered, values) == ([], None)
 
     def test_while_it_opens_its_fields_are_looked_at(self, house, requests):
-        values = {**ORDER, deeds.ORDER.dialog: False}
-        triggered = f"{deeds.ORDER.kind}.value"
-        paths, _ = self.looked(house, requests, deeds.ORDER, triggered, values)
+        values = {**SEND, send_command.FORM.dialog: False}
+        triggered = f"{send_command.KIND}.value"
+        paths, _ = self.looked(house, requests, send_command.FORM, triggered, values)
         assert paths == [f"/api/v1/runs/{RUN}/commands/preview"]

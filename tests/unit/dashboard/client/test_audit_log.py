@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from dashboard.client.audit_log import MOST_ENTRIES, AuditLogs
+from dashboard.client.collector import MOST_ENTRIES, AuditLogs
 from dashboard.errors import SignInRequiredError
 from stabilizer.protocol.queries import AuditAction, AuditEntry, AuditPage, AuditReason
 

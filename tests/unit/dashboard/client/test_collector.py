@@ -263,9 +263,9 @@ class TestLostAnswers:
         return caught.value.message
 
     @pytest.mark.parametrize(
-        "deed",
+        "action",
         [
-            lambda c: c.order("r", CommandCreate(parameters={"kind": "pause"}, reason="x")),
+            lambda c: c.send_command("r", CommandCreate(parameters={"kind": "pause"}, reason="x")),
             lambda c: c.approve("c", "x"),
             lambda c: c.reject("c", "x"),
             lambda c: c.cancel("c", "x"),
@@ -274,10 +274,10 @@ class TestLostAnswers:
             lambda c: c.silence(SilenceCreate(rule="r", until=NOW, reason="x")),
             lambda c: c.end_silence("s", "x"),
         ],
-        ids=["order", "approve", "reject", "cancel", "mode", "control", "silence", "end"],
+        ids=["send", "approve", "reject", "cancel", "mode", "control", "silence", "end"],
     )
-    def test_of_a_deed_it_is_said_that_it_may_have_been_done(self, deed):
-        assert PERHAPS_DONE in self.said(deed)
+    def test_an_action_without_an_answer_may_have_been_done(self, action):
+        assert PERHAPS_DONE in self.said(action)
 
     @pytest.mark.parametrize(
         "question",

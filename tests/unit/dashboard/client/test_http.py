@@ -10,10 +10,10 @@ from pydantic import SecretStr, TypeAdapter
 
 from dashboard.client.http import PERHAPS_DONE, read, send, send_change
 from dashboard.errors import (
+    CollectorRefusedError,
     CollectorUnavailableError,
     DashboardError,
     MissingError,
-    RefusedError,
     SignInRequiredError,
 )
 from dashboard.visitor import Visitor
@@ -128,7 +128,7 @@ class TestRefusals:
     @pytest.mark.parametrize("status", [400, 403, 405, 409, 413, 415, 421, 422, 426])
     def test_other_refusals_keep_code_and_status(self, status):
         error, _ = ask(problem(status, "command_settled", "it is settled"))
-        assert isinstance(error, RefusedError)
+        assert isinstance(error, CollectorRefusedError)
         assert (error.code, error.status) == ("command_settled", status)
         assert error.message == "it is settled"
 
@@ -150,7 +150,7 @@ class TestRefusals:
 
     def test_members_of_a_later_version_are_no_hindrance(self):
         error, _ = ask(problem(409, trace_id="abc", instance="/x"))
-        assert isinstance(error, RefusedError)
+        assert isinstance(error, CollectorRefusedError)
 
 
 class TestStrangers:

@@ -6,7 +6,9 @@ import plotly
 import pytest
 from dash import html
 
-from dashboard.components.command import Baseline, CommandActions, command_card, preview_panel
+from dashboard import ids
+from dashboard.components.command_card import command_card, preview_panel
+from dashboard.components.command_progress import ReadBackContext
 from stabilizer.protocol.commands import (
     CommandResult,
     CommandState,
@@ -19,7 +21,6 @@ from stabilizer.protocol.commands import (
 from stabilizer.protocol.queries import AuditReason
 from stabilizer.protocol.views import PreviewWarning
 
-ACTIONS = CommandActions(approve="approve", reject="reject", cancel="cancel", preview="preview")
 TARGET = SnapshotTarget(snapshot_id="a1-200", attempt=1, step=200)
 HOSTILE = "<img src=x onerror=alert(1)> [link](javascript:alert(1))"
 
@@ -31,23 +32,19 @@ def buttons(parts, card) -> list[object]:
 @pytest.mark.parametrize(
     ("state", "types"),
     [
-        (CommandState.PROPOSED, ["approve", "reject"]),
-        (CommandState.PENDING, ["cancel"]),
+        (CommandState.PROPOSED, [ids.APPROVE, ids.REJECT]),
+        (CommandState.PENDING, [ids.CANCEL]),
         (CommandState.DELIVERED, []),
         (CommandState.EXPIRED, []),
     ],
 )
 def test_card_offers_what_can_still_be_done(create_command, parts, now, state, types):
-    card = command_card(create_command(state=state), now=now, actions=ACTIONS)
+    card = command_card(create_command(state=state), now=now)
     assert buttons(parts, card) == [{"type": kind, "id": "c1"} for kind in types]
 
 
-def test_card_without_actions_has_no_buttons(create_command, parts, now):
-    assert buttons(parts, command_card(create_command(), now=now)) == []
-
-
 def test_proposal_whose_time_is_over_cannot_be_approved(create_command, parts, text_of, minute):
-    card = command_card(create_command(), now=minute(41), actions=ACTIONS)
+    card = command_card(create_command(), now=minute(41))
     assert buttons(parts, card) == []
     assert "expired at 14:40 UTC" in text_of(card)
 
@@ -59,7 +56,7 @@ def test_proposal_tells_how_long_it_waits(create_command, text_of, minute):
 
 
 def test_applied_command_shows_ordered_beside_read(create_applied, text_of, now):
-    text = text_of(command_card(create_applied(), now=now, known=Baseline(global_batch=64)))
+    text = text_of(command_card(create_applied(), now=now, known=ReadBackContext(global_batch=64)))
     assert "stands at step 200 200 as ordered" in text
     assert "samples skipped 640 640 as ordered" in text
     assert "skip 10 steps of data (640 samples)" in text

@@ -5,13 +5,13 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from dash import dcc, html
 
-from dashboard.components.link import link_badge, link_banner
-from dashboard.components.problem import problem_of, small_problem
+from dashboard.components.connection import link_badge, link_banner
+from dashboard.components.problems import problem_of, small_problem
 from dashboard.errors import (
+    CollectorRefusedError,
     CollectorUnavailableError,
     DashboardError,
     MissingError,
-    RefusedError,
     SignInRequiredError,
 )
 
@@ -19,7 +19,7 @@ AWAY = CollectorUnavailableError("the collector does not answer", url="http://c"
 ERRORS = {
     "away": AWAY,
     "gone": MissingError("there is no run 'x'", code="unknown_run"),
-    "refused": RefusedError("not like this", code="invalid_input", status=422),
+    "refused": CollectorRefusedError("not like this", code="invalid_input", status=422),
     "any": DashboardError("something else"),
     "signed out": SignInRequiredError("nobody is signed in"),
 }

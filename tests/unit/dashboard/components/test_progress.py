@@ -2,7 +2,13 @@ import math
 
 import pytest
 
-from dashboard.components.command import Baseline, StageState, Verdict, stages, verify
+from dashboard.components.command_progress import (
+    ReadBackContext,
+    ReadBackVerdict,
+    StageState,
+    stages,
+    verify,
+)
 from stabilizer.protocol.commands import (
     CheckpointNowParameters,
     CommandResult,
@@ -19,12 +25,12 @@ TARGET = SnapshotTarget(snapshot_id="a1-200", attempt=1, step=200)
 CUT = ReduceLrParameters(factor=0.5, hold_steps=100)
 
 
-def answers(verdict: Verdict) -> dict[str, bool | None]:
+def answers(verdict: ReadBackVerdict) -> dict[str, bool | None]:
     return {check.what: check.ok for check in verdict.checks}
 
 
 def test_rollback_that_stands_where_it_was_sent_is_verified(create_applied):
-    verdict = verify(create_applied(), Baseline(global_batch=64))
+    verdict = verify(create_applied(), ReadBackContext(global_batch=64))
     assert verdict.ok is True
     assert answers(verdict) == {
         "stands at step": True,
@@ -45,7 +51,7 @@ def test_rollback_that_stands_where_it_was_sent_is_verified(create_applied):
     ],
 )
 def test_rollback_that_reads_something_else_differs(create_applied, read, what):
-    verdict = verify(create_applied(**read), Baseline(global_batch=64))
+    verdict = verify(create_applied(**read), ReadBackContext(global_batch=64))
     assert verdict.ok is False
     assert [check.what for check in verdict.checks if check.ok is False] == [what]
 
@@ -83,12 +89,12 @@ def test_no_skip_needs_no_batch(create_applied):
 )
 def test_cut_is_compared_with_the_scale_before(create_applied, before, scale, ok):
     command = create_applied(CUT, attempt=1, lr_scale=scale)
-    assert answers(verify(command, Baseline(lr_scale=before)))["lr_scale"] is ok
+    assert answers(verify(command, ReadBackContext(lr_scale=before)))["lr_scale"] is ok
 
 
 def test_rollback_with_a_cut_checks_both(create_applied):
     parameters = RollbackParameters(target=TARGET, skip_steps=10, reduce_lr=CUT)
-    verdict = verify(create_applied(parameters, lr_scale=1.0), Baseline(global_batch=64))
+    verdict = verify(create_applied(parameters, lr_scale=1.0), ReadBackContext(global_batch=64))
     assert answers(verdict)["lr_scale"] is False
     assert answers(verdict)["stands at step"] is True
 
@@ -116,7 +122,7 @@ def test_checkpoint_needs_a_path(create_applied):
 def test_command_without_read_back_is_not_judged(create_command):
     result = CommandResult(command_id="c1", state=CommandState.APPLIED, applied_step=314)
     command = create_command(state=CommandState.APPLIED, result=result)
-    assert verify(command) == Verdict()
+    assert verify(command) == ReadBackVerdict()
     assert verify(command).ok is None
     assert stages(command)[-1].state is StageState.UNKNOWN
 
@@ -175,7 +181,7 @@ def test_read_back_that_differs_breaks_the_last_stage(create_applied):
 
 def test_verdict_of_the_caller_is_the_one_told(create_applied):
     command = create_applied(skipped_samples=0)
-    verdict = verify(command, Baseline(global_batch=64))
+    verdict = verify(command, ReadBackContext(global_batch=64))
     assert stages(command)[-1].state is StageState.DONE
     assert stages(command, verdict=verdict)[-1].state is StageState.BROKEN
 

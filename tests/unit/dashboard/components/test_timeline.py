@@ -4,7 +4,8 @@ import re
 import pytest
 from dash import html
 
-from dashboard.components.timeline import EntryKind, build_timeline, timeline
+from dashboard.components.timeline import build_timeline, timeline
+from dashboard.components.timeline_entries import EntryKind
 from stabilizer.protocol.batches import MarkerKind
 from stabilizer.protocol.commands import (
     CommandResult,
@@ -136,7 +137,7 @@ def whole_story(create_incident, create_applied, create_alert, create_attempt, a
 def test_nothing_is_told_twice_and_everything_in_its_order(whole_story):
     entries = build_timeline(**whole_story, global_batch=64)
     assert [entry.title for entry in reversed(entries)] == [
-        "Attempt 1 begins at step 0",
+        "Attempt 1 starts at step 0",
         "Rule loss_diverging fires: divergence",
         "Incident 1 opens: proposes to roll back to step 200",
         "Approved: roll back to step 200",
@@ -169,7 +170,7 @@ def test_entries_know_who_when_and_what_they_belong_to(whole_story, minute):
 
 TOLD_WITHOUT = {
     "audit": [
-        "Attempt 1 begins at step 0",
+        "Attempt 1 starts at step 0",
         "Rule loss_diverging fires: divergence",
         "Incident 1 opens: proposes to roll back to step 200",
         "Incident 1: waits",
@@ -177,7 +178,7 @@ TOLD_WITHOUT = {
         "Incident 1 is closed",
     ],
     "incidents": [
-        "Attempt 1 begins at step 0",
+        "Attempt 1 starts at step 0",
         "Rule loss_diverging fires: divergence",
         "The policy proposes",
         "Approved: roll back to step 200",
@@ -186,7 +187,7 @@ TOLD_WITHOUT = {
         "The policy closes the incident",
     ],
     "commands": [
-        "Attempt 1 begins at step 0",
+        "Attempt 1 starts at step 0",
         "Rule loss_diverging fires: divergence",
         "Incident 1 opens: proposes",
         "A command is proposed",
@@ -194,12 +195,12 @@ TOLD_WITHOUT = {
         "A command is delivered",
         "Incident 1: waits",
         "A command is applied",
-        "Attempt 2 begins at step 200",
+        "Attempt 2 starts at step 200",
         "The learning rate changed",
         "Incident 1 is closed",
     ],
     "alerts": [
-        "Attempt 1 begins at step 0",
+        "Attempt 1 starts at step 0",
         "Incident 1 opens: proposes to roll back to step 200",
         "Approved: roll back to step 200",
         "Applied: roll back to step 200",
@@ -207,7 +208,7 @@ TOLD_WITHOUT = {
         "Incident 1 is closed",
     ],
     "attempts": [
-        "Attempt 1 begins",
+        "Attempt 1 starts",
         "The job registered",
         "Rule loss_diverging fires: divergence",
         "Incident 1 opens: proposes to roll back to step 200",
@@ -461,12 +462,12 @@ def test_days_head_the_book_once_each(whole_story, parts, minute):
 
 
 def test_ids_of_lines_last_and_are_ones_that_dash_takes(whole_story, parts, now, create_alert):
-    before = items(parts, timeline(build_timeline(**whole_story), now=now, id_prefix="log"))
+    before = items(parts, timeline(build_timeline(**whole_story), now=now))
     newer = create_alert(attempt=2, firing_step=470, rule='a "rule". {odd}')
     whole_story["alerts"].append(newer)
-    after = items(parts, timeline(build_timeline(**whole_story), now=now, id_prefix="log"))
+    after = items(parts, timeline(build_timeline(**whole_story), now=now))
     assert [item.id for item in after[1:]] == [item.id for item in before]
-    assert all(re.fullmatch(r"log-[a-z0-9_-]+", item.id) for item in after)
+    assert all(re.fullmatch(r"entry-[a-z0-9_-]+", item.id) for item in after)
 
 
 def test_words_from_the_job_are_text_and_nothing_else(create_alert, parts, text_of, now):

@@ -2,7 +2,7 @@ from datetime import timedelta
 
 from dash import html
 
-from dashboard.components.times import since, timeless, until
+from dashboard.components.elements import since, timeless, until
 
 
 def test_an_age_is_told_with_its_moment(now):

@@ -4,12 +4,10 @@ import math
 import numpy as np
 import pytest
 
-from dashboard.figures.chart import line_chart
-from dashboard.figures.events import Events
-from dashboard.figures.live import shown_in
+from dashboard.figures.line_chart import line_chart, shown_in
 from dashboard.figures.palette import BLUE, ORANGE
 from dashboard.figures.samples import Line
-from dashboard.figures.scene import make_scene
+from dashboard.figures.scene import Events, make_scene
 
 LOSS = Line(series="loss", label="loss", colour=BLUE)
 SCALE = Line(series="lr_scale", label="lr_scale", colour=ORANGE, secondary=True)

@@ -8,13 +8,12 @@ import plotly
 import pytest
 from playwright.sync_api import expect
 
-from dashboard.figures.chart import line_chart
-from dashboard.figures.events import Events
 from dashboard.figures.figure import CONFIG
 from dashboard.figures.heatmap import heatmap_chart
+from dashboard.figures.line_chart import line_chart
 from dashboard.figures.palette import BLUE
 from dashboard.figures.samples import Line
-from dashboard.figures.scene import make_scene
+from dashboard.figures.scene import Events, make_scene
 from stabilizer.protocol.views import Heatmap, HeatmapColumn, HeatmapRow, HeatmapStatistic
 
 ROOT = Path(__file__).parents[4]

@@ -1,7 +1,7 @@
 import pytest
 
-from dashboard.figures.events import Events, event_notes, event_shapes, event_traces
 from dashboard.figures.palette import SEVERITY_COLOURS, veil
+from dashboard.figures.scene import Events, event_notes, event_shapes, event_traces
 from stabilizer.protocol.commands import CommandKind, CommandState, PauseParameters
 from stabilizer.protocol.decisions import IncidentState, Severity
 

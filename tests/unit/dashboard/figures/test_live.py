@@ -3,8 +3,7 @@ import math
 
 import pytest
 
-from dashboard.figures.chart import line_chart
-from dashboard.figures.live import extend_chart, shown_in
+from dashboard.figures.line_chart import extend_chart, line_chart, shown_in
 from dashboard.figures.palette import BLUE, ORANGE
 from dashboard.figures.samples import Line
 from dashboard.figures.scene import make_scene

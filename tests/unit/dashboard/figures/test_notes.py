@@ -1,11 +1,5 @@
-from dashboard.figures.notes import (
-    MAX_TEXT,
-    describe_command,
-    describe_incident,
-    describe_marker,
-    escape,
-    plain,
-)
+from dashboard.figures.figure import MAX_TEXT, escape, plain
+from dashboard.figures.scene import describe_command, describe_incident, describe_marker
 from stabilizer.protocol.batches import MarkerKind
 from stabilizer.protocol.commands import CommandState, ReduceLrParameters, RejectReason
 from stabilizer.protocol.decisions import DecisionKind, DecisionReason, IncidentState

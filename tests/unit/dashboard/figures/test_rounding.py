@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboard.figures.rounding import significant, with_gaps
+from dashboard.figures.samples import significant, with_gaps
 
 
 @pytest.mark.parametrize(

@@ -9,21 +9,12 @@ from plotly.utils import PlotlyJSONEncoder
 from pydantic import SecretStr
 
 from dashboard import ids, pages
+from dashboard.actions import answer, arming, end_silence, mode, send_command, silence
+from dashboard.actions.answer import Verb
 from dashboard.app.factory import create_app
-from dashboard.components import deeds
-from dashboard.components.command import command_card
-from dashboard.components.control import silence_list, switch_card
-from dashboard.components.deeds import MODE, ORDER, SILENCE, SWITCH, WORD, ending_form
-from dashboard.components.forms import (
-    Verb,
-    arming_form,
-    command_form,
-    mode_form,
-    silence_form,
-    word_form,
-)
-from dashboard.components.run_header import run_header, run_place
-from dashboard.handlers.decisions import ACTIONS
+from dashboard.components.command_card import command_card
+from dashboard.pages.control import silence_list, switch_card
+from dashboard.pages.run import run_header, run_place
 from dashboard.settings import load_dashboard_settings
 from dashboard.visitor import Visitor, visited_by
 from stabilizer.clock import SystemClock
@@ -103,11 +94,11 @@ def run_parts():
     return [
         run_header(run),
         run_place(run, NOW),
-        *(command_card(command(number), now=NOW, actions=ACTIONS) for number in (1, 2)),
-        word_form(WORD, Verb.APPROVE, command(1)),
-        command_form(ORDER, snapshots=()),
-        mode_form(MODE, mode=Mode.AUTO),
-        silence_form(SILENCE, rules=["a"], step=5),
+        *(command_card(command(number), now=NOW) for number in (1, 2)),
+        answer.answer_form(Verb.APPROVE, command(1)),
+        send_command.command_form(()),
+        mode.mode_form(Mode.AUTO),
+        silence.silence_form(["a"], 5),
     ]
 
 
@@ -129,8 +120,8 @@ def control_parts():
     return [
         switch_card(state, NOW),
         silence_list(silences, NOW),
-        arming_form(SWITCH, disarmed=False),
-        ending_form(),
+        arming.arming_form(disarmed=False),
+        end_silence.end_form(),
     ]
 
 
@@ -166,7 +157,9 @@ def test_all_ids_that_there_are_have_a_place_on_some_page():
 
 
 @pytest.mark.parametrize(
-    "form", [one for one in vars(deeds).values() if isinstance(one, deeds.FormIds)], ids=str
+    "form",
+    [one.FORM for one in (answer, arming, end_silence, mode, send_command, silence)],
+    ids=lambda form: form.dialog,
 )
 def test_a_form_has_all_the_fields_that_it_is_asked_for(form):
     found = set(ids_of(sent([run_parts(), control_parts(), pages.run(), pages.control()])))

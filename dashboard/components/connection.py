@@ -1,0 +1,104 @@
+"""How a page stands to collector and dashboard: a badge always, a banner when it must be known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+from dash import html
+from dash.development.base_component import Component
+
+from dashboard.components.elements import (
+    BadgeStyle,
+    Connection,
+    Shape,
+    badge,
+    badge_style,
+    connection_badge,
+)
+from dashboard.formatting import clock
+
+
+def link_badge(link: Mapping[str, Any] | None) -> Component:
+    """Build the badge of a link.
+
+    Args:
+        link: What the store of the link holds: `link` and `since`; None before the first news.
+    """
+    known = link or {}
+    if known.get("link") == "polled":
+        return badge(
+            BadgeStyle("teal", Shape.RING),
+            "refreshed every 5 s",  # by assets/watch.js
+            title="This browser, or a proxy, cannot hold the connection over which news come.",
+        )
+    state = {
+        "live": Connection.LIVE,
+        "away": Connection.AWAY,
+        "refused": Connection.EXPIRED,
+        "signed_out": Connection.EXPIRED,
+    }.get(str(known.get("link")), Connection.CATCHING_UP)
+    return connection_badge(state, since=_since(known))
+
+
+def lost_badge() -> Component:
+    """Build what stands for the badge of the link when the page has lost the dashboard.
+
+    It is always on the page, since nothing can be asked then; assets/watch.js lets it be seen.
+    """
+    lost = badge(badge_style(Connection.AWAY), "dashboard away")
+    return html.Div(lost, className="when-lost", role="status")
+
+
+def lost_banner() -> Component:
+    """Say that the page has lost the dashboard, as above."""
+    lost = (
+        "This page has lost the dashboard. It shows what it knew, and comes back by itself. "
+        "Training is not touched by it."
+    )
+    return html.Div(
+        [
+            html.Span(lost, className="while-lost"),
+            html.Span(
+                ["The dashboard answers again. ", html.A("Reload", href="")],
+                className="while-back",
+            ),
+        ],
+        className="banner banner-bad when-lost",
+    )
+
+
+def link_banner(link: Mapping[str, Any] | None, path: str) -> Component | None:
+    """Say what a page cannot do any more, and what to do; None where all is well.
+
+    Args:
+        link: As above.
+        path: Of the page, to come back to after signing in.
+    """
+    known = link or {}
+    state = known.get("link")
+    if state in ("refused", "signed_out"):
+        way = f"/signin?ended=true&next={quote(path, safe='')}"
+        text = (
+            "Your session has ended, or the collector does not take its token. "
+            "This page shows what it knew. "
+        )
+        return html.Div([text, html.A("Sign in", href=way)], className="banner banner-bad")
+    if state == "away":
+        since = _since(known)
+        when = "" if since is None else f" since {clock(since)} UTC"
+        return html.Div(
+            f"The collector does not answer{when}. This page shows what it knew and goes on by "
+            "itself. Training jobs go on, and send later what they measure now.",
+            className="banner banner-warn",
+        )
+    return None
+
+
+def _since(known: Mapping[str, Any]) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(known.get("since")))
+    except ValueError:
+        return None

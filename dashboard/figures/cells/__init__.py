@@ -1,1 +1,0 @@
-"""Cells of a heatmap: where they lie, and what their colours say."""

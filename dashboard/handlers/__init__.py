@@ -1,1 +1,0 @@
-"""What pages do when something happens: plain functions that callbacks hand over to."""

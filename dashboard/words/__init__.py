@@ -1,1 +1,0 @@
-"""What the product says: phrases, numbers and times in one voice, for pages and figures alike."""
