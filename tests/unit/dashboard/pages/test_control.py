@@ -60,7 +60,7 @@ class TestSwitch:
     def test_armed_it_says_so_and_offers_to_disarm(self, create_control, now, parts, text_of):
         card = switch_card(create_control(disarmed=False), now)
         assert "Armed:" in text_of(card)
-        assert "Disarm everything" in text_of(card)
+        assert "Disarm all" in text_of(card)
         assert ids_in(parts, card) == [ids.OPEN_ARMING]
 
     def test_disarmed_it_says_by_whom_and_why_and_offers_to_arm(
