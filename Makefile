@@ -6,11 +6,12 @@ ARGS ?=
 # On a terminal the demo shows its plot and waits; elsewhere pass --exit yourself.
 SHELL := /bin/bash
 
-.PHONY: help venv demo test test-containers check docs bundle bench clean
+.PHONY: help venv demo test test-long test-containers coverage check docs bundle bench clean
 
 help:
 	@echo "make demo    train, break, rewind, learn on: the whole loop on this machine (ARGS=\"--exit --report FILE --seed N\")"
 	@echo "make test    all tests that need no container"
+	@echo "make test-long     tests that are long by nature"
 	@echo "make test-containers    the services of docker-compose.yml, in real containers"
 	@echo "make check   format, lint, types, import layers, spelling"
 	@echo "make docs    the documentation site, in build/site"
@@ -41,10 +42,25 @@ PYTEST := OMP_NUM_THREADS=1 STABILIZER_STRICT=1 TMPDIR=$(TEST_TMP) $(BIN)/python
 # With ARGS="tests/unit/..." one of the two may select nothing, which pytest calls 5.
 NONE_IS_FINE = $(if $(ARGS),|| test $$? -eq 5)
 
+# Where a mistake costs a run: their branches are measured while the tests run, and have a floor.
+COVERED := rules protocol agent/control
+FLOOR := 95
+COVERAGE = $(if $(ARGS),,$(foreach room,$(COVERED),--cov=stabilizer/$(room)) --cov-branch --cov-report=)
+
 test: $(VENV)/.dev
 	$(BIN)/python tests/browser.py # brings one if there is none, or says why not
-	$(PYTEST) -m "not e2e and not compose" -n 2 --dist loadfile --junitxml=build/tests.xml $(ARGS) $(NONE_IS_FINE)
-	$(PYTEST) -m e2e --junitxml=build/e2e.xml $(ARGS) $(NONE_IS_FINE)
+	$(PYTEST) -m "not e2e and not compose and not long" -n 2 --dist loadfile --durations=10 $(COVERAGE) --junitxml=build/tests.xml $(ARGS) $(NONE_IS_FINE)
+	$(if $(ARGS),,@$(MAKE) --no-print-directory coverage)
+	$(PYTEST) -m "e2e and not long" -n 2 --dist loadfile --durations=10 --junitxml=build/e2e.xml $(ARGS) $(NONE_IS_FINE)
+
+# Of the last `make test`.
+coverage:
+	@set -e; for room in $(COVERED); do echo "stabilizer/$$room, branches included:"; \
+	  $(BIN)/coverage report --include="stabilizer/$$room/*" --fail-under=$(FLOOR) --skip-covered --sort=cover | tail -n 12; done
+
+# Long by nature: many seeds, many steps. CI runs a smoke of each among the others.
+test-long: $(VENV)/.dev
+	$(PYTEST) -m long --durations=10 $(ARGS)
 
 # Builds the images and runs the services of docker-compose.yml; needs a container engine.
 test-containers: $(VENV)/.dev
@@ -57,6 +73,7 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/stabilizer rules check stabilizer/rules/default.yaml trainer/presets/*.policy.yaml
+	$(MAKE) --no-print-directory docs
 
 # Strict: a broken link, an unknown page or an undocumented module of the reference fails.
 docs: $(VENV)/.dev
