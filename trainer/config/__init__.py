@@ -1,8 +1,7 @@
 """What is trained and how: typed, checked, documented field by field, and shown as YAML."""
 
-from trainer.config.data import DataConfig
+from trainer.config.data import DataConfig, FiltersConfig, PackingConfig, SourceConfig
 from trainer.config.describing import FieldDescription, describe_fields
-from trainer.config.faults import BadDocumentsConfig, FaultsConfig, LrRestartConfig
 from trainer.config.library import (
     describe_presets,
     describe_recipes,
@@ -11,31 +10,44 @@ from trainer.config.library import (
     recipe_names,
 )
 from trainer.config.loading import config_to_yaml, load_config
-from trainer.config.model import ModelConfig
-from trainer.config.monitor import SOLO, MonitorConfig
-from trainer.config.optimizer import DECAY_KINDS, DecayKind, OptimizerConfig
-from trainer.config.run import RunConfig, TrainingConfig
-from trainer.config.towers import QkNorm, ResamplerConfig, VisionConfig
-from trainer.config.weights import PARTS, Part, PretrainedConfig, UnfreezeConfig
+from trainer.config.model import (
+    PARTS,
+    ModelConfig,
+    Part,
+    PretrainedConfig,
+    QkNorm,
+    ResamplerConfig,
+    UnfreezeConfig,
+    VisionConfig,
+)
+from trainer.config.run import (
+    DECAY_KINDS,
+    SOLO,
+    DecayKind,
+    MonitorConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainingConfig,
+)
 
 __all__ = [
     "DECAY_KINDS",
     "PARTS",
     "SOLO",
-    "BadDocumentsConfig",
     "DataConfig",
     "DecayKind",
-    "FaultsConfig",
     "FieldDescription",
-    "LrRestartConfig",
+    "FiltersConfig",
     "ModelConfig",
     "MonitorConfig",
     "OptimizerConfig",
+    "PackingConfig",
     "Part",
     "PretrainedConfig",
     "QkNorm",
     "ResamplerConfig",
     "RunConfig",
+    "SourceConfig",
     "TrainingConfig",
     "UnfreezeConfig",
     "VisionConfig",

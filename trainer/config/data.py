@@ -1,26 +1,79 @@
-"""Which documents are read, in which mixture, and how they become batches."""
+"""Which documents are read, in which mixture, which are left out, and how they become batches."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from dataclasses import field
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.dataclasses import dataclass
 
-from trainer.config.checks import require, require_count
-from trainer.config.filters import FiltersConfig
+from trainer.config.section import SECTION, Count, Fraction, Natural, refuse, require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
+class FiltersConfig:
+    """Limits on documents; null: no limit.
+
+    Pictures are looked at first: one outside of its limits is taken out of its document, whose
+    paragraphs stay. Then the document is judged as a whole.
+
+    Source: Laurencon et al., OBELICS (arXiv:2306.16527), appendix A.2 and A.3: the kinds of
+    filters, not their numbers, which belong to a corpus.
+    """
+
+    min_words: Natural | None = None
+    """Fewest words in all paragraphs together; words are what blanks separate."""
+    max_words: Natural | None = None
+    """Most words in all paragraphs together."""
+    max_word_repetition: Fraction | None = None
+    """Largest part of the word n-grams that occur more than once, 0 to 1."""
+    word_ngram: Count = 5
+    """Words in an n-gram."""
+    max_char_repetition: Fraction | None = None
+    """Largest part of the character n-grams that occur more than once, 0 to 1."""
+    char_ngram: Count = 10
+    """Characters in an n-gram."""
+    min_pictures: Natural | None = None
+    """Fewest pictures, after those outside of the limits below were taken out."""
+    max_pictures: Natural | None = None
+    """Most pictures."""
+    min_picture_side: Count | None = None
+    """Smallest width and height of a picture in pixels."""
+    max_picture_side: Count | None = None
+    """Largest width and height of a picture in pixels."""
+    max_aspect_ratio: Annotated[float, Field(ge=1)] | None = None
+    """Largest ratio of a picture's longer side to its shorter one."""
+    flagged_words: str | None = None
+    """File with a word per line (# begins a remark); case does not matter."""
+    max_flagged_ratio: Fraction = 0.0
+    """Largest part of the words that stand in `flagged_words`."""
+
+    def __post_init__(self) -> None:
+        """Check that the limits leave something between them."""
+        pairs = [(f"min_{kind}", f"max_{kind}") for kind in ("words", "pictures", "picture_side")]
+        limits = [
+            (low_name, getattr(self, low_name), high_name, getattr(self, high_name))
+            for low_name, high_name in pairs
+        ]
+        require(
+            *(
+                (low <= high, low_name, low, f"at most {high_name} ({high})")
+                for low_name, low, high_name, high in limits
+                if low is not None and high is not None
+            )
+        )
+
 
 SourceKind: TypeAlias = Literal["parquet", "webdataset", "conversations"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
 class SourceConfig:
     """Where documents of one kind are, and how often they are read."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    weight: int
+    weight: Count
     """Documents of this source in every sum(weights) documents."""
     kind: SourceKind = "parquet"
     """Interleaved documents in the schema of OBELICS (.parquet); pictures with captions in
@@ -44,7 +97,7 @@ Source: TypeAlias = Annotated[SourceConfig, BeforeValidator(_whole)]
 """In a file, a whole weight alone stands for Parquet files in the sub-folder of that name."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
 class PackingConfig:
     """Several documents in one sequence.
 
@@ -52,85 +105,66 @@ class PackingConfig:
     what finds no room is left out and counted. So a sequence depends on its window alone.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    documents: int
+    documents: Count
     """Documents per window."""
-    rows: int
+    rows: Count
     """Sequences per window. The series sequence_fill tells how full they are, documents_skipped
     with the reason no_room what is left out."""
 
     def __post_init__(self) -> None:
-        require_count("data.packing.rows", self.rows)
-        require(
-            self.documents >= self.rows,
-            "data.packing.documents",
-            self.documents,
-            f"at least data.packing.rows ({self.rows}), so that no sequence stays empty",
-        )
+        """Check that there is a document for every sequence."""
+        allowed = f"at least rows ({self.rows}), so that no sequence stays empty"
+        require((self.documents >= self.rows, "documents", self.documents, allowed))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+def _check_sources(sources: Mapping[str, SourceConfig]) -> Mapping[str, SourceConfig]:
+    if not sources:
+        raise refuse("at least one source")
+    for name in sources:
+        if not name or set(name) & set("/\\:") or name.startswith("."):
+            raise refuse(f"names without / \\ and : that do not begin with a dot, not {name!r}")
+    return sources
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
 class DataConfig:
     """The corpus and its stream."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     folder: str = "data"
     """Folder of the corpus: a sub-folder per source, and `tokenizer.json`."""
     tokenizer: str | None = None
     """A tokenizer file, or a folder with `tokenizer.json`; null: that of `folder`."""
-    sources: Mapping[str, Source]
+    sources: Annotated[Mapping[str, Source], AfterValidator(_check_sources)]
     """Source name to its weight (Parquet files in the sub-folder of that name), or to a mapping
     with weight, kind, path, heldout and filters."""
     filters: FiltersConfig = field(default_factory=FiltersConfig)
     """Which documents and pictures are left out."""
     quarantine: str | None = None
     """File of documents and positions that are left out, as `data quarantine` writes it."""
-    batch_size: int
+    batch_size: Count
     """Sequences per rank and microbatch."""
-    sequence_length: int
+    sequence_length: Annotated[int, Field(ge=8)]
     """Tokens per sequence. Longer documents are cut, or, packed, go on in another sequence."""
-    max_images: int
+    max_images: Count
     """Pictures per sequence; a document is cut where one more would begin."""
     packing: PackingConfig | None = None
     """Several documents per sequence; null: one, and padding."""
     images_seen: Literal["last", "all"] = "last"
     """Which pictures before it in its document a token sees: the last one, as in Flamingo and the
     published IDEFICS, or all of them."""
-    shuffle_blocks: int = 0
+    shuffle_blocks: Natural = 0
     """Blocks (row groups, or 1024 documents of a shard) that are shuffled with each other; blocks
     come in random order. 0: a whole source at once, for sources that fit into memory."""
-    cache_mebibytes: int = 256
+    cache_mebibytes: Count = 256
     """Most MiB of read row groups that a process keeps per source."""
-    workers: int = 0
+    workers: Natural = 0
     """Processes that prepare batches; they change the speed, never the batches."""
-    epoch_samples: int = 0
+    epoch_samples: Natural = 0
     """Samples of the stream in one epoch; 0: as many as the corpus has documents."""
-    max_bad_in_a_row: int = 16
+    max_bad_in_a_row: Count = 16
     """Damaged documents (or shards) passed over, one after another, before the job stops."""
-    ledger_mebibytes: int = 64
+    ledger_mebibytes: Natural = 64
     """Most MiB of the record of which documents went into which step; 0: none is kept."""
-
-    def __post_init__(self) -> None:
-        require(bool(self.sources), "data.sources", {}, "at least one source")
-        for name, source in self.sources.items():
-            require(
-                bool(name) and not set(name) & set("/\\:") and not name.startswith("."),
-                "data.sources",
-                name,
-                "names without / \\ and :, which do not begin with a dot",
-            )
-            require_count(f"data.sources.{name}", source.weight)
-        require_count("data.batch_size", self.batch_size)
-        require_count("data.sequence_length", self.sequence_length, at_least=8)
-        require_count("data.max_images", self.max_images)
-        require_count("data.shuffle_blocks", self.shuffle_blocks, at_least=0)
-        require_count("data.cache_mebibytes", self.cache_mebibytes)
-        require_count("data.workers", self.workers, at_least=0)
-        require_count("data.epoch_samples", self.epoch_samples, at_least=0)
-        require_count("data.max_bad_in_a_row", self.max_bad_in_a_row)
-        require_count("data.ledger_mebibytes", self.ledger_mebibytes, at_least=0)
 
     def filters_of(self, name: str) -> FiltersConfig:
         """Return the limits that hold for a source."""

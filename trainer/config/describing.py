@@ -1,24 +1,25 @@
-"""The fields of a configuration as a person asks for them: name, type, default, and what they do.
+"""Fields of a configuration as shown to a user: name, type, default, and description.
 
-What they do is what stands under each field in the source, so that it is written once.
+All of it comes from the sections themselves: pydantic keeps the docstring of every field.
 """
 
 from __future__ import annotations
 
-import ast
-import inspect
-import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from stabilizer.errors import ConfigurationError
 from trainer.config.run import RunConfig
 
 _ANY_NAME: Final = "NAME"
-"""Stands for a name of a person's own, such as that of a source."""
+"""Stands for a name that the user chooses, such as that of a source."""
+_FAULTS: Final = "faults"
 _PLAIN: Final = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 
 
@@ -27,11 +28,11 @@ class FieldDescription:
     """One field, or a section of them."""
 
     name: str
-    """Dotted, as in `--set`; `NAME` for a name of one's own, `[]` for each entry of a list."""
+    """Dotted, as in `--set`; `NAME` for a name that the user chooses, `[]` for list entries."""
     kind: str
-    """What may be given, in words; empty for a section."""
+    """Allowed values, in words; empty for a section."""
     default: str | None
-    """Value where nothing is given, as in YAML; None where something must be given."""
+    """Default as in YAML; None for a required field."""
     about: str
     """What it does, with its unit."""
 
@@ -42,7 +43,7 @@ def describe_fields(name: str = "") -> list[FieldDescription]:
     Raises:
         ConfigurationError: There is no such field.
     """
-    found = [each for each in _all() if not name or _is_at_or_below(each.name, name)]
+    found = [each for each in _fields_for(name) if not name or _is_at_or_below(each.name, name)]
     if not found:
         section = name.rpartition(".")[0]
         allowed = ", ".join(fields_of(section) or fields_of(""))
@@ -51,44 +52,56 @@ def describe_fields(name: str = "") -> list[FieldDescription]:
 
 
 def fields_of(section: str) -> list[str]:
-    """Return the names of the fields of a section; empty if there is none of this dotted name."""
+    """Return the names of the fields of a section; empty if there is no such section."""
     depth = section.count(".") + 1 if section else 0
     return [
         each.name.split(".")[-1]
-        for each in _all()
+        for each in _fields_for(section or "model")
         if each.name.count(".") == depth and (not section or _is_at_or_below(each.name, section))
     ]
 
 
+def _fields_for(name: str) -> tuple[FieldDescription, ...]:
+    """Return the fields to search; those of faults, which load torch, only where needed."""
+    return _all(with_faults=not name or name.split(".", maxsplit=1)[0] == _FAULTS)
+
+
 def _is_at_or_below(name: str, wanted: str) -> bool:
-    """Compare dotted names; `NAME` is like any name."""
+    """Compare dotted names; `NAME` matches any name."""
     parts, asked = name.replace("[]", "").split("."), wanted.replace("[]", "").split(".")
     pairs = zip(parts, asked, strict=False)
     return len(parts) >= len(asked) and all(part in (ask, _ANY_NAME) for part, ask in pairs)
 
 
 @cache
-def _all() -> tuple[FieldDescription, ...]:
-    return tuple(_describe(RunConfig, ""))
+def _all(*, with_faults: bool) -> tuple[FieldDescription, ...]:
+    return tuple(_describe(RunConfig, "", with_faults=with_faults))
 
 
-def _describe(section: type, above: str) -> Iterator[FieldDescription]:
-    hints = get_type_hints(section, include_extras=True)
-    texts = _texts(section)
-    for each in fields(section):
-        name = f"{above}{each.name}"
-        inner, suffix, kind = _look_into(hints[each.name])
-        yield FieldDescription(name, kind, _default(each), texts.get(each.name, ""))
+def _describe(section: Any, above: str, *, with_faults: bool) -> Iterator[FieldDescription]:  # noqa: ANN401  a dataclass of pydantic's or a model
+    fields: dict[str, FieldInfo] = section.__pydantic_fields__
+    for field, info in fields.items():
+        name = f"{above}{field}"
+        inner, suffix, kind = _look_into(info.annotation)
+        if name == _FAULTS:
+            inner, suffix, kind = (_faults_section() if with_faults else None), "", ""
+        yield FieldDescription(name, kind, _default(info), info.description or "")
         if inner is not None:
-            yield from _describe(inner, f"{name}{suffix}.")
+            yield from _describe(inner, f"{name}{suffix}.", with_faults=with_faults)
+
+
+def _faults_section() -> type[BaseModel]:
+    from trainer.faults import faults_section  # noqa: PLC0415  loads torch
+
+    return faults_section
 
 
 def _look_into(hint: Any) -> tuple[type | None, str, str]:  # noqa: ANN401  any type
     """Return the section that a type holds, if any; how its fields are named; the type in words."""
     hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    origin, arguments = get_origin(hint), get_args(hint)
     if is_dataclass(hint):
         return (hint if isinstance(hint, type) else None), "", ""
-    origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return None, "", " | ".join(str(value) for value in arguments)
     if origin in (Union, UnionType):
@@ -103,32 +116,14 @@ def _look_into(hint: Any) -> tuple[type | None, str, str]:  # noqa: ANN401  any 
     return None, "", _PLAIN.get(hint, str(hint))
 
 
-def _default(each: Field[Any]) -> str | None:
-    value = each.default
-    if each.default_factory is not MISSING:
-        value = each.default_factory()
-    if value is MISSING:
+def _default(info: FieldInfo) -> str | None:
+    if info.is_required():
         return None
-    if is_dataclass(value):
-        return ""
-    return _in_yaml(value)
+    value = info.get_default(call_default_factory=True, validated_data={})
+    return "" if is_dataclass(value) else _in_yaml(value)
 
 
 def _in_yaml(value: object) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_in_yaml, value))}]"
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
-
-
-def _texts(section: type) -> dict[str, str]:
-    """Return the string under each field in the source of a class."""
-    (found,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
-    body = found.body if isinstance(found, ast.ClassDef) else []
-    texts: dict[str, str] = {}
-    for place, statement in enumerate(body[1:], start=1):
-        before = body[place - 1]
-        if not isinstance(before, ast.AnnAssign) or not isinstance(before.target, ast.Name):
-            continue
-        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-            texts[before.target.id] = inspect.cleandoc(str(statement.value.value))
-    return texts

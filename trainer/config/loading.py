@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from stabilizer.errors import ConfigurationError
-from trainer.config.checks import collect_mistakes
 from trainer.config.describing import fields_of
 from trainer.config.drafts import ConfigDraft, to_yaml
 from trainer.config.library import read_preset, read_recipe
 from trainer.config.run import RunConfig
+
+_WORDS: Final = {
+    "Input should be greater than or equal to": "allowed: at least",
+    "Input should be greater than": "allowed: above",
+    "Input should be less than or equal to": "allowed: at most",
+    "Input should be less than": "allowed: below",
+    "Input should be": "allowed:",
+}
+"""Pydantic's phrases, and how this program says what is allowed."""
 
 
 def load_config(
@@ -56,26 +64,17 @@ def parse_config(values: Mapping[str, Any]) -> RunConfig:
 
 
 def check_draft(draft: ConfigDraft) -> RunConfig:
-    """Check what a person wrote and make it a configuration.
+    """Check a draft and make it a configuration.
 
     Raises:
         ConfigurationError: With every mistake at once, each on a line, in the order of the fields.
     """
-    config = None
-    with collect_mistakes() as mistakes:
-        try:
-            config = TypeAdapter(RunConfig).validate_python(draft.values)
-        except ValidationError as error:
-            mistakes += [_explain(item) for item in error.errors(include_url=False)]
-        except ConfigurationError as error:
-            mistakes.append(error.message)
-        except ArithmeticError:
-            if not mistakes:  # else a check went on with a value that another has refused
-                raise
-    if config is None or mistakes:
+    try:
+        return TypeAdapter(RunConfig).validate_python(draft.values)
+    except ValidationError as error:
+        mistakes = [_explain(item) for item in error.errors(include_url=False)]
         lines = dict.fromkeys(_with_place(mistake, draft) for mistake in mistakes)
-        raise ConfigurationError("\n".join(lines))
-    return config
+        raise ConfigurationError("\n".join(lines)) from error
 
 
 def config_to_yaml(config: RunConfig) -> str:
@@ -87,14 +86,17 @@ def _explain(item: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails
     name = ".".join(str(part) for part in item["loc"])
     if item["type"] == "missing":  # its input is the whole section
         return f"{name}: {item['msg']}"
-    if item["type"] == "unexpected_keyword_argument":
+    if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         section, _, last = name.rpartition(".")
         known = fields_of(section)
         allowed = ", ".join(get_close_matches(last, known, cutoff=0.5) or known)
         return (
             f"{name}: {item['input']!r} cannot be used, no field has this name; allowed: {allowed}"
         )
-    return f"{name}: {item['input']!r} cannot be used; {item['msg']}"
+    message = item["msg"]
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    return f"{name}: {item['input']!r} cannot be used; {message}"
 
 
 def _with_place(mistake: str, draft: ConfigDraft) -> str:

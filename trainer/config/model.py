@@ -1,4 +1,4 @@
-"""The architecture: IDEFICS as transformers has it, sizes and knobs.
+"""The architecture: IDEFICS as transformers has it, sizes, knobs, and where the weights come from.
 
 The published sizes are those of the IDEFICS model cards; the names here say what the parts are, and
 `trainer.module.architecture` translates them into the names of `transformers.IdeficsConfig`.
@@ -6,65 +6,204 @@ The published sizes are those of the IDEFICS model cards; the names here say wha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from collections.abc import Callable, Iterator
+from dataclasses import field
+from typing import Annotated, Final, Literal, TypeAlias, get_args
 
-from pydantic import BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.dataclasses import dataclass
 
-from trainer.config.checks import require, require_between, require_count, require_positive
-from trainer.config.towers import (
-    QkNorm,
-    ResamplerConfig,
-    VisionConfig,
-    require_qk_norm,
-    switched,
-)
-from trainer.config.weights import (
-    Dtype,
-    Part,
-    PretrainedConfig,
-    UnfreezeConfig,
-    require_parts,
-)
+from trainer.config.section import SECTION, Count, Natural, Positive, refuse, require
+
+QkNorm: TypeAlias = Literal["none", "layer_norm", "rms", "l2"]
+"""How queries and keys are normalised, per head, before their dot product.
+
+`layer_norm` and `rms` have learned scales (ViT-22B, arXiv:2302.05442); `l2` makes the score a
+cosine times one learned number per block (arXiv:2010.04245).
+"""
+
+
+Dropout: TypeAlias = Annotated[float, Field(ge=0, le=0.99)]
+
+
+def switched(published: QkNorm) -> Callable[[object], object]:
+    """Return a reader of a norm that also knows `true`, the published one, and `false`, none."""
+
+    def read(value: object) -> object:
+        if isinstance(value, bool):
+            return published if value else "none"
+        return value
+
+    return read
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
+class VisionConfig:
+    """The vision encoder: a ViT over square pictures."""
+
+    image_size: Count
+    """Side of a picture in pixels; pictures are resized to it."""
+    patch_size: Count
+    """Side of a patch in pixels; (image_size / patch_size)^2 + 1 vectors leave the encoder."""
+    hidden_size: Count
+    """Width, also that of the resampler's latents."""
+    intermediate_size: Count
+    """Width inside the MLP."""
+    layers: Count
+    """Number of encoder layers."""
+    heads: Count
+    """Attention heads; they divide the width."""
+    attention_dropout: Dropout = 0.0
+    """Probability with which an attention weight is dropped while training."""
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    """Inside the MLP; OpenAI's CLIP has quick_gelu, LAION's (the published encoder) gelu."""
+
+    def __post_init__(self) -> None:
+        """Check that patches cover the picture and heads the width."""
+        patch, width = self.patch_size, self.hidden_size
+        require(
+            (
+                self.image_size % patch == 0,
+                "image_size",
+                self.image_size,
+                f"a multiple of patch_size ({patch})",
+            ),
+            (width % self.heads == 0, "heads", self.heads, f"a divisor of hidden_size ({width})"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
+class ResamplerConfig:
+    """The Perceiver resampler: any number of patches to a fixed number of latents per picture."""
+
+    latents: Count
+    """Vectors per picture that the language model sees (64 in the published models)."""
+    layers: Count
+    """Number of resampler blocks (6 in the published models)."""
+    heads: Count
+    """Attention heads."""
+    head_size: Count
+    """Width of a head."""
+    qk_norm: Annotated[QkNorm, BeforeValidator(switched("layer_norm"))] = "layer_norm"
+    """Norm of queries and keys, for stability; the published models have layer_norm (`true`)."""
+
+
+Part: TypeAlias = Literal[
+    "language_layers",
+    "language_norms",
+    "embeddings",
+    "head",
+    "vision",
+    "vision_norms",
+    "resampler",
+    "cross_attention",
+    "gates",
+    "new_tokens",
+    "added_norms",
+]
+"""Every weight belongs to one part.
+
+`language_layers` are the matrices of the decoder layers, `language_norms` their norms and the last
+one; `vision` is the encoder without its norms, `vision_norms` those; `cross_attention` holds the
+norms of its blocks and not their `gates`; `new_tokens` are the rows that `additional_tokens` puts
+behind embeddings and head; `added_norms` are those that the norm knobs put into decoder layers.
+"""
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
+
+
+def _check_parts(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    if len(set(parts)) < len(parts):
+        raise refuse("each part once")
+    return parts
+
+
+def _check_origin(origin: str) -> str:
+    if not origin.strip():
+        raise refuse("a folder, owner/name on the hub, or null")
+    return origin
+
+
+Parts: TypeAlias = Annotated[tuple[Part, ...], AfterValidator(_check_parts)]
+Origin: TypeAlias = Annotated[str, AfterValidator(_check_origin)]
+Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
+"""Number format that weights are held in."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
+class PretrainedConfig:
+    """Weights to start from: safetensors in a local folder, or `owner/name[@revision]` on the hub.
+
+    What is not named starts at random.
+    """
+
+    language: Origin | None = None
+    """A language model of Llama's kind: decoder layers, norms, embeddings and head."""
+    vision: Origin | None = None
+    """A CLIP, or its vision encoder alone."""
+    whole: Origin | None = None
+    """An IDEFICS; then neither of the others."""
+    dtype: Dtype | None = None
+    """Format that loaded weights are held in, embeddings aside; null: model.dtype. bfloat16 halves
+    the memory of frozen parts; another format than that of the rest needs mixed precision
+    (training.precision)."""
+
+    def __post_init__(self) -> None:
+        """Check that a whole model comes alone."""
+        is_alone = self.whole is None or (self.language is None and self.vision is None)
+        require((is_alone, "whole", self.whole, "null beside language or vision"))
+
+    @property
+    def is_given(self) -> bool:
+        """Whether anything is loaded."""
+        return any(source is not None for source in (self.language, self.vision, self.whole))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
+class UnfreezeConfig:
+    """Frozen parts begin to learn at a step."""
+
+    step: Count
+    """Completed optimizer steps; the step after them is the first that moves the parts."""
+    parts: Annotated[Parts, Field(min_length=1)]
+    """Which parts, each of them in model.freeze."""
+
 
 Block: TypeAlias = Literal["language", "cross_attention"]
 """Decoder layers of the language model, or the gated blocks between them."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
 class ModelConfig:
     """The language model and the gated cross-attention that lets it see."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     vision: VisionConfig
     """The vision encoder."""
     resampler: ResamplerConfig
     """The Perceiver resampler."""
-    vocabulary_size: int
+    vocabulary_size: Annotated[int, Field(ge=2)]
     """Rows of the embedding and of the head; with additional_tokens at least the tokenizer's."""
-    hidden_size: int
+    hidden_size: Count
     """Width of the language model."""
-    intermediate_size: int
+    intermediate_size: Count
     """Width inside the MLPs."""
-    layers: int
+    layers: Count
     """Decoder layers of the language model."""
-    layers_at_equal_size: int | None = None
+    layers_at_equal_size: Count | None = None
     """Depth against width: train a model of so many layers instead, with as many weights (within
     1 %); heads and widths of the language model make up for it. Null: the sizes as they are."""
-    heads: int
+    heads: Count
     """Attention heads; they divide the width into heads of even width (rotary embedding)."""
-    cross_attention_every: int
+    cross_attention_every: Count
     """A gated cross-attention block stands before every k-th decoder layer; divides `layers`."""
-    max_positions: int
+    max_positions: Annotated[int, Field(ge=2)]
     """Longest sequence in tokens."""
-    additional_tokens: int = 0
+    additional_tokens: Natural = 0
     """Rows behind the vocabulary, for tokens that a pretrained model lacks; part `new_tokens`."""
-    rope_theta: float = 10000.0
+    rope_theta: Positive = 10000.0
     """Base of the rotary embedding's wavelengths; a pretrained language model's own."""
-    norm_eps: float = 1e-6
+    norm_eps: Positive = 1e-6
     """Added to the mean square in RMS norms; a pretrained language model's own."""
-    dropout: float = 0.0
+    dropout: Dropout = 0.0
     """Probability with which activations and attention weights are dropped while training."""
     qk_norm: Annotated[QkNorm, BeforeValidator(switched("rms"))] = "rms"
     """Norm of the cross-attention's queries and keys; the published models have rms (`true`)."""
@@ -78,9 +217,9 @@ class ModelConfig:
     """Start of alpha; the gate is tanh(alpha). Zeros: the model starts as its language model."""
     gate_type: Literal["float", "vector"] = "float"
     """One gate per block, or one per channel."""
-    gate_deviation: float = 0.0
+    gate_deviation: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Standard deviation of alpha at the start with gate_initializer normal."""
-    initializer_range: float = 0.02
+    initializer_range: Positive = 0.02
     """Standard deviation of the weight matrices at the start."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Torch's fused attention, or plain matrix products, which keep all scores in memory."""
@@ -92,23 +231,36 @@ class ModelConfig:
     held in float16 cannot learn with training.precision fp16: its gradients cannot be unscaled."""
     pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
     """Weights to start from; none: random ones."""
-    freeze: tuple[Part, ...] = ()
+    freeze: Parts = ()
     """Parts that keep their weights."""
     unfreeze: tuple[UnfreezeConfig, ...] = ()
     """Which of the frozen parts begin to learn, and when."""
 
     def __post_init__(self) -> None:
-        self._check_sizes()
-        require_count("model.additional_tokens", self.additional_tokens, at_least=0)
-        require_positive("model.rope_theta", self.rope_theta)
-        require_positive("model.norm_eps", self.norm_eps)
-        require_between("model.dropout", self.dropout, 0.0, 0.99)
-        require_between("model.gate_deviation", self.gate_deviation, 0.0, 10.0)
-        require_positive("model.initializer_range", self.initializer_range)
-        require_qk_norm("model.qk_norm", self.qk_norm)
-        require_qk_norm("model.self_attention_qk_norm", self.self_attention_qk_norm)
-        require_parts("model.freeze", self.freeze)
-        self._check_unfreeze()
+        """Check that sizes divide each other, and that only frozen parts unfreeze."""
+        width, every = self.hidden_size, self.cross_attention_every
+        depth = self.layers_at_equal_size
+        require(
+            (
+                width % (2 * self.heads) == 0,
+                "heads",
+                self.heads,
+                f"a number that divides model.hidden_size ({width}) into even parts",
+            ),
+            (
+                self.layers % every == 0,
+                "cross_attention_every",
+                every,
+                f"a divisor of model.layers ({self.layers})",
+            ),
+            (
+                depth is None or depth % every == 0,
+                "layers_at_equal_size",
+                depth,
+                f"a multiple of model.cross_attention_every ({every})",
+            ),
+            *self._unfreezing(),
+        )
 
     @property
     def total_vocabulary(self) -> int:
@@ -121,39 +273,10 @@ class ModelConfig:
         loaded = self.pretrained.dtype
         return self.pretrained.is_given and loaded not in (None, self.dtype)
 
-    def _check_sizes(self) -> None:
-        require_count("model.vocabulary_size", self.vocabulary_size, at_least=2)
-        require_count("model.intermediate_size", self.intermediate_size)
-        require_count("model.layers", self.layers)
-        require(
-            self.heads > 0 and self.hidden_size > 0 and self.hidden_size % (2 * self.heads) == 0,
-            "model.heads",
-            self.heads,
-            f"a number that divides model.hidden_size ({self.hidden_size}) into even parts",
-        )
-        require(
-            self.cross_attention_every > 0 and self.layers % self.cross_attention_every == 0,
-            "model.cross_attention_every",
-            self.cross_attention_every,
-            f"a divisor of model.layers ({self.layers})",
-        )
-        require_count("model.max_positions", self.max_positions, at_least=2)
-        depth = self.layers_at_equal_size
-        require(
-            depth is None or (depth > 0 and depth % max(self.cross_attention_every, 1) == 0),
-            "model.layers_at_equal_size",
-            depth,
-            f"a multiple of model.cross_attention_every ({self.cross_attention_every})",
-        )
-
-    def _check_unfreeze(self) -> None:
+    def _unfreezing(self) -> Iterator[tuple[bool, str, object, str]]:
         left = list(self.freeze)
         for change in self.unfreeze:
             for part in change.parts:
-                require(
-                    part in left,
-                    "model.unfreeze.parts",
-                    part,
-                    f"parts of model.freeze that no other step unfreezes ({', '.join(left)})",
-                )
+                allowed = f"parts of model.freeze that no other step unfreezes ({', '.join(left)})"
+                yield part in left, "unfreeze.parts", part, allowed
                 left = [other for other in left if other != part]

@@ -1,41 +1,106 @@
-"""The whole of a run, and what must agree between its parts."""
+"""The whole of a run: its optimizer, its length, what watches it, and what must agree."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
-from pydantic import ConfigDict
+from pydantic import AfterValidator, Field, PlainValidator
+from pydantic.dataclasses import dataclass
 
-from trainer.config.checks import require, require_between, require_count
 from trainer.config.data import DataConfig
-from trainer.config.faults import FaultsConfig
 from trainer.config.model import ModelConfig
-from trainer.config.monitor import MonitorConfig
-from trainer.config.optimizer import OptimizerConfig
+from trainer.config.section import SECTION, Count, Fraction, Natural, Positive, refuse, require
+
+SOLO: Final = "solo"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+def _check_address(address: str) -> str:
+    if address != SOLO and not address.startswith(("http://", "https://")):
+        raise refuse("an address that starts with http:// or https://, or solo")
+    return address
+
+
+def _check_name(name: str) -> str:
+    if not name.strip():
+        raise refuse("a name that is not empty")
+    return name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
+class MonitorConfig:
+    """The connection to a collector."""
+
+    collector: Annotated[str, AfterValidator(_check_address)] | None = None
+    """Address of a collector; solo: the job evaluates the rules itself; null: nobody watches."""
+    run: Annotated[str, AfterValidator(_check_name)] = "idefics"
+    """Name of the run; the same name comes back to the same run."""
+    mode: Literal["observe", "propose", "auto"] = "propose"
+    """Only tell; ask a person before acting; act."""
+    policy: str | None = None
+    """Rule file of this run, or the name of a preset that comes with one; null: the collector's
+    own."""
+    snapshot_every: Count = 25
+    """Steps between two snapshots in memory."""
+    keep_snapshots: Count = 6
+    """Snapshots in memory at once; each is weights and optimizer state, three times the weights."""
+
+
+DecayKind: TypeAlias = Literal[
+    "q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2", "head", "embedding", "norm", "gate"
+]
+"""What a weight is for, in every tower; `norm` are scales and shifts, `head` the output's rows."""
+DECAY_KINDS: Final[tuple[str, ...]] = get_args(DecayKind)
+Decay: TypeAlias = Annotated[float, Field(ge=0, le=100)]
+Beta: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
+class OptimizerConfig:
+    """How the weights move."""
+
+    learning_rate: Positive
+    """Peak rate, reached at the end of the warm-up."""
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Decay of the first and second moment per step."""
+    eps: Positive = 1e-8
+    """Added to the square root of the second moment: bounds the step of a silent weight."""
+    weight_decay: Decay = 0.1
+    """Decoupled decay of matrices, per unit of rate; vectors, gates and embeddings have none."""
+    weight_decay_by_kind: Mapping[DecayKind, Decay] = field(default_factory=dict)
+    """Another decay for some kinds of weights, for example a heavier one of o_proj and fc2."""
+    gradient_clip: Annotated[float, Field(ge=0)] = 1.0
+    """Largest global L2 norm of a gradient; 0: no clipping."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape after the warm-up, down to `final_ratio` at the last step."""
+    warmup_steps: Natural = 0
+    """Optimizer steps over which the rate rises linearly from 0."""
+    final_ratio: Fraction = 0.0
+    """Rate of the last step as a part of the peak."""
+    z_loss_weight: Fraction = 1e-3
+    """Weight of mean(logsumexp(logits)^2), which keeps the logits from drifting; 0: off."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
 class TrainingConfig:
     """How long, from which seed, on what."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    steps: int
+    steps: Count
     """Optimizer steps of the run; the schedule ends there."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Start of all randomness: weights, order of the data, dropout."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Microbatches per optimizer step."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of the matrix products; weights and optimizer stay in fp32. fp16 comes with a
     loss scaler. The losses are always computed in fp32."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     """What trains; auto: GPUs if there are any."""
-    devices: int = 1
+    devices: Count = 1
     """Processes on this machine: GPUs, or processes of a CPU. Each reads its own part of the
     stream, so that one step sees devices * nodes * accumulate * data.batch_size sequences."""
-    nodes: int = 1
+    nodes: Count = 1
     """Machines; each is started by the cluster (torchrun, SLURM)."""
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     """auto: one process, or ddp with several. ddp: every process holds the whole model. fsdp2:
@@ -47,38 +112,36 @@ class TrainingConfig:
     backward pass of the resampler (torch 2.13), which inductor and eager can."""
     deterministic: bool = True
     """Refuse operations whose result differs from time to time; costs some speed on GPUs."""
-    threads: int = 1
+    threads: Count = 1
     """Torch threads of this process; two beside other processes can be far slower than one."""
-    checkpoint_every: int = 0
+    checkpoint_every: Natural = 0
     """Optimizer steps between two durable checkpoints, the last step included; 0: none."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: Count = 3
     """Newest checkpoints that are kept; the newest healthy one is kept beside them."""
-    peak_flops: float = 0.0
+    peak_flops: Annotated[float, Field(ge=0, le=1e18)] = 0.0
     """Floating-point operations per second that one device can do at best in this precision, for
     `mfu`; 0: `mfu` is not reported. An H100 does 989e12 in bf16."""
-    log_seconds: float = 60.0
+    log_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
     """Seconds between two lines of progress where there is no terminal."""
     out: str = "out"
     """Folder for the losses file, the summary, the configuration and the checkpoints."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "devices", "nodes", "threads", "keep_checkpoints"):
-            require_count(f"training.{name}", getattr(self, name))
-        require(0 <= self.seed < 2**32, "training.seed", self.seed, "from 0 to 2**32 - 1")
-        require_count("training.checkpoint_every", self.checkpoint_every, at_least=0)
-        require_between("training.peak_flops", self.peak_flops, 0.0, 1e18)
-        require_between("training.log_seconds", self.log_seconds, 1.0, 86_400.0)
+        """Check that the strategy can do what is wanted."""
+        is_sharded = self.strategy == "fsdp2"
         require(
-            not (self.strategy == "fsdp2" and self.compile),
-            "training.compile",
-            self.compile,
-            "false with training.strategy fsdp2",
-        )
-        require(
-            not (self.strategy == "fsdp2" and self.precision == "fp16"),
-            "training.precision",
-            self.precision,
-            "fp32 or bf16 with training.strategy fsdp2",
+            (
+                not (is_sharded and self.compile),
+                "compile",
+                self.compile,
+                "false with training.strategy fsdp2",
+            ),
+            (
+                not (is_sharded and self.precision == "fp16"),
+                "precision",
+                self.precision,
+                "fp32 or bf16 with training.strategy fsdp2",
+            ),
         )
 
     @property
@@ -87,11 +150,17 @@ class TrainingConfig:
         return self.devices * self.nodes
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+def _read_faults(given: object) -> object:
+    if given == {}:
+        return given
+    from trainer.faults import read_faults  # noqa: PLC0415  loads torch
+
+    return read_faults(given)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
 class RunConfig:
     """Everything a run is made from; saved with the run."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     model: ModelConfig
     """The architecture."""
@@ -103,32 +172,36 @@ class RunConfig:
     """How long, from which seed."""
     monitor: MonitorConfig
     """Who watches."""
-    faults: FaultsConfig
-    """Which failures happen."""
+    faults: Annotated[Mapping[str, Any], PlainValidator(_read_faults)]
+    """Which failures happen on demand; null: not this one. `trainer.faults` describes them."""
 
     def __post_init__(self) -> None:
+        """Check that the sections agree."""
+        data, training, warmup = self.data, self.training, self.optimizer.warmup_steps
+        per_step = data.batch_size * training.accumulate * training.processes
         require(
-            self.data.sequence_length <= self.model.max_positions,
-            "data.sequence_length",
-            self.data.sequence_length,
-            f"at most model.max_positions ({self.model.max_positions})",
-        )
-        require(
-            self.optimizer.warmup_steps < self.training.steps,
-            "optimizer.warmup_steps",
-            self.optimizer.warmup_steps,
-            f"fewer than training.steps ({self.training.steps})",
-        )
-        require(
-            not (self.model.has_two_formats and self.training.precision == "fp32"),
-            "training.precision",
-            self.training.precision,
-            "bf16 or fp16, since model.pretrained.dtype is another than model.dtype",
-        )
-        per_step = self.data.batch_size * self.training.accumulate * self.training.processes
-        require(
-            per_step > 0 and self.data.epoch_samples % per_step == 0,
-            "data.epoch_samples",
-            self.data.epoch_samples,
-            f"a multiple of the samples of one step ({per_step})",
+            (
+                data.sequence_length <= self.model.max_positions,
+                "data.sequence_length",
+                data.sequence_length,
+                f"at most model.max_positions ({self.model.max_positions})",
+            ),
+            (
+                warmup < training.steps,
+                "optimizer.warmup_steps",
+                warmup,
+                f"fewer than training.steps ({training.steps})",
+            ),
+            (
+                not (self.model.has_two_formats and training.precision == "fp32"),
+                "training.precision",
+                training.precision,
+                "bf16 or fp16, since model.pretrained.dtype is another than model.dtype",
+            ),
+            (
+                data.epoch_samples % per_step == 0,
+                "data.epoch_samples",
+                data.epoch_samples,
+                f"a multiple of the samples of one step ({per_step})",
+            ),
         )

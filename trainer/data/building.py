@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from stabilizer.errors import ConfigurationError
-from trainer.config.data import DataConfig, SourceConfig
+from trainer.config import DataConfig, SourceConfig
 from trainer.data.documents import DocumentSource
 from trainer.data.order import MixtureOrder
 from trainer.data.reading import DocumentReader, StreamFaults

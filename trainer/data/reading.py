@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from stabilizer.errors import ConfigurationError
-from trainer.config.filters import FiltersConfig
+from trainer.config import FiltersConfig
 from trainer.data.documents import DAMAGE, BadDocumentError, Document, DocumentSource, Reason, Skip
 from trainer.data.order import MixtureOrder, Place
 from trainer.data.selection import DocumentFilter, FilterVerdict, Quarantine

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from stabilizer.errors import ConfigurationError
-from trainer.config.filters import FiltersConfig
+from trainer.config import FiltersConfig
 from trainer.data.documents import Document, Reason, Skip
 from trainer.data.sequences import picture_size
 

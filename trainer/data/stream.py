@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from torch import Tensor
 
-from trainer.config.data import PackingConfig
+from trainer.config import PackingConfig
 from trainer.data.documents import BadDocumentError, Document, Reason, Skip
 from trainer.data.reading import DocumentReader
 from trainer.data.sequences import EncodedSample, Piece, SequenceEncoder, TokenFault

@@ -12,8 +12,7 @@ import torch
 
 from stabilizer.errors import ConfigurationError
 from trainer.checkpoints import CheckpointError, SafeCheckpointIO
-from trainer.config import PretrainedConfig, RunConfig
-from trainer.config.data import DataConfig
+from trainer.config import DataConfig, PretrainedConfig, RunConfig
 from trainer.data import (
     PAD,
     BadDocumentError,

@@ -19,7 +19,7 @@ from trainer.data import (
     open_training_stream,
 )
 from trainer.data.records import LEDGER_FOLDER, LedgerEntry, read_ledger
-from trainer.faults import RepeatedDocuments
+from trainer.faults import BadDocuments, CorruptedShard, RepeatedDocuments, fault_of
 
 Unit: TypeAlias = Literal["step", "sample"]
 UNITS: Final[tuple[Unit, ...]] = ("step", "sample")
@@ -216,16 +216,16 @@ class RunFolder:
     def remark(self) -> str:
         """Say what this run read otherwise than the corpus holds it; empty: nothing."""
         faults, texts = self.config.faults, []
-        if faults.bad_documents is not None:
-            first = faults.bad_documents.first_sample
-            last = first + faults.bad_documents.samples - 1
+        bad, corrupted = fault_of(faults, BadDocuments), fault_of(faults, CorruptedShard)
+        if bad is not None:
             texts.append(
-                f"In this run the text at samples {first} to {last} was garbage on demand "
+                f"In this run the text at samples {bad.first_sample} to {bad.last_sample} was "
+                "garbage on demand "
                 "(faults.bad_documents); shown is what the corpus holds."
             )
-        if faults.corrupted_shard is not None:
+        if corrupted is not None:
             texts.append(
-                f"This run read a damaged copy of {faults.corrupted_shard.shard} on demand "
+                f"This run read a damaged copy of {corrupted.shard} on demand "
                 "(faults.corrupted_shard); shown is what the corpus holds."
             )
         return " ".join(texts)
@@ -291,14 +291,7 @@ class RunFolder:
                 yield Occurrence(sample_id, source, position)
 
     def _position_fault(self) -> StreamFaults:
-        fault = self.config.faults.repeated_documents
-        if fault is None:
-            return StreamFaults()
-        return StreamFaults(
-            position=RepeatedDocuments(
-                first_sample=fault.first_sample, samples=fault.samples, distinct=fault.distinct
-            )
-        )
+        return StreamFaults(position=fault_of(self.config.faults, RepeatedDocuments))
 
 
 def _steps(numbers: Sequence[int]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from typing_extensions import override
 
 from stabilizer.errors import ConfigurationError
-from trainer.config import DataConfig, FaultsConfig, RunConfig
+from trainer.config import DataConfig, RunConfig
 from trainer.data import (
     PAD,
     CorpusTokenizer,
@@ -28,18 +28,11 @@ from trainer.data import (
 )
 from trainer.faults import (
     BadDocuments,
-    FlippedWeights,
-    Fp16Overflow,
-    FreshWeights,
-    LogitDrift,
-    LostMoments,
-    LrRestart,
-    LrTooHigh,
-    NanGradient,
+    CorruptedShard,
     RepeatedDocuments,
-    ScaledWeights,
-    SlowRank,
-    StaleMoments,
+    StreamFault,
+    callbacks_of,
+    fault_of,
     show_corrupted_corpus,
 )
 from trainer.module import (
@@ -52,38 +45,19 @@ from trainer.module import (
     open_pretrained,
 )
 
-_KINDS: Final[dict[str, Callable[..., Callback]]] = {
-    "lr_too_high": LrTooHigh,
-    "lr_restart": LrRestart,
-    "scaled_weights": ScaledWeights,
-    "flipped_weights": FlippedWeights,
-    "lost_moments": LostMoments,
-    "stale_moments": StaleMoments,
-    "fresh_weights": FreshWeights,
-    "logit_drift": LogitDrift,
-    "fp16_overflow": Fp16Overflow,
-    "nan_gradient": NanGradient,
-    "slow_rank": SlowRank,
-}
-"""By the field of the configuration, whose fields are the arguments of the class."""
 
-
-def build_step_faults(faults: FaultsConfig, seed: int) -> list[Callback]:
-    """Return the callbacks of all configured accidents of the process.
+def build_step_faults(faults: Mapping[str, Any], seed: int) -> list[Callback]:
+    """Return the configured faults that are callbacks.
 
     Args:
-        faults: Which ones.
-        seed: Start of their random choices.
+        faults: By name, as configured.
+        seed: For faults that make random choices and name no seed.
     """
-    callbacks = []
-    for name, kind in _KINDS.items():
-        config = getattr(faults, name)
-        if config is not None:
-            options: dict[str, Any] = asdict(config)
-            if name == "flipped_weights":
-                options["seed"] = seed
-            callbacks.append(kind(**options))
-    return callbacks
+    return callbacks_of({name: _seeded(fault, seed) for name, fault in faults.items()})
+
+
+def _seeded(fault: Any, seed: int) -> Any:  # noqa: ANN401  any fault
+    return replace(fault, seed=seed) if getattr(fault, "seed", seed) is None else fault
 
 
 _LAYERS = (
@@ -224,7 +198,7 @@ def _check_vocabulary(config: RunConfig, tokenizer: CorpusTokenizer) -> None:
 
 def _corpus(config: RunConfig, rank: int) -> DataConfig:
     """Return the data's configuration, its folder damaged where that is wanted."""
-    fault = config.faults.corrupted_shard
+    fault = fault_of(config.faults, CorruptedShard)
     if fault is None:
         return config.data
     view = show_corrupted_corpus(
@@ -240,28 +214,17 @@ def _corpus(config: RunConfig, rank: int) -> DataConfig:
 
 
 def _stream_faults(config: RunConfig, tokenizer: CorpusTokenizer) -> StreamFaults:
-    bad, repeated = config.faults.bad_documents, config.faults.repeated_documents
-    tokens = position = None
-    if bad is not None:
-        _log.warning("fault bad_documents: %s", _window(bad.first_sample, bad.samples))
-        tokens = BadDocuments(
-            first_sample=bad.first_sample,
-            samples=bad.samples,
-            replacements=tokenizer.text_ids,
-            kind=bad.kind,
-            seed=config.training.seed,
-        )
-    if repeated is not None:
-        _log.warning(
-            "fault repeated_documents: %s", _window(repeated.first_sample, repeated.samples)
-        )
-        position = RepeatedDocuments(
-            first_sample=repeated.first_sample,
-            samples=repeated.samples,
-            distinct=repeated.distinct,
-        )
-    return StreamFaults(tokens=tokens, position=position)
+    bad = fault_of(config.faults, BadDocuments)
+    repeated = fault_of(config.faults, RepeatedDocuments)
+    for fault in (bad, repeated):
+        if fault is not None:
+            _log.warning("fault %s: %s", fault.name, _window(fault))
+    if bad is not None and not bad.replacements:
+        bad = replace(bad, replacements=tuple(tokenizer.text_ids))
+    tokens = None if bad is None else _seeded(bad, config.training.seed)
+    return StreamFaults(tokens=tokens, position=repeated)
 
 
-def _window(first: int, samples: int) -> str:
-    return f"documents {first} to {first + samples - 1} of the stream are read otherwise"
+def _window(fault: StreamFault) -> str:
+    first, last = fault.first_sample, fault.last_sample
+    return f"documents {first} to {last} of the stream are read differently"

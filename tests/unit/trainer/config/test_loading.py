@@ -31,8 +31,7 @@ def test_every_preset_reads_back_from_what_is_shown_of_it(preset):
 
 def test_faults_are_off_by_default():
     faults = load_config("idefics-tiny").faults
-    assert faults.bad_documents is None
-    assert faults.lr_restart is None
+    assert faults == {}
 
 
 def test_yaml_of_a_config_reads_back_as_the_same_config():
@@ -54,15 +53,15 @@ def test_an_override_reaches_into_an_absent_section():
         "idefics-tiny",
         ["faults.bad_documents.first_sample=16", "faults.bad_documents.samples=8"],
     )
-    assert config.faults.bad_documents.first_sample == 16
-    assert config.faults.bad_documents.kind == "random_tokens"
+    assert config.faults["bad_documents"].first_sample == 16
+    assert config.faults["bad_documents"].kind == "random_tokens"
 
 
 @pytest.mark.parametrize(
     ("override", "field", "allowed"),
     [
         ("model.heads=7", "model.heads", "divides model.hidden_size"),
-        ("model.heads=0", "model.heads", "divides model.hidden_size"),
+        ("model.heads=0", "model.heads", "at least 1"),
         ("model.hedas=4", "model.hedas", "no field has this name; allowed: heads"),
         ("optimizer.lr=4", "optimizer.lr", "allowed: learning_rate, betas, eps"),
         ("data.sources.web={weight: 1, knid: x}", "data.sources.web.knid", "allowed: kind"),
@@ -72,17 +71,17 @@ def test_an_override_reaches_into_an_absent_section():
         ("model.cross_attention_every=4", "model.cross_attention_every", "divisor"),
         ("model.vision.image_size=18", "model.vision.image_size", "multiple"),
         ("model.gate_initializer=halves", "model.gate_initializer", "zeros"),
-        ("model.dropout=.nan", "model.dropout", "from 0 to 0.99"),
-        ("optimizer.learning_rate=.inf", "optimizer.learning_rate", "finite number above 0"),
+        ("model.dropout=.nan", "model.dropout", "a finite number"),
+        ("optimizer.learning_rate=.inf", "optimizer.learning_rate", "finite number"),
         ("optimizer.betas=[0.9]", "optimizer.betas.1", "required"),
-        ("optimizer.betas=[0.9, 1.0]", "optimizer.betas", "below 1"),
+        ("optimizer.betas=[0.9, 1.0]", "optimizer.betas.1", "below 1"),
         ("optimizer.warmup_steps=500", "optimizer.warmup_steps", "fewer than training.steps"),
         ("optimizer.schedule=quick", "optimizer.schedule", "cosine"),
         ("data.sources={}", "data.sources", "at least one source"),
-        ("data.sources.web_documents=0", "data.sources.web_documents", "at least 1"),
+        ("data.sources.web_documents=0", "data.sources.web_documents.weight", "at least 1"),
         ("data.sequence_length=4096", "data.sequence_length", "model.max_positions"),
         ("data.epoch_samples=12", "data.epoch_samples", "multiple"),
-        ("training.seed=-1", "training.seed", "from 0"),
+        ("training.seed=-1", "training.seed", "at least 0"),
         ("monitor.collector=localhost", "monitor.collector", "http://"),
         ("monitor.mode=yolo", "monitor.mode", "observe"),
         ("faults.lr_restart.factor=3", "faults.lr_restart.step", "required"),

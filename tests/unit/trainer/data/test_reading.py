@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from stabilizer.errors import ConfigurationError
-from trainer.config.filters import FiltersConfig
+from trainer.config import FiltersConfig
 from trainer.data.documents import BadDocumentError, Document, Reason
 from trainer.data.order import MixtureOrder
 from trainer.data.reading import DocumentReader, StreamFaults

@@ -20,9 +20,10 @@ def test_a_disturbed_arm_is_told_its_faults_in_samples_and_steps():
     config = load_config(
         OPTIONS.preset, settings(job_arguments(PROTECTED, OPTIONS, "http://127.0.0.1:1"))
     )
-    assert config.faults.bad_documents.first_sample == 120 * config.data.batch_size
-    assert config.faults.bad_documents.samples == 4 * config.data.batch_size
-    assert (config.faults.lr_restart.step, config.faults.lr_restart.factor) == (220, 30.0)
+    bad, restart = config.faults["bad_documents"], config.faults["lr_restart"]
+    assert bad.first_sample == 120 * config.data.batch_size
+    assert bad.samples == 4 * config.data.batch_size
+    assert (restart.step, restart.factor) == (220, 30.0)
 
 
 def test_an_undisturbed_arm_differs_in_nothing_but_faults_mode_and_names():

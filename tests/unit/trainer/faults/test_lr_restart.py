@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from stabilizer.errors import ConfigurationError
 from trainer.faults import LrRestart
-from trainer.faults.lr_restart import restart
+from trainer.faults.rates import restart
 
 
 def test_the_schedule_begins_again_too_high(kit):
@@ -55,5 +55,5 @@ def test_a_schedule_without_a_clock_is_told_so():
 
 @pytest.mark.parametrize("options", [{"step": 0, "factor": 2}, {"step": 1, "factor": 0}])
 def test_impossible_values_are_refused(options):
-    with pytest.raises(ValueError, match="lr_restart"):
+    with pytest.raises(ValueError, match="LrRestart"):
         LrRestart(**options)

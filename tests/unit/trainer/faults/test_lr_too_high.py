@@ -37,5 +37,5 @@ def test_a_job_that_resumes_behind_the_step_is_spared(kit, tmp_path):
 
 @pytest.mark.parametrize("options", [{"step": 0}, {"step": 1, "factor": float("nan")}])
 def test_impossible_values_are_refused(options):
-    with pytest.raises(ValueError, match="lr_too_high"):
+    with pytest.raises(ValueError, match="LrTooHigh"):
         LrTooHigh(**options)

@@ -126,5 +126,5 @@ def test_a_name_that_two_modules_have_is_refused_with_both(kit):
     ],
 )
 def test_impossible_steps_are_refused(make):
-    with pytest.raises(ValueError, match="allowed: 1 or more"):
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
         make()

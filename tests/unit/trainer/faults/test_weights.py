@@ -89,5 +89,5 @@ def test_a_module_without_weights_is_refused(kit):
 
 @pytest.mark.parametrize("options", [{"part": 0}, {"part": 1.1}, {"bit": 16}, {"bit": -1}])
 def test_impossible_values_are_refused(options):
-    with pytest.raises(ValueError, match="flipped_weights"):
+    with pytest.raises(ValueError, match="FlippedWeights"):
         FlippedWeights(step=1, module="head", **options)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from stabilizer.agent.control.optimizer_step import LrOverride
@@ -236,13 +237,13 @@ def test_gates_of_vectors_do_not_decay_by_default(small_model):
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        ({"weight_decay_by_kind": {"o": 0.1}}, "optimizer.weight_decay_by_kind"),
-        ({"weight_decay_by_kind": {"fc2": -0.1}}, "optimizer.weight_decay_by_kind.fc2"),
-        ({"weight_decay_by_kind": {"fc2": float("nan")}}, "optimizer.weight_decay_by_kind.fc2"),
+        ({"weight_decay_by_kind": {"o": 0.1}}, "weight_decay_by_kind.o"),
+        ({"weight_decay_by_kind": {"fc2": -0.1}}, "weight_decay_by_kind.fc2"),
+        ({"weight_decay_by_kind": {"fc2": float("nan")}}, "weight_decay_by_kind.fc2"),
     ],
 )
 def test_a_decay_that_cannot_be_is_refused(options, field):
-    with pytest.raises(ConfigurationError, match=f"^{field}: "):
+    with pytest.raises(ValidationError, match=field):
         config(**options)
 
 

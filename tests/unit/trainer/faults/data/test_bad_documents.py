@@ -1,5 +1,6 @@
 import pytest
 
+from stabilizer.errors import ConfigurationError
 from trainer.faults import BadDocuments
 
 SPECIAL = [0, 1, 2]
@@ -56,7 +57,12 @@ def test_in_the_stream_exactly_the_window_is_bad(make_stream, tokenizer):
     assert differ == [8, 9, 10, 11]
 
 
-@pytest.mark.parametrize("options", [{"samples": 0}, {"first_sample": -1}, {"replacements": []}])
+@pytest.mark.parametrize("options", [{"samples": 0}, {"first_sample": -1}])
 def test_an_impossible_window_is_refused(options):
-    with pytest.raises(ValueError, match="bad documents"):
+    with pytest.raises(ValueError, match="BadDocuments"):
         fault(**options)
+
+
+def test_a_job_that_names_no_tokens_is_refused():
+    with pytest.raises(ConfigurationError, match=r"bad_documents\.replacements"):
+        fault(replacements=[])(8, TOKENS)

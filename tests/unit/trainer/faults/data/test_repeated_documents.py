@@ -18,5 +18,5 @@ def test_by_default_it_is_one_document():
     [{"first_sample": -1}, {"samples": 0}, {"distinct": 0}, {"samples": 3, "distinct": 4}],
 )
 def test_an_impossible_window_is_refused(options):
-    with pytest.raises(ValueError, match="repeated documents"):
+    with pytest.raises(ValueError, match="RepeatedDocuments"):
         RepeatedDocuments(**{"first_sample": 0, "samples": 8} | options)

@@ -1,6 +1,6 @@
-"""A shard whose bytes are damaged, as by a broken disk or a copy that broke off.
+"""A shard whose bytes are damaged, as by a broken disk or an interrupted copy.
 
-The corpus itself is never touched: a folder beside it shows all its files, one of them as a damaged
+The corpus itself is never changed: a folder of links shows all its files, one of them as a damaged
 copy.
 """
 
@@ -10,9 +10,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import Final, Literal, TypeAlias
+from typing import Annotated, ClassVar, Final, Literal, TypeAlias
+
+from pydantic import Field, field_validator
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from stabilizer.errors import ConfigurationError
+from trainer.faults.base import SETTINGS
 
 Damage: TypeAlias = Literal["bytes", "truncated"]
 
@@ -21,6 +26,32 @@ _BLOCK: Final = 64
 _KEPT: Final = 512
 """Bytes at either end that stay, with all of a Parquet file's footer, so that the file opens."""
 _PARQUET: Final = b"PAR1"
+
+
+@dataclass(kw_only=True, config=SETTINGS)
+class CorruptedShard:
+    """A file of the corpus is damaged for this run; the corpus itself is never changed.
+
+    The run reads a folder of links below `training.out` in which that file is a damaged copy.
+    """
+
+    name: ClassVar[str] = "corrupted_shard"
+
+    shard: str
+    """The file, relative to `data.folder`."""
+    damage: Damage = "bytes"
+    """bytes: in one stretch, 64 bytes in every 4 KiB are overwritten; truncated: the end is gone.
+    A Parquet file keeps its footer with `bytes`, so that some of its row groups can be read; one
+    that is truncated cannot be opened."""
+    part: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Length of the stretch, or of the end, as a part of the file."""
+
+    @field_validator("shard")
+    @classmethod
+    def _is_in_the_corpus(cls, shard: str) -> str:
+        if not is_inside(shard):
+            raise PydanticCustomError("shard", "allowed: a file below data.folder, relative to it")
+        return shard
 
 
 def show_corrupted_corpus(
@@ -51,8 +82,7 @@ def show_corrupted_corpus(
     Raises:
         ConfigurationError: The corpus has no such file.
     """
-    is_inside = not Path(shard).is_absolute() and ".." not in Path(shard).parts
-    if not is_inside or not (corpus / shard).is_file():
+    if not is_inside(shard) or not (corpus / shard).is_file():
         raise ConfigurationError(
             f"faults.corrupted_shard.shard: {shard!r} cannot be used; allowed: a file in {corpus}, "
             f"such as {_some_file(corpus)}"
@@ -69,6 +99,12 @@ def show_corrupted_corpus(
         damaged.unlink()
     corrupt_file(corpus / shard, damaged, damage=damage, part=part, seed=seed)
     return view
+
+
+def is_inside(shard: str) -> bool:
+    """Whether a name is relative and stays below the corpus."""
+    path = Path(shard)
+    return bool(shard.strip()) and not path.is_absolute() and ".." not in path.parts
 
 
 def corrupt_file(
@@ -113,7 +149,7 @@ def _files(folder: Path, inside: tuple[Path, ...] = ()) -> Iterator[Path]:
         return
     try:
         entries = sorted(folder.iterdir())
-    except PermissionError:  # whoever reads a source there is told of it
+    except PermissionError:  # reported when a source there is read
         return
     for entry in entries:
         if entry.is_dir():
