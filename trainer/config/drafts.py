@@ -1,42 +1,48 @@
-"""What a person wrote, before it is checked: nested values that know where they are from."""
+"""What the user wrote, before it is checked: nested values with the place of each."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from stabilizer.errors import ConfigurationError
-from trainer.config.yaml_lines import Path, read_yaml, safe_yaml
+from stabilizer.yaml_lines import parse_yaml
+
+Path: TypeAlias = tuple[str, ...]
 
 _REPLACED_WHOLE: Final = frozenset({("data", "sources")})
-"""Mappings with names of a person's own: a file that has one means that one, not a mixture."""
+"""Mappings with names that the user chooses: a file that has one replaces it whole."""
 
 
 @dataclass(slots=True)
 class ConfigDraft:
-    """Values of a configuration, joined from files and overrides; later ones win."""
+    """Values of a configuration, merged from files and overrides; later ones win."""
 
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[Path, str] = field(default_factory=dict)
-    """`file:line` of what stands in a file; empty for what stands on the command line."""
+    """`file:line` of fields from a file; empty for those from the command line."""
 
     def merge_file(self, text: str, file: str) -> None:
         """Lay the sections of a YAML file over what is there.
 
         Raises:
-            ConfigurationError: It is no YAML, or no mapping; every mistake with its line.
+            ConfigurationError: It is no YAML, or no mapping; with every mistake and its line.
         """
         if not text.strip():
             raise ConfigurationError(f"{file}:1: the file is empty; allowed: a mapping of sections")
-        source = read_yaml(text, file)
+        source = parse_yaml(text)
+        if source.mistakes:
+            lines = [f"{file}:{line}: {message}" for line, _, message in source.mistakes]
+            raise ConfigurationError("\n".join(lines))
         if not isinstance(source.data, dict):
             raise ConfigurationError(f"{file}:1: allowed: a mapping of sections, such as training:")
-        lines = {path: f"{file}:{line}" for path, line in source.lines.items()}
-        self._merge(self.values, source.data, (), lines)
+        places = {tuple(map(str, path)): f"{file}:{line}" for path, line in source.lines.items()}
+        self._merge(self.values, source.data, (), places)
 
     def merge_override(self, override: str) -> None:
         """Lay `a.b=value` over what is there; the value is YAML.
@@ -73,12 +79,12 @@ class ConfigDraft:
         self.places[(*path, last)] = ""
 
     def take(self, name: str) -> tuple[Any, str]:
-        """Take a field of the first level out; with the place where it stands."""
+        """Remove a field of the first level; return it with its place."""
         place = self.places.pop((name,), "")
         return self.values.pop(name, None), place
 
     def place(self, dotted: str) -> str:
-        """Return where a field, or the section that lacks it, stands; empty for no file."""
+        """Return the place of a field, or of the section that lacks it; empty for no file."""
         path = tuple(dotted.split("."))
         for length in range(len(path), 0, -1):
             if path[:length] in self.places:
@@ -103,6 +109,14 @@ class ConfigDraft:
     def _forget_below(self, path: Path) -> None:
         for known in [known for known in self.places if known[: len(path)] == path]:
             del self.places[known]
+
+
+def safe_yaml() -> YAML:
+    """Make a reader and writer of plain data that keeps the order of keys."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # typed as None
+    return yaml
 
 
 def to_yaml(value: object) -> str:

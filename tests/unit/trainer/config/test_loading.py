@@ -6,8 +6,8 @@ import pytest
 from stabilizer.errors import ConfigurationError
 from stabilizer.rules.loader import load_rules
 from trainer.config import config_to_yaml, load_config, preset_names
+from trainer.config.drafts import safe_yaml
 from trainer.config.loading import parse_config
-from trainer.config.yaml_lines import safe_yaml
 
 
 def test_presets_are_those_beside_the_package_without_policies():
