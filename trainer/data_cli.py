@@ -121,7 +121,7 @@ def quarantine(  # noqa: PLR0913  one parameter per option of the command line
     overrides: Set = None,
     by: By = "sample",
     attempt: Attempt = None,
-    remark: Annotated[str, typer.Option(help="Why; for whoever reads the file.")] = "",
+    remark: Annotated[str, typer.Option(help="Why, for readers of the file.")] = "",
 ) -> None:
     """Take documents out of the stream of future runs, and of this one when it is resumed."""
     from trainer.data.selection import add_to_quarantine  # noqa: PLC0415  loads torch

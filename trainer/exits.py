@@ -12,7 +12,7 @@ from stabilizer.errors import ConfigurationError, StabilizerError
 
 @contextmanager
 def errors_as_exit_status() -> Iterator[None]:
-    """2 for what a person can correct in the configuration, 1 for all else; never a traceback."""
+    """Exit with 2 for errors in the configuration and 1 for all others; never a traceback."""
     try:
         yield
     except ConfigurationError as error:

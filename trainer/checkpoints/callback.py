@@ -83,7 +83,7 @@ class RandomStates(Callback):
         if len(states) != trainer.world_size:
             _log.warning(
                 "the checkpoint is of %d processes and this job has %d: random states are not "
-                "restored, so it goes on, but not the same to a bit",
+                "restored; training continues, but not bit for bit",
                 len(states),
                 trainer.world_size,
             )
@@ -140,7 +140,7 @@ class Checkpoints(Callback):
     """Writes a checkpoint every `every` steps and behind the last one, and keeps the newest.
 
     When the job is rewound, the checkpoints behind that step are abandoned, and one is written with
-    the next step. A write that fails costs the checkpoint and is told; the job trains on.
+    the next step. A failed write is logged and costs only that checkpoint; training continues.
 
     A checkpoint is healthy when all weights and moments are finite and, in a watched job, the
     collector calls a snapshot healthy that was taken at its step or less than `every` steps later.
@@ -148,10 +148,10 @@ class Checkpoints(Callback):
     Args:
         store: Where they go; only rank 0 changes it.
         every: Optimizer steps between two.
-        facts: Put into each, for whoever resumes.
-        health: The agent's word, where the job is watched. None: finite is healthy.
-        resumed: What the job goes on from; if it lies in the store, what lies behind it there is
-            abandoned once it has been loaded.
+        facts: Stored in each checkpoint, for the resume.
+        health: The agent's status, if the job is monitored. None: finite is healthy.
+        resumed: The checkpoint that the job resumes from; if it is in the store, later ones
+            there are abandoned once it has been loaded.
     """
 
     def __init__(
@@ -287,7 +287,7 @@ class Checkpoints(Callback):
 
 
 class _SurviveErrors:
-    """Counts and tells what keeps a checkpoint from being written; training outlives it."""
+    """Count and log errors of checkpoint writes; training continues."""
 
     def __init__(self, owner: Checkpoints, what: str, trainer: Trainer | None = None) -> None:
         self._owner = owner
@@ -315,7 +315,7 @@ def _all_random_states(trainer: Trainer) -> AbstractContextManager[None]:
 
 
 def _is_finite(trainer: Trainer) -> bool:
-    """Tell whether weights and moments are finite, on all ranks; waits for the device once."""
+    """Return whether weights and moments are finite on all ranks; synchronizes the device once."""
     module = trainer.lightning_module
     tensors: list[Tensor] = [*module.parameters()]
     for optimizer in trainer.optimizers:

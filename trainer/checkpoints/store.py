@@ -77,7 +77,7 @@ class CheckpointStore:
         return [checkpoint for checkpoint in self.all() if not checkpoint.is_abandoned]
 
     def holds(self, folder: Path) -> bool:
-        """Tell whether a checkpoint's folder lies in here."""
+        """Return whether a checkpoint's folder is in this store."""
         return folder.resolve().parent == self.folder.resolve()
 
     def latest(self) -> StoredCheckpoint | None:
@@ -171,12 +171,12 @@ def find_checkpoint(store: CheckpointStore, wanted: str) -> Path | None:
     if newest is None and store.usable():
         raise CheckpointError(
             f"--resume: no checkpoint in {store.folder} is finite; allowed: another training.out, "
-            "or the folder of one of them, to go on from it all the same"
+            "or the folder of one of them, to resume from it anyway"
         )
     if newest is None and wanted == "latest":
         raise CheckpointError(
-            f"--resume: there is no checkpoint in {store.folder}; allowed: auto, to start anew "
-            "then, and training.checkpoint_every above 0, to have one the next time"
+            f"--resume: there is no checkpoint in {store.folder}; allowed: auto, to start from "
+            "scratch then, and training.checkpoint_every above 0, to have one the next time"
         )
     return None if newest is None else newest.path
 

@@ -108,7 +108,7 @@ class PackingConfig:
     documents: Count
     """Documents per window."""
     rows: Count
-    """Sequences per window. The series sequence_fill tells how full they are, documents_skipped
+    """Sequences per window. The series sequence_fill reports how full they are, documents_skipped
     with the reason no_room what is left out."""
 
     def __post_init__(self) -> None:
@@ -144,7 +144,7 @@ class DataConfig:
     batch_size: Count
     """Sequences per rank and microbatch."""
     sequence_length: Annotated[int, Field(ge=8)]
-    """Tokens per sequence. Longer documents are cut, or, packed, go on in another sequence."""
+    """Tokens per sequence. Longer documents are cut, or, packed, continue in another sequence."""
     max_images: Count
     """Pictures per sequence; a document is cut where one more would begin."""
     packing: PackingConfig | None = None

@@ -1,4 +1,4 @@
-"""Presets and recipes that come with the package, and recipes in files of a person's own.
+"""Presets and recipes that come with the package, and recipes in the user's own files.
 
 A preset is a whole configuration of one size of the model. A recipe is a whole configuration as
 well, or names with `preset` what it starts from and has only what differs. Its leading comment is

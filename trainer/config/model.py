@@ -190,11 +190,11 @@ class ModelConfig:
     """Decoder layers of the language model."""
     layers_at_equal_size: Count | None = None
     """Depth against width: train a model of so many layers instead, with as many weights (within
-    1 %); heads and widths of the language model make up for it. Null: the sizes as they are."""
+    1 %); heads and widths of the language model compensate. Null: the sizes as they are."""
     heads: Count
     """Attention heads; they divide the width into heads of even width (rotary embedding)."""
     cross_attention_every: Count
-    """A gated cross-attention block stands before every k-th decoder layer; divides `layers`."""
+    """A gated cross-attention block precedes every k-th decoder layer; divides `layers`."""
     max_positions: Annotated[int, Field(ge=2)]
     """Longest sequence in tokens."""
     additional_tokens: Natural = 0

@@ -33,11 +33,11 @@ class MonitorConfig:
     """The connection to a collector."""
 
     collector: Annotated[str, AfterValidator(_check_address)] | None = None
-    """Address of a collector; solo: the job evaluates the rules itself; null: nobody watches."""
+    """Address of a collector; solo: the job evaluates the rules itself; null: no monitoring."""
     run: Annotated[str, AfterValidator(_check_name)] = "idefics"
-    """Name of the run; the same name comes back to the same run."""
+    """Name of the run; a resumed job with the same name continues it."""
     mode: Literal["observe", "propose", "auto"] = "propose"
-    """Only tell; ask a person before acting; act."""
+    """observe: report only; propose: wait for an approval before acting; auto: act."""
     policy: str | None = None
     """Rule file of this run, or the name of a preset that comes with one; null: the collector's
     own."""

@@ -39,7 +39,7 @@ DAMAGE: Final = frozenset(
         Reason.NOTHING_TO_LEARN,
     }
 )
-"""What nobody wanted; the other reasons are somebody's decision."""
+"""Reasons that are damage; all other reasons are configured."""
 
 
 class BadDocumentError(StabilizerError):
@@ -70,7 +70,7 @@ def whole_text(sample_id: str, text: str) -> str:
 
 
 class Mark(Enum):
-    """What stands in a document beside text and pictures."""
+    """Parts of a document beside text and pictures."""
 
     END_OF_TURN = "end_of_turn"
 

@@ -147,7 +147,7 @@ class StreamLoader:
     Batch k after position p holds the samples [p + k*g + rank*b, p + k*g + (rank+1)*b), g being the
     global microbatch of `world_size * b` samples. The position counts the batches that the newest
     iterator handed out, not those that workers hold ready; an iteration that is given up in the
-    middle goes on there with the next `iter()`.
+    middle continues there with the next `iter()`.
     """
 
     def __init__(  # noqa: PLR0913  plain numbers, all by name
@@ -256,7 +256,7 @@ class StreamLoader:
         """Yield the batches up to the end of the epoch in which the position lies.
 
         Raises:
-            StaleIteratorError: On `next()`, after the loader was moved or iterated anew.
+            StaleIteratorError: On `next()`, after the loader was moved or iterated again.
         """
         self._generation += 1
         return self._iterate(self._generation)
@@ -288,7 +288,7 @@ class StreamLoader:
 
 
 class _Refusal(NamedTuple):
-    """Why a worker gives up. An exception would come out of it as the text of a traceback."""
+    """Why a worker stops. A raised exception would arrive as the text of a traceback."""
 
     message: str
 

@@ -28,7 +28,7 @@ NUMBERS: Final = (
     *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
 )
 
-# What no picture tells: these words are drawn at random, so that the loss has a floor well above 0
+# Not visible in any picture: drawn at random, so that the loss has a floor well above 0
 # and the difference between two runs is not the difference between two small numbers.
 _NAMES: Final = (
     *("anna", "ben", "clara", "david", "emma", "felix", "greta", "hugo", "ida", "jonas"),
@@ -206,9 +206,9 @@ class CorpusRow:
     """A document, as a row of Parquet."""
 
     images: list[dict[str, bytes | None] | None]
-    """Files of pictures, null where a text stands."""
+    """Files of pictures, null in the place of a text."""
     texts: list[str | None]
-    """Paragraphs, null where a picture stands."""
+    """Paragraphs, null in the place of a picture."""
     metadata: str
     """JSON."""
 
@@ -294,7 +294,7 @@ class CorpusArguments:
             )
 
     def as_json(self) -> dict[str, object]:
-        """Return what stands in the folder; what was not asked for does not stand there."""
+        """Return what the folder contains; only what was asked for."""
         given: dict[str, object] = {
             "format": _FORMAT,
             "documents": self.documents,
@@ -394,9 +394,9 @@ def _write_split(
         write(folder / name, rows)
     if CONVERSATIONS in counts:
         random = _random(arguments.seed, CONVERSATIONS, *purpose)
-        told = [conversation(random, pictures) for _ in range(counts[CONVERSATIONS])]
-        texts += [turn["content"] for each in told for turn in each["turns"]]
-        write_conversations(folder / CONVERSATIONS, told)
+        conversations = [conversation(random, pictures) for _ in range(counts[CONVERSATIONS])]
+        texts += [turn["content"] for each in conversations for turn in each["turns"]]
+        write_conversations(folder / CONVERSATIONS, conversations)
     return texts
 
 

@@ -118,7 +118,7 @@ class MixtureOrder:
         the whole source, since all that is near may be damaged.
 
         Args:
-            position: Where the document stands.
+            position: Position of the document.
             attempt: From 1; each gives another draw.
         """
         source, turn = self._turn(position)

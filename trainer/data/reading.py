@@ -70,7 +70,7 @@ class DocumentReader:
             sources: By name.
             order: Says which document comes when.
             filters: Limits by source; a source without any has none.
-            quarantine: What a person has taken out.
+            quarantine: Documents and positions that are left out.
             faults: Failures on demand.
             max_bad_in_a_row: Damaged documents passed over for one position before giving up.
         """

@@ -124,7 +124,7 @@ class SampleLedger:
             folder: Where its files are.
             max_bytes: Most bytes of all files of this rank.
             rank: Of this process.
-            resumes: Whether the run goes on; else what an earlier run left there is removed, by
+            resumes: Whether the run resumes; else files of an earlier run are removed, by
                 rank 0 that of ranks which there are no more, too.
         """
         found = segments(folder)
@@ -182,11 +182,11 @@ class SampleLedger:
                 break
             path.unlink()
             sizes = sizes[1:]
-            logger.info("the ledger is full: %s (%d bytes) is gone", path.name, size)
+            logger.info("the ledger is full: deleted %s (%d bytes)", path.name, size)
 
 
 class _SurviveWriteErrors:
-    """Tells once what keeps the ledger from being written; training outlives it."""
+    """Log the first write error of the ledger; training continues."""
 
     def __init__(self, ledger: SampleLedger) -> None:
         self._ledger = ledger
@@ -198,13 +198,13 @@ class _SurviveWriteErrors:
         if not isinstance(error, OSError):
             return False
         if not self._ledger.has_failed:
-            logger.error("the ledger of documents is written no more: %s", error)
+            logger.error("the ledger of documents cannot be written any more: %s", error)
         self._ledger.has_failed = True
         return True
 
 
 def _to_json(value: float | None) -> float | str | None:
-    """None, where nothing was predicted, is null; what is not finite is told as a string."""
+    """Return null where nothing was predicted (None), and a string for a non-finite value."""
     if value is None or math.isfinite(value):
         return value
     if math.isnan(value):

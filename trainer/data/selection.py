@@ -209,7 +209,7 @@ def add_to_quarantine(path: Path, sample_ids: Iterable[str], *, remark: str) -> 
     Args:
         path: The file.
         sample_ids: Which documents.
-        remark: Why, for people.
+        remark: Why, for the reader of the file.
 
     Returns:
         Those that were not there before.
@@ -229,7 +229,7 @@ def add_to_quarantine(path: Path, sample_ids: Iterable[str], *, remark: str) -> 
 
 
 def _end_of_line(file: IO[bytes]) -> bytes:
-    """Return what must stand before a new line: an end of the last one, if a person left none."""
+    """Return what precedes a new line: a line end, if the last line has none."""
     if not file.seek(0, SEEK_END):
         return b""
     file.seek(-1, SEEK_END)

@@ -123,7 +123,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 @dataclass(slots=True)
 class Piece:
-    """What of one document stands in one sequence."""
+    """The part of one document in one sequence."""
 
     sample_id: str
     """Which document."""
@@ -252,7 +252,7 @@ class EncodedSample:
     """One sequence, ready for a batch."""
 
     position: int
-    """Where it stands in the stream."""
+    """Position in the stream."""
     sample_ids: tuple[str, ...]
     """Which documents are in it."""
     sources: tuple[str, ...]
@@ -309,7 +309,7 @@ class SequenceEncoder:
 
         Args:
             document: What to lay out.
-            position: Where it stands in the stream.
+            position: Position in the stream.
             fault: Changes the tokens before masks and labels are made from them.
 
         Raises:
@@ -339,7 +339,7 @@ class SequenceEncoder:
         Args:
             pieces: In order, at least one.
             pictures: Those of every piece, decoded.
-            position: Where the sequence stands in the stream.
+            position: Position of the sequence in the stream.
             fault: Changes the tokens before masks and labels are made from them.
         """
         tokens = [token for piece in pieces for token in piece.tokens]

@@ -92,7 +92,7 @@ _KEPT_WINDOWS: Final = 4  # laid out in a process; a batch seldom spans more
 
 @dataclass(slots=True)
 class PackedRow:
-    """What stands in one sequence."""
+    """Contents of one sequence."""
 
     pieces: list[Piece] = field(default_factory=list)
     """In the order of the stream."""
@@ -168,14 +168,14 @@ class PackedStream:
         """Return the sequence at a position.
 
         A document with a picture that cannot be decoded is left out of its sequence; where nothing
-        else stands in it, another document takes the place.
+        else is in it, another document takes its place.
 
         Raises:
             ConfigurationError: Too many unusable documents in a row; it names the last one.
         """
         number, row = divmod(position, self._config.rows)
         window = self._window(number)
-        # What a window passed over is told once, with its first sequence.
+        # Documents that a window passed over are reported once, with its first sequence.
         skips = list(window.skips) if row == 0 else []
         pieces: list[Piece] = []
         pictures: list[list[Tensor]] = []

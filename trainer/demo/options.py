@@ -1,4 +1,4 @@
-"""What the demo is asked to do, and its three arms."""
+"""Options of the demo, and its three arms."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Arm:
     disturbed: bool
     """Whether both disturbances happen to it."""
     title: str
-    """What a person reads."""
+    """Shown to the user."""
 
 
 UNDISTURBED: Final = Arm(
@@ -50,7 +50,7 @@ class Disturbances:
 
     @property
     def bad_until(self) -> int:
-        """First step behind the bad documents."""
+        """First step after the bad documents."""
         return self.bad_from + self.bad_steps
 
 
@@ -69,9 +69,9 @@ class DemoOptions:
     report: Path | None = None
     """Where the JSON report goes; None writes it to `out`."""
     exit_when_done: bool = False
-    """End the collector when the story is told, instead of leaving it to the reader."""
+    """Stop the collector when the demo is over, instead of leaving it running."""
     timeout_seconds: float = 600.0
-    """After this time the demo gives up and says where it stood."""
+    """After this time the demo stops and reports how far it got."""
     final_steps: int = 100
     """The final loss is the mean over this many last steps."""
 
@@ -81,7 +81,7 @@ class DemoOptions:
         if self.steps < _MIN_STEPS:
             raise ConfigurationError(
                 f"steps: {self.steps} cannot be used; allowed: at least {_MIN_STEPS}, since the "
-                "story needs room for two disturbances and for what comes after them"
+                "demo needs room for two disturbances and for their recovery"
             )
 
     @property

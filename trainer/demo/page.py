@@ -14,7 +14,7 @@ from trainer.demo.watch import ArmWatch, Event
 
 _PAGE: Final = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
 _LAST: Final = 10**9
-"""Behind the last step of any arm: everything that happened is told."""
+"""After the last step of every arm: include everything that happened."""
 
 
 def write_page(

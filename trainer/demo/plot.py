@@ -16,7 +16,7 @@ from stabilizer.protocol.commands import Command, RollbackParameters
 from trainer.demo.options import ARMS, PROTECTED, Disturbances
 from trainer.demo.report import ArmOutcome, applied
 
-# Okabe and Ito's colours: told apart with every kind of colour vision.
+# Okabe and Ito's colours: distinguishable with every kind of colour vision.
 COLOURS: Final = {"undisturbed": "#0072B2", "unprotected": "#D55E00", "protected": "#009E73"}
 
 

@@ -32,7 +32,7 @@ class Curve:
 def follow(attempts: Sequence[Attempt], data: Sequence[SeriesData]) -> Curve:
     """Put the attempts of one series together.
 
-    An attempt that starts at step s goes on after sample s of the lineage before it; everything
+    An attempt that starts at step s continues after sample s of the lineage before it; everything
     behind s is its abandoned branch.
     """
     by_attempt: Mapping[int, SeriesData] = {part.attempt: part for part in data}

@@ -31,7 +31,7 @@ _ENDED: Final = (RunState.FINISHED, RunState.FAILED)
 
 
 def run_demo(options: DemoOptions, *, clock: Clock | None = None) -> int:
-    """Tell the story; returns the exit code: 0 if every check of the verdict passed."""
+    """Run the demo; return the exit code: 0 if every check passed."""
     clock = clock or SystemClock()
     began = clock.monotonic()
     teller = StoryTeller()
@@ -166,7 +166,7 @@ def _look(
     options: DemoOptions,
     teller: StoryTeller,
 ) -> dict[str, int]:
-    """Tell what is new; returns the step of every arm that the collector knows."""
+    """Report new events; return the step of every arm that the collector knows."""
     steps: dict[str, int] = {}
     events: list[Event] = []
     for name, watch in watches.items():
@@ -228,7 +228,7 @@ def _leave_open(teller: StoryTeller, page: str) -> None:
 def demo(
     *,
     exit_when_done: Annotated[
-        bool, typer.Option("--exit", help="End the collector when the story is told.")
+        bool, typer.Option("--exit", help="Stop the collector when the demo is over.")
     ] = False,
     report: Annotated[
         Path | None,
@@ -238,7 +238,7 @@ def demo(
     steps: Annotated[int, typer.Option(help="Optimizer steps of each arm.")] = DemoOptions.steps,
     out: Annotated[Path, typer.Option(help="Folder for everything else.")] = Path("out/demo"),
 ) -> None:
-    """Train, disturb, see, rewind, learn on: the whole loop on this machine, told live.
+    """Train, disturb, see, rewind, learn on: the whole loop on this machine, reported live.
 
     Without --exit, on a terminal, page and collector stay for you to look around until Ctrl-C.
     """
@@ -259,6 +259,6 @@ def demo(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
-        typer.echo("Ended before the story was told; the processes are gone.", err=True)
+        typer.echo("Stopped before the end; the processes are gone.", err=True)
         raise typer.Exit(130) from None
     raise typer.Exit(code)

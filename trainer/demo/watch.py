@@ -88,13 +88,13 @@ class Event:
 
 @dataclass(slots=True)
 class ArmWatch:
-    """Remembers what has been told of one arm."""
+    """Keep track of the events already reported of one arm."""
 
     arm: str
     ahead: list[tuple[int, str]] = field(default_factory=list)
     """What will happen to it: step and text, in order."""
     told_alerts: set[tuple[str, int, int]] = field(default_factory=set)
-    told_decisions: dict[str, int] = field(default_factory=dict)
+    reported_decisions: dict[str, int] = field(default_factory=dict)
     told_commands: dict[str, CommandState] = field(default_factory=dict)
 
     def news(
@@ -104,7 +104,7 @@ class ArmWatch:
         incidents: Sequence[Incident],
         commands: Sequence[Command],
     ) -> list[Event]:
-        """Return what has not been told yet, in the order of the run.
+        """Return the events not yet reported, in the order of the run.
 
         At one step: what happens before what is seen, decided and done.
         """
@@ -134,9 +134,9 @@ class ArmWatch:
 
     def _decisions(self, incidents: Sequence[Incident]) -> Iterator[Event]:
         for incident in incidents:
-            told = self.told_decisions.get(incident.id, 0)
-            self.told_decisions[incident.id] = len(incident.decisions)
-            for decision in incident.decisions[told:]:
+            reported = self.reported_decisions.get(incident.id, 0)
+            self.reported_decisions[incident.id] = len(incident.decisions)
+            for decision in incident.decisions[reported:]:
                 text = f"incident {incident.number}: {_decided(decision)}"
                 yield Event(
                     arm=self.arm,

@@ -123,8 +123,8 @@ def _measures(finding: Finding) -> dict[str, str]:
     }
 
 
-def _content(document: Document, told: str | None) -> Iterator[str]:
-    """Yield the parts of a document; what was told of it already is not told again."""
+def _content(document: Document, reported: str | None) -> Iterator[str]:
+    """Yield the parts of a document; a problem that is already reported is left out."""
     learned = document.learned or (True,) * len(document.parts)
     for part, is_learned in zip(document.parts, learned, strict=True):
         if isinstance(part, Mark):
@@ -133,14 +133,14 @@ def _content(document: Document, told: str | None) -> Iterator[str]:
             opening = "<p>" if is_learned else '<p class="asked">'
             yield f"{opening}{escape(part)}</p>\n"
         else:
-            yield _picture(document.sample_id, part, told)
+            yield _picture(document.sample_id, part, reported)
 
 
-def _picture(sample_id: str, file: bytes, told: str | None) -> str:
+def _picture(sample_id: str, file: bytes, reported: str | None) -> str:
     try:
         shown = base64.b64encode(thumbnail(sample_id, file)).decode("ascii")
     except BadDocumentError as error:
-        problem = "that picture" if str(error) == told else str(error)
+        problem = "that picture" if str(error) == reported else str(error)
         return f'<p class="bad">{escape(problem)}</p>\n'
     return f'<img alt="picture of the document" src="data:image/png;base64,{shown}">\n'
 
@@ -219,7 +219,7 @@ def _write(
 
 
 def _open(path: Path) -> TextIO:
-    """Open a file for text; names in a tar may be bytes that are no Unicode, told as escapes."""
+    """Open a file for text; names in a tar that are not Unicode are written as escapes."""
     return path.open("w", encoding="utf-8", errors="backslashreplace")
 
 

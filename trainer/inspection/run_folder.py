@@ -24,7 +24,7 @@ from trainer.faults import BadDocuments, CorruptedShard, RepeatedDocuments, faul
 Unit: TypeAlias = Literal["step", "sample"]
 UNITS: Final[tuple[Unit, ...]] = ("step", "sample")
 _WINDOW: Final = re.compile(r"(\d{1,15}):(\d{1,15})")
-MAX_SAMPLES: Final = 100_000  # more than any person will judge
+MAX_SAMPLES: Final = 100_000  # more than a user will read
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def parse_window(text: str, unit: str) -> Window:
     """Read FROM:TO, without the end.
 
     Args:
-        text: As a person types it.
+        text: As the user types it.
         unit: step or sample.
 
     Raises:

@@ -43,7 +43,7 @@ class MetricLog(Protocol):
         ...
 
     def phase(self, text: str) -> None:
-        """Tell that training goes on in another way from here, and how."""
+        """Report that a new phase of training begins, and which."""
         ...
 
 
@@ -52,7 +52,7 @@ class IdeficsModule(LightningModule):
 
     `stabilizer_job` is set by `StabilizerCallback`; while it is None nothing is reported.
     `last_losses` holds the unweighted losses of the newest microbatch, on its device, and
-    `last_document_losses` the mean of every document in it, where the batch tells them apart, with
+    `last_document_losses` the mean of every document in it, where the batch separates them, with
     how many tokens it is of.
     """
 

@@ -19,7 +19,7 @@ class DocumentLosses(NamedTuple):
     means: Tensor
     """[D] float32, mean cross-entropy; NaN too where nothing is predicted."""
     tokens: Tensor
-    """[D] float32, how many tokens are predicted: tells the two kinds of NaN apart."""
+    """[D] float32, how many tokens are predicted: separates the two kinds of NaN."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ def group_decays(config: OptimizerConfig) -> dict[str, float]:
 def follow_names(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any] | None:
     """Fit a checkpoint's state to an optimizer that has more or fewer weights, by their names.
 
-    A hook for `register_load_state_dict_pre_hook`: a run may go on with other parts unfrozen than
+    A hook for `register_load_state_dict_pre_hook`: a run may resume with other parts unfrozen than
     before. New weights begin without moments, moments of others are dropped.
 
     Raises:

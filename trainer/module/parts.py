@@ -60,7 +60,7 @@ def part_of(name: str) -> Part:
 
 
 def can_learn(name: str) -> bool:
-    """Tell whether a weight has any effect on the loss."""
+    """Return whether a weight has any effect on the loss."""
     return _IDLE.search(canonical_name(name)) is None
 
 
@@ -78,7 +78,7 @@ def freeze(model: nn.Module, parts: Collection[Part]) -> None:
 
 
 class UnfreezeSchedule(Callback):
-    """Unfreezes parts on time, and tells the job that watches that a phase has begun.
+    """Unfreeze parts at their step, and report the new phase to the monitored job.
 
     With several ranks, or shards, the weights count as learning from the start, since DDP and FSDP
     fix when they wrap a model which gradients they will reduce; until their step these are thrown
@@ -137,7 +137,7 @@ class UnfreezeSchedule(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """What is unfrozen, so that going on with it is not told as a change."""
+        """Return what is unfrozen, so that a resume does not report it as a change."""
         return {"open": sorted(self._open)}
 
     @override

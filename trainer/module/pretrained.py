@@ -137,8 +137,8 @@ class WeightFiles:
         return [folder / Path(name).name for name in names]
 
 
-_MOST_TOLD: Final = 20
-"""Differences of one source that are told; a wrong width makes hundreds."""
+_MOST_SHOWN: Final = 20
+"""Most differences of one source that are reported; a wrong width makes hundreds."""
 _EMBEDDING: Final = "model.embed_tokens.weight"
 _HEAD: Final = "lm_head.weight"
 _VISION: Final = "vision_config"
@@ -250,10 +250,10 @@ def _open(given: str, field: str, kind: _Kind, config: ModelConfig, model: nn.Mo
     mistakes += _tensor_mistakes(files, places, wanted)
     if mistakes:
         files.close()
-        told = mistakes[:_MOST_TOLD]
-        if len(mistakes) > len(told):
-            told.append(f"and {len(mistakes) - len(told)} more")
-        raise ConfigurationError("\n".join(f"{field}: {folder}: {line}" for line in told))
+        shown = mistakes[:_MOST_SHOWN]
+        if len(mistakes) > len(shown):
+            shown.append(f"and {len(mistakes) - len(shown)} more")
+        raise ConfigurationError("\n".join(f"{field}: {folder}: {line}" for line in shown))
     return _Source(files, places)
 
 
@@ -299,7 +299,7 @@ def _write(parameter: nn.Parameter, tensor: torch.Tensor) -> None:
         local = tensor.to(parameter.device, parameter.dtype)
         tensor = distribute_tensor(local, parameter.device_mesh, parameter.placements)
     parameter.copy_(tensor)
-    # What transformers goes by when it draws the rest at random.
+    # transformers uses this to initialize the rest at random.
     parameter._is_hf_initialized = True  # type: ignore[attr-defined]  # noqa: SLF001  its own flag
 
 

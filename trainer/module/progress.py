@@ -95,7 +95,7 @@ class ProgressLine(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Give the terminal back before the error is told."""
+        """Release the terminal before the error is printed."""
         self._progress.stop()
 
     def _tell(self, trainer: Trainer, loss: str, now: float) -> None:
@@ -115,7 +115,7 @@ class LossRecorder(Callback):
     """Writes attempt, step, loss, z_loss, lr and seconds of every optimizer step, and flushes.
 
     A step that does not lie above the one before begins a new attempt: the job was rewound. So does
-    a resume, which goes on behind what is in the file. Losses are means over the microbatches of
+    a resume, which appends to the file. Losses are means over the microbatches of
     the step. Numbers that are not finite are written as the strings "NaN", "Infinity" and
     "-Infinity", which `float()` reads.
     """
@@ -128,8 +128,8 @@ class LossRecorder(Callback):
         Args:
             path: The file.
             clock: Measures the seconds since now.
-            resumed_step: Completed steps at which a job goes on, behind what the file holds; None:
-                the file begins anew.
+            resumed_step: Completed steps at which a job resumes and appends to the file; None:
+                the file is written from scratch.
 
         Raises:
             OSError: The file cannot be written.
@@ -196,7 +196,7 @@ class LossRecorder(Callback):
         content = path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:  # the process died in the middle of a line
-            os.truncate(path, len(whole))  # writing the rest anew could lose it, on a full disk
+            os.truncate(path, len(whole))  # rewriting the rest could lose it, on a full disk
         for line in map(json.loads, whole.splitlines()):
             self.losses[line["step"] - 1 :] = [float(line["loss"])]
             self.attempt = line["attempt"] + 1

@@ -30,7 +30,7 @@ class Devices:
     """Whether each process holds a part of the model."""
 
     def trainer_options(self, config: TrainingConfig) -> dict[str, Any]:
-        """Return what Lightning's Trainer must be told."""
+        """Return the options for Lightning's Trainer."""
         plugins: list[Any] = [] if self.is_sharded else [SafeCheckpointIO()]
         if config.precision == "bf16":
             plugins.append(Bf16Precision(self.device))

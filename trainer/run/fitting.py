@@ -63,7 +63,7 @@ def build_watcher(monitor: MonitorConfig, *, token: str | None) -> StabilizerCal
 def registered_config(config: RunConfig) -> dict[str, Any]:
     """Return what the collector may know of a configuration: all of it, without passwords.
 
-    Addresses of data lose what stands in front of the host and behind the path.
+    Addresses of data lose everything before the host and after the path.
     """
     fields: dict[str, Any] = json.loads(json.dumps(asdict(config)), object_pairs_hook=_without)
     return fields
@@ -119,7 +119,7 @@ def fit(
         config: Everything about the run.
         token: For the collector, where it wants one.
         clock: Measures the time in training.
-        resume: latest, auto or a checkpoint's folder, to go on from; None: start anew.
+        resume: latest, auto or a checkpoint's folder, to resume from; None: start from scratch.
 
     Returns:
         What came out; on ranks other than 0 as far as they know it.
@@ -259,7 +259,7 @@ def _open_out(config: RunConfig) -> None:
     out = Path(config.training.out)
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        if not os.access(out, os.W_OK):  # told now, not when all weights are loaded
+        if not os.access(out, os.W_OK):  # reported before all weights are loaded
             raise PermissionError(errno.EACCES, "permission denied")
 
 
@@ -279,7 +279,7 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 def silence_libraries() -> None:
-    """Keep the libraries' hints about themselves from people who train; errors still show."""
+    """Hide the libraries' hints about themselves; errors still show."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     for name in ("lightning.pytorch", "lightning.fabric"):

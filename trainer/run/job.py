@@ -152,7 +152,7 @@ def build_job(
     )
     heldout = open_heldout_stream(
         config.data, tokenizer, image_size=config.model.vision.image_size
-    )  # read at the end, but what is wrong with it is told now
+    )  # read at the end, but its errors are reported now
     module = _build_module(config, tokenizer, sharded=sharded)
     if rank:  # dropout masks of its own; rank 0 draws as a run of one process does
         seed_everything(config.training.seed + rank, verbose=False)
@@ -181,7 +181,7 @@ def _build_module(config: RunConfig, tokenizer: CorpusTokenizer, *, sharded: boo
     if config.training.compile:
         _log.warning(
             "training.compile: hooks inside a compiled model are lost, so no module is measured: "
-            "rules about activations, attention and gates have nothing to judge"
+            "rules about activations, attention and gates have no data"
         )
         model.compile(backend=config.training.compile_backend)
     return module

@@ -36,7 +36,7 @@ _MAY_DIFFER: Final = (
     "unfreeze",
 )
 
-_TOLD: Final = (
+_REPORTED: Final = (
     "data.",
     "optimizer.",
     "model.",
@@ -52,7 +52,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """A checkpoint to go on from."""
+    """A checkpoint to resume from."""
 
     path: Path
     """Its folder."""
@@ -75,15 +75,15 @@ def choose_resume(config: RunConfig, wanted: str | None) -> Resume | None:
     """Find the checkpoint that is asked for, and compare its run with this one.
 
     Args:
-        config: Of the run that goes on.
-        wanted: As in `--resume`; None: start anew.
+        config: Of the resumed run.
+        wanted: As in `--resume`; None: start from scratch.
 
     Returns:
-        The checkpoint; None to start anew.
+        The checkpoint; None to start from scratch.
 
     Raises:
         ConfigurationError: There is none, it is of another model or strategy, or the folder holds
-            checkpoints and nobody has said to go on from them.
+            checkpoints and nothing says to resume from them.
     """
     store = store_of(config)
     if wanted is None:
@@ -120,7 +120,7 @@ def _to_json(config: RunConfig) -> str:
 
 
 def _compare(saved: object, config: RunConfig, path: Path) -> None:
-    """Refuse another model; tell what else makes it another run."""
+    """Refuse another model; log what else differs."""
     if not isinstance(saved, str):
         return  # of a job that kept no configuration
     differences = dict(_differences(json.loads(saved), json.loads(_to_json(config))))
@@ -135,11 +135,11 @@ def _compare(saved: object, config: RunConfig, path: Path) -> None:
             for name, (old, new) in other_model.items()
         ]
         raise ConfigurationError("\n".join(lines))
-    told = [name for name in differences if name.startswith(_TOLD)]
-    if told:
+    reported = [name for name in differences if name.startswith(_REPORTED)]
+    if reported:
         _log.warning(
             "resumed with another %s than before: it is not the same run to a bit",
-            ", ".join(told),
+            ", ".join(reported),
         )
 
 

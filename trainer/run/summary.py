@@ -65,11 +65,11 @@ def heldout_loss(
     Args:
         config: Of the run.
         job: With the trained model.
-        agree: Tells whether something is true on all ranks.
+        agree: Returns whether something is true on all ranks.
 
     Returns:
         The loss; None where there are no such documents, or where they cannot be read any more,
-        which is told: it must not cost a finished run its summary.
+        which is logged: it must not cost a finished run its summary.
     """
     if job.heldout is None:
         return None

@@ -75,7 +75,7 @@ class DataWait(Profiler):
         self._seconds = 0.0
 
     def take(self) -> float:
-        """Return the seconds since the last call, and begin anew."""
+        """Return the seconds since the last call, and restart the clock."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds
 

@@ -170,7 +170,7 @@ def _check_schema(url: str, schema: pa.Schema) -> None:
 
 
 def _are_addresses(column: str, found: pa.DataType | None) -> bool:
-    """OBELICS is published with the addresses of its pictures, which somebody must fetch first."""
+    """OBELICS is published with the addresses of its pictures, which must be downloaded first."""
     return (
         column == "images"
         and found is not None

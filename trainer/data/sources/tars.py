@@ -125,7 +125,7 @@ def _index(file: StoredFile) -> Content[_ShardIndex]:
 
 
 def _ends(opened: IO[bytes], offset: int) -> bool:
-    """Tell whether a tar ends at a place, as tar does, with blocks of zeros.
+    """Return whether a tar ends at an offset, with blocks of zeros as tar writes them.
 
     tarfile takes a header that is damaged for the end as well.
     """

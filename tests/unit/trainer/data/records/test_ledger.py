@@ -139,7 +139,7 @@ def test_a_full_disk_costs_the_ledger_and_is_told_once(begin, caplog):
     for step in (2, 3, 4):
         ledger.write(entry(step))
     assert ledger.has_failed
-    assert len([r for r in caplog.records if "written no more" in r.message]) == 1
+    assert len([r for r in caplog.records if "cannot be written any more" in r.message]) == 1
 
 
 def test_where_no_ledger_is_there_is_nothing(tmp_path):
