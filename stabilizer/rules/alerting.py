@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabilizer.protocol.decisions import AlertState, Severity
-from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State
+from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State, grown
 from stabilizer.rules.outcome import AlertChange, AlertKey
 
 
@@ -35,7 +35,7 @@ class ActiveAlert:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class AlertSample:
     """One evaluation of every instance of a rule.
 
     Args:
@@ -79,13 +79,11 @@ class AlertTable:
 
     def resize(self, num_instances: int) -> None:
         """Make room for more instances."""
-        missing = max(0, num_instances - len(self._flagged_in_a_row))
-        zeros = np.zeros(missing, np.int64)
-        self._flagged_in_a_row = np.concatenate([self._flagged_in_a_row, zeros])
-        self._clear_in_a_row = np.concatenate([self._clear_in_a_row, zeros])
+        self._flagged_in_a_row = grown(self._flagged_in_a_row, num_instances, 0)
+        self._clear_in_a_row = grown(self._clear_in_a_row, num_instances, 0)
 
     def advance(
-        self, attempt: int, step: int, sample: Sample, names: list[str]
+        self, attempt: int, step: int, sample: AlertSample, names: list[str]
     ) -> list[AlertChange]:
         """Evaluate one sample of every instance; return what changed."""
         if not self.active and not sample.flagged.any():
@@ -104,7 +102,7 @@ class AlertTable:
             changes.extend(self._move(instance, key, sample))
         return changes
 
-    def _move(self, instance: int, key: AlertKey, sample: Sample) -> Iterator[AlertChange]:
+    def _move(self, instance: int, key: AlertKey, sample: AlertSample) -> Iterator[AlertChange]:
         alert = self.active.get(instance)
         step = key.pending_step
         if sample.flagged[instance]:
@@ -130,7 +128,7 @@ class AlertTable:
             self.active[instance] = replace(alert, is_flagged=False)
 
     def _change(
-        self, alert: ActiveAlert, state: AlertState, step: int, instance: int, sample: Sample
+        self, alert: ActiveAlert, state: AlertState, step: int, instance: int, sample: AlertSample
     ) -> AlertChange:
         score = float(sample.scores[instance])
         return AlertChange(

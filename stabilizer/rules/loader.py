@@ -13,8 +13,7 @@ from pydantic import JsonValue, ValidationError
 
 from stabilizer.errors import RuleDefinitionError, RuleFileError
 from stabilizer.protocol.decisions import Severity
-from stabilizer.rules.policy_spec import PolicySpec
-from stabilizer.rules.spec import ANY_VALUE, CLOSED_LABELS, RuleFileSpec, RuleSpec
+from stabilizer.rules.spec import ANY_VALUE, CLOSED_LABELS, PolicySpec, RuleFileSpec, RuleSpec
 from stabilizer.yaml_lines import Path, YamlMistake, YamlSource, parse_yaml
 
 

@@ -11,9 +11,16 @@ from pydantic import JsonValue
 from stabilizer.protocol.batches import Marker, MarkerKind
 from stabilizer.protocol.frames import Float32Array
 from stabilizer.protocol.series import Catalog
-from stabilizer.rules.alerting import AlertingSpec, AlertTable, Sample
+from stabilizer.rules.alerting import AlertingSpec, AlertSample, AlertTable
 from stabilizer.rules.detectors import build_detector
-from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State, Verdict
+from stabilizer.rules.detectors.interface import (
+    BoolArray,
+    Detection,
+    FloatArray,
+    State,
+    grown,
+    part_of,
+)
 from stabilizer.rules.outcome import AlertChange, RuleHealth
 from stabilizer.rules.selection import Selection
 from stabilizer.rules.spec import RuleSpec
@@ -95,12 +102,13 @@ class Rule:
         self._rows = num_series
         self._detector.resize(num_series)
         self.alerts.resize(len(self._names))
-        more = np.zeros(num_series - len(self._flagged), np.bool_)
-        self._flagged = np.concatenate([self._flagged, more])
+        self._flagged = grown(self._flagged, num_series, 0)
 
-    def _sample(self, samples: FloatArray, verdict: Verdict) -> Sample:
+    def _sample(self, samples: FloatArray, verdict: Detection) -> AlertSample:
         if self.spec.quorum is None:
-            return Sample(verdict.known, verdict.flagged, samples, verdict.score, self.spec.message)
+            return AlertSample(
+                verdict.known, verdict.flagged, samples, verdict.score, self.spec.message
+            )
         np.copyto(self._flagged, verdict.flagged, where=verdict.known)
         number, needed = int(self._flagged.sum()), self._needed(self.spec.quorum)
         flagged = np.flatnonzero(verdict.flagged)
@@ -111,7 +119,7 @@ class Rule:
                 f"{number} of {self._selection.num_chosen} series, {needed} needed; "
                 f"most at {self._selection.series[worst]}. {self.spec.message}"
             ).strip()
-        return Sample(
+        return AlertSample(
             known=np.array([verdict.known.any()]),
             flagged=np.array([verdict.known.any() and number >= needed]),
             values=samples[[worst]] if worst >= 0 else np.array([np.nan]),
@@ -178,11 +186,6 @@ class Rule:
         self.health.ok = head["ok"]
         self.health.last_error = head["last_error"]
         self.health.evaluations = head["evaluations"]
-        self._detector.load(_part(arrays, "detector."))
-        self.alerts.load(_part(arrays, "alerts."), self._names)
+        self._detector.load(part_of(arrays, "detector."))
+        self.alerts.load(part_of(arrays, "alerts."), self._names)
         self._flagged = np.array(arrays["flagged"], np.bool_)
-
-
-def _part(arrays: State, prefix: str) -> State:
-    length = len(prefix)
-    return {name[length:]: array for name, array in arrays.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Rules as they stand in a rule file.
+"""The schema of a rule file: rules and policy.
 
 Every count of samples is of evaluated samples: a metric measured every 10 steps has one sample in
 10 steps. Every count of steps is of optimizer steps.
@@ -7,6 +7,7 @@ Every count of samples is of evaluated samples: a metric measured every 10 steps
 from __future__ import annotations
 
 import math
+import re
 from enum import StrEnum
 from typing import Annotated, Final, Self
 
@@ -19,10 +20,11 @@ from pydantic import (
     model_validator,
 )
 
-from stabilizer.protocol.batches import MarkerKind
-from stabilizer.protocol.decisions import Severity
+from stabilizer.protocol.batches import MarkerKind, SamplingPlan
+from stabilizer.protocol.commands import Factor
+from stabilizer.protocol.commands import Steps as CommandSteps
+from stabilizer.protocol.decisions import Mode, Severity
 from stabilizer.protocol.metrics import Kind, Tower
-from stabilizer.rules.policy_spec import PolicySpec
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -33,10 +35,14 @@ Steps = Annotated[int, Field(ge=0, le=10_000_000)]
 RuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,79}$")]
 MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=120)]
 
+Count = Annotated[int, Field(ge=0, le=100_000)]
+
 MAX_RULES: Final = 500
+MAX_RUNGS: Final = 50
 ANY_VALUE: Final = "*"
 CLOSED_LABELS: Final = {"kind": frozenset(Kind), "tower": frozenset(Tower)}
 """Labels whose values are those of the protocol and no others."""
+_ITEM: Final = re.compile(r"(severity|rule):[a-z][a-z0-9_]*(\|(severity|rule):[a-z][a-z0-9_]*)*\Z")
 
 
 def _as_tuple(value: object) -> tuple[object, ...]:
@@ -47,7 +53,7 @@ OneOrMore = BeforeValidator(_as_tuple)
 LabelMatch = Annotated[tuple[str | None, ...], OneOrMore]
 
 
-class _Spec(BaseModel):
+class _RulePart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
@@ -66,11 +72,11 @@ class Direction(StrEnum):
     BOTH = "both"
 
 
-class NonfiniteSpec(_Spec):
+class NonfiniteSpec(_RulePart):
     """The sample is NaN or Inf."""
 
 
-class ThresholdSpec(_Spec):
+class ThresholdSpec(_RulePart):
     """The sample is beyond a bound; exactly one of the two."""
 
     above: Number | None = None
@@ -83,7 +89,7 @@ class ThresholdSpec(_Spec):
         return self
 
 
-class _BaselineSpec(_Spec):
+class _BaselineSpec(_RulePart):
     """What detectors with a learned baseline have in common."""
 
     window: Window = 128
@@ -176,7 +182,7 @@ DetectorSpec = (
 )
 
 
-class DetectSpec(_Spec):
+class DetectSpec(_RulePart):
     """Exactly one detector."""
 
     nonfinite: NonfiniteSpec | None = None
@@ -202,7 +208,7 @@ class DetectSpec(_Spec):
         return chosen
 
 
-class LayerSpec(_Spec):
+class LayerSpec(_RulePart):
     """Layers by index, or a share of a tower's layers from the bottom or the top."""
 
     bottom: Share | None = None
@@ -258,7 +264,7 @@ class SelectSpec(BaseModel):
         return metric + ("{" + ",".join(parts) + "}" if parts else "")
 
 
-class RuleSpec(_Spec):
+class RuleSpec(_RulePart):
     """A declared condition and what it means."""
 
     name: RuleName
@@ -297,7 +303,139 @@ class RuleSpec(_Spec):
         return self.severity is Severity.DIVERGENCE and self.detect.nonfinite is not None
 
 
-class RuleFileSpec(_Spec):
+class ReduceLrRung(_RulePart):
+    """A cut of the learning rate."""
+
+    factor: Factor
+    """Multiplies the present rate."""
+    steps: CommandSteps | None = None
+    """CommandSteps at the reduced rate; None holds it until told otherwise."""
+    ramp: CommandSteps | None = None
+    """CommandSteps of the way back; None takes as many as `steps`."""
+
+    @property
+    def ramp_steps(self) -> int:
+        """CommandSteps of the linear way back."""
+        return (self.steps or 0) if self.ramp is None else self.ramp
+
+
+class RollbackRung(_RulePart):
+    """A rewind to a healthy snapshot."""
+
+    margin: CommandSteps = 100
+    """The snapshot lies at least so many steps before the first sign."""
+    skip: CommandSteps = 0
+    """CommandSteps' worth of data left out from there on."""
+
+
+class RungSpec(_RulePart):
+    """One step of the ladder: a cut, a rollback, both, or a pause."""
+
+    reduce_lr: ReduceLrRung | None = None
+    rollback: RollbackRung | None = None
+    pause: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: object) -> object:
+        return {"pause": True} if value == "pause" else value
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        acts = self.reduce_lr is not None or self.rollback is not None
+        if acts == self.pause:
+            raise ValueError("give reduce_lr, rollback, both of them, or pause")
+        return self
+
+
+class ActOnSpec(_RulePart):
+    """When an incident calls for an action.
+
+    Items are `severity:<word>`, `rule:<name>`, or several of them with `|` between, of which one is
+    enough. `severity:precursor` is met by a precursor or anything worse.
+    """
+
+    any: tuple[str, ...] = Field(default=(), strict=False)
+    """One of these is enough."""
+    or_all: tuple[str, ...] = Field(default=(), strict=False)
+    """These together are enough: the two-signal rule."""
+    after_wait: tuple[str, ...] = Field(default=(), strict=False)
+    """One of these is enough if its condition holds, still or again, `wait` steps after its alert
+    has fired."""
+    within: CommandSteps = 50
+    """An alert that was resolved so many steps ago still counts as a signal."""
+
+    @field_validator("any", "or_all", "after_wait")
+    @classmethod
+    def _items(cls, items: tuple[str, ...]) -> tuple[str, ...]:
+        for item in items:
+            if not _ITEM.match(item):
+                raise ValueError(f"{item!r} is neither severity:<word> nor rule:<name>")
+        return items
+
+    @property
+    def items(self) -> dict[str, tuple[str, ...]]:
+        """All items by field."""
+        return {"any": self.any, "or_all": self.or_all, "after_wait": self.after_wait}
+
+
+class BudgetSpec(_RulePart):
+    """How many interventions within so many steps of training; None is without limit."""
+
+    rollback: Count | None = 3
+    reduce_lr: Count | None = None
+    per_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 2000
+
+
+class GuardsSpec(_RulePart):
+    """What holds an action back. CommandSteps are steps trained: those repeated count again."""
+
+    budget: BudgetSpec = BudgetSpec()
+    cooldown: CommandSteps = 100
+    """CommandSteps between two interventions."""
+    watch: CommandSteps = 250
+    """CommandSteps after an intervention in which it must prove itself."""
+    max_tries: Annotated[int, Field(ge=1, le=100)] = 2
+    """Attempts at one rung when its command fails."""
+
+
+class SamplingSpec(_RulePart):
+    """How often modules are measured."""
+
+    every: Annotated[int, Field(ge=1, le=10_000)] = 10
+    burst: CommandSteps = 50
+    """CommandSteps measured one by one after a precursor or worse becomes pending."""
+
+
+class PolicySpec(_RulePart):
+    """What turns an incident into a command."""
+
+    mode: Annotated[Mode, Field(strict=False)] = Mode.PROPOSE
+    ladder: tuple[RungSpec, ...] = Field(strict=False)
+    act_on: ActOnSpec
+    guards: GuardsSpec = GuardsSpec()
+    wait: CommandSteps = 50
+    """CommandSteps in which a jump may recover by itself."""
+    healthy_after: CommandSteps = 50
+    """CommandSteps without an alert after a snapshot that make it healthy."""
+    quiet: Annotated[int, Field(ge=1, le=100_000)] = 20
+    """CommandSteps without a firing alert with which an incident is resolved."""
+    sampling: SamplingSpec = SamplingSpec()
+
+    @field_validator("ladder")
+    @classmethod
+    def _some_rungs(cls, ladder: tuple[RungSpec, ...]) -> tuple[RungSpec, ...]:
+        if not 1 <= len(ladder) <= MAX_RUNGS:
+            raise ValueError(f"has {len(ladder)} rungs; allowed: 1 to {MAX_RUNGS}")
+        return ladder
+
+    @property
+    def sampling_plan(self) -> SamplingPlan:
+        """The plan without a burst."""
+        return SamplingPlan(every=self.sampling.every)
+
+
+class RuleFileSpec(_RulePart):
     """The content of a rule file."""
 
     rules: Annotated[tuple[RuleSpec, ...], Field(strict=False)]

@@ -6,8 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State
-from stabilizer.rules.detectors.patience import Patience
+from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State, grown
 from stabilizer.rules.detectors.ring import SampleRing
 
 REFRESH_EVERY: Final = 16
@@ -40,8 +39,7 @@ class Baseline:
         """Make room for more series."""
         self.ring.resize(num_series)
         self._patience.resize(num_series)
-        missing = max(0, num_series - len(self.ready))
-        self.ready = np.concatenate([self.ready, np.zeros(missing, np.bool_)])
+        self.ready = grown(self.ready, num_series, 0)
 
     def learn(self, step: int, values: FloatArray, known: BoolArray, flagged: BoolArray) -> None:
         """Take in one sample of every series.
@@ -103,3 +101,46 @@ class Baseline:
         self._patience.load(state)
         self._since = np.array(state["since"], np.int64)
         self.ready = np.array(state["ready"], np.bool_)
+
+
+class Patience:
+    """Counts the flagged samples in a row of every series.
+
+    After `limit` of them the new level is accepted: it is no longer an anomaly. Otherwise a
+    detector that learns no flagged sample would flag a legitimate new level forever. A phase change
+    that the job announces is accepted at once, by `Detector.forget`.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._streak = np.empty(0, np.int64)
+
+    def resize(self, num_series: int) -> None:
+        """Make room for more series."""
+        self._streak = grown(self._streak, num_series, 0)
+
+    def spend(self, known: BoolArray, flagged: BoolArray) -> BoolArray | None:
+        """Count a verdict; return the series whose new level is now accepted, None if none is."""
+        streak = self._streak
+        if not flagged.any():
+            streak[known] = 0
+            return None
+        streak[known & ~flagged] = 0
+        streak[flagged] += 1
+        accepted = streak >= self.limit
+        if not accepted.any():
+            return None
+        streak[accepted] = 0
+        return accepted
+
+    def clear(self) -> None:
+        """Begin to count anew."""
+        self._streak[:] = 0
+
+    def state(self) -> State:
+        """Return the counts."""
+        return {"patience": self._streak}
+
+    def load(self, state: State) -> None:
+        """Take over the counts."""
+        self._streak = np.array(state["patience"], np.int64)

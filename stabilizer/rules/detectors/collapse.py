@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from stabilizer.rules.detectors.baseline import Baseline
-from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State, Verdict
+from stabilizer.rules.detectors.interface import BoolArray, Detection, FloatArray, State, grown
 from stabilizer.rules.spec import CollapseSpec
 
 BEST_SHARE: Final = 0.9
@@ -30,10 +30,9 @@ class Collapse:
     def resize(self, num_series: int) -> None:
         """Make room for more series."""
         self._baseline.resize(num_series)
-        missing = max(0, num_series - len(self._best))
-        self._best = np.concatenate([self._best, np.full(missing, np.nan)])
+        self._best = grown(self._best, num_series, np.nan)
 
-    def update(self, step: int, values: FloatArray, usable: BoolArray) -> Verdict:
+    def update(self, step: int, values: FloatArray, usable: BoolArray) -> Detection:
         """Judge one sample of every series, then learn the healthy ones."""
         finite = usable & np.isfinite(values)
         values = np.where(finite, values, np.nan)
@@ -43,7 +42,7 @@ class Collapse:
         score = np.where(known, values / np.where(self._best == 0, np.nan, self._best), np.nan)
         self._baseline.learn(step, values, known, flagged)
         self._refresh()
-        return Verdict(known, flagged, score)
+        return Detection(known, flagged, score)
 
     def _refresh(self) -> None:
         if self._baseline.is_stale():

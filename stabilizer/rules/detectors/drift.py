@@ -7,7 +7,14 @@ import math
 import numpy as np
 
 from stabilizer.rules.detectors.baseline import Baseline
-from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State, Verdict
+from stabilizer.rules.detectors.interface import (
+    BoolArray,
+    Detection,
+    FloatArray,
+    State,
+    grown,
+    part_of,
+)
 from stabilizer.rules.detectors.ring import MAD_TO_SIGMA, SampleRing
 from stabilizer.rules.spec import Direction, DriftSpec
 
@@ -45,15 +52,14 @@ class Drift:
 
     def resize(self, num_series: int) -> None:
         """Make room for more series."""
-        missing = max(0, num_series - len(self._last))
         for part in (self._levels, self._recent, self._steps_between):
             part.resize(num_series)
-        self._last = np.concatenate([self._last, np.full(missing, np.nan)])
-        self._noise = np.concatenate([self._noise, np.zeros(missing)])
-        self._best = np.concatenate([self._best, np.full(missing, np.inf)])
-        self._peak = np.concatenate([self._peak, np.full(missing, -np.inf)])
+        self._last = grown(self._last, num_series, np.nan)
+        self._noise = grown(self._noise, num_series, 0)
+        self._best = grown(self._best, num_series, np.inf)
+        self._peak = grown(self._peak, num_series, -np.inf)
 
-    def update(self, step: int, values: FloatArray, usable: BoolArray) -> Verdict:
+    def update(self, step: int, values: FloatArray, usable: BoolArray) -> Detection:
         """Judge one sample of every series, then learn the healthy ones."""
         finite = usable & np.isfinite(values)
         values = np.where(finite, self._sign * values, np.nan)
@@ -68,7 +74,7 @@ class Drift:
         if self._above > 0:
             high &= rise > self._noise_factor * self._noise
         self._learn(step, values, level, known, high)
-        return Verdict(known, high & ~self._is_healing(known, high, level, best), score)
+        return Detection(known, high & ~self._is_healing(known, high, level, best), score)
 
     def _is_healing(
         self, known: BoolArray, high: BoolArray, level: FloatArray, best: FloatArray
@@ -133,16 +139,10 @@ class Drift:
 
     def load(self, state: State) -> None:
         """Take over the arrays."""
-        self._levels.load(_part(state, "levels."))
-        self._steps_between.load(_part(state, "jumps."))
+        self._levels.load(part_of(state, "levels."))
+        self._steps_between.load(part_of(state, "jumps."))
         self._recent.load(state, "recent")
         self._last = np.array(state["last"], np.float64)
         self._noise = np.array(state["noise"], np.float64)
         self._best = np.array(state["best"], np.float64)
         self._peak = np.array(state["peak"], np.float64)
-
-
-def _part(state: State, prefix: str) -> State:
-    return {
-        name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)
-    }

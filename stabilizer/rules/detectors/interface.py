@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,11 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 State = Mapping[str, npt.NDArray[np.generic]]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Detection:
     """What a detector says of one sample of every series.
 
     Args:
@@ -45,7 +46,7 @@ class Detector(Protocol):
         """Make room for more series; those that are there keep their state."""
         ...
 
-    def update(self, step: int, values: FloatArray, usable: BoolArray) -> Verdict:
+    def update(self, step: int, values: FloatArray, usable: BoolArray) -> Detection:
         """Judge one sample of every series, then learn from those that are healthy.
 
         Args:
@@ -75,3 +76,15 @@ class Detector(Protocol):
             ValueError: An array has another shape than this detector's.
         """
         ...
+
+
+def grown(array: npt.NDArray[Scalar], size: int, fill: float) -> npt.NDArray[Scalar]:
+    """Return an array extended to `size` series; never shrunk."""
+    more = np.full(max(0, size - len(array)), fill, array.dtype)
+    return np.concatenate([array, more])
+
+
+def part_of(state: State, prefix: str) -> State:
+    """Return the arrays whose name has a prefix, without it."""
+    length = len(prefix)
+    return {name[length:]: array for name, array in state.items() if name.startswith(prefix)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State, Verdict
+from stabilizer.rules.detectors.interface import BoolArray, Detection, FloatArray, State
 
 
 class Nonfinite:
@@ -15,10 +15,10 @@ class Nonfinite:
     def resize(self, num_series: int) -> None:
         """Has no state."""
 
-    def update(self, step: int, values: FloatArray, usable: BoolArray) -> Verdict:  # noqa: ARG002  interface
+    def update(self, step: int, values: FloatArray, usable: BoolArray) -> Detection:  # noqa: ARG002  interface
         """Judge one sample of every series."""
         flagged = usable & ~np.isfinite(values)
-        return Verdict(usable, flagged, flagged.astype(np.float64))
+        return Detection(usable, flagged, flagged.astype(np.float64))
 
     def rewind(self, step: int) -> None:
         """Has no state."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State
+from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State, grown
 
 MAD_TO_SIGMA = 1.4826
 """Makes the median absolute deviation of a normal distribution its standard deviation."""
@@ -38,9 +38,8 @@ class SampleRing:
         self.values = np.concatenate([self.values, empty])
         never = np.full((missing, self.window), -1, np.int64)
         self.steps = np.concatenate([self.steps, never])
-        zeros = np.zeros(missing, np.int64)
-        self.count = np.concatenate([self.count, zeros])
-        self._next = np.concatenate([self._next, zeros])
+        self.count = grown(self.count, num_series, 0)
+        self._next = grown(self._next, num_series, 0)
 
     def push(self, step: int, values: FloatArray, rows: BoolArray) -> None:
         """Add a finite sample to the series in `rows`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from stabilizer.rules.detectors.baseline import ROUNDING, Baseline
-from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State, Verdict
+from stabilizer.rules.detectors.interface import BoolArray, Detection, FloatArray, State, grown
 from stabilizer.rules.spec import RobustZscoreSpec, Scale
 
 
@@ -31,11 +31,10 @@ class RobustZscore:
     def resize(self, num_series: int) -> None:
         """Make room for more series."""
         self._baseline.resize(num_series)
-        more = np.full(max(0, num_series - len(self._center)), np.nan)
-        self._center = np.concatenate([self._center, more])
-        self._spread = np.concatenate([self._spread, more])
+        self._center = grown(self._center, num_series, np.nan)
+        self._spread = grown(self._spread, num_series, np.nan)
 
-    def update(self, step: int, values: FloatArray, usable: BoolArray) -> Verdict:
+    def update(self, step: int, values: FloatArray, usable: BoolArray) -> Detection:
         """Judge one sample of every series, then learn the healthy ones."""
         finite = usable & np.isfinite(values)
         if self._is_log:
@@ -49,7 +48,7 @@ class RobustZscore:
         flagged = known & (distance > self._above)
         self._baseline.learn(step, scaled, known, flagged)
         self._refresh()
-        return Verdict(known, flagged, score)
+        return Detection(known, flagged, score)
 
     def _refresh(self) -> None:
         if not self._baseline.is_stale():

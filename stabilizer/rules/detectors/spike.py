@@ -7,7 +7,14 @@ import math
 import numpy as np
 
 from stabilizer.rules.detectors.baseline import ROUNDING, Baseline
-from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State, Verdict
+from stabilizer.rules.detectors.interface import (
+    BoolArray,
+    Detection,
+    FloatArray,
+    State,
+    grown,
+    part_of,
+)
 from stabilizer.rules.detectors.ring import MAD_TO_SIGMA
 from stabilizer.rules.spec import Direction, SpikeSpec
 
@@ -35,12 +42,11 @@ class Spike:
         """Make room for more series."""
         self._levels.resize(num_series)
         self._jumps.resize(num_series)
-        more = np.full(max(0, num_series - len(self._last)), np.nan)
-        self._last = np.concatenate([self._last, more])
-        self._center = np.concatenate([self._center, more])
-        self._spread = np.concatenate([self._spread, more])
+        self._last = grown(self._last, num_series, np.nan)
+        self._center = grown(self._center, num_series, np.nan)
+        self._spread = grown(self._spread, num_series, np.nan)
 
-    def update(self, step: int, values: FloatArray, usable: BoolArray) -> Verdict:
+    def update(self, step: int, values: FloatArray, usable: BoolArray) -> Detection:
         """Judge one sample of every series, then learn the healthy ones."""
         finite = usable & np.isfinite(values)
         values = np.where(finite, values, np.nan)
@@ -52,7 +58,7 @@ class Spike:
         self._jumps.learn(step, jumps, known, flagged)
         self._last = np.where(finite & ~flagged, values, self._last)
         self._refresh()
-        return Verdict(known, flagged, score)
+        return Detection(known, flagged, score)
 
     def _oriented(self, score: FloatArray) -> FloatArray:
         if self._spec.direction is Direction.BOTH:
@@ -90,7 +96,7 @@ class Spike:
 
     def load(self, state: State) -> None:
         """Take over the arrays."""
-        self._levels.load({k[7:]: v for k, v in state.items() if k.startswith("levels.")})
-        self._jumps.load({k[6:]: v for k, v in state.items() if k.startswith("jumps.")})
+        self._levels.load(part_of(state, "levels."))
+        self._jumps.load(part_of(state, "jumps."))
         for name in ("last", "center", "spread"):
             setattr(self, f"_{name}", np.array(state[name], np.float64))

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State, Verdict
+from stabilizer.rules.detectors.interface import BoolArray, Detection, FloatArray, State
 from stabilizer.rules.spec import ThresholdSpec
 
 
@@ -21,11 +21,11 @@ class Threshold:
     def resize(self, num_series: int) -> None:
         """Has no state."""
 
-    def update(self, step: int, values: FloatArray, usable: BoolArray) -> Verdict:  # noqa: ARG002  interface
+    def update(self, step: int, values: FloatArray, usable: BoolArray) -> Detection:  # noqa: ARG002  interface
         """Judge one sample of every series."""
         known = usable & np.isfinite(values)
         beyond = (values > self._above) | (values < self._below)
-        return Verdict(known, known & beyond, np.where(known, values, np.nan))
+        return Detection(known, known & beyond, np.where(known, values, np.nan))
 
     def rewind(self, step: int) -> None:
         """Has no state."""

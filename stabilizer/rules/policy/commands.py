@@ -13,9 +13,8 @@ from stabilizer.protocol.commands import (
 from stabilizer.protocol.decisions import DecisionKind, DecisionReason, IncidentState
 from stabilizer.rules.outcome import DecisionRecord, Outcome
 from stabilizer.rules.policy.guards import kinds
-from stabilizer.rules.policy.incident import Flight, IncidentRecord, Watch
-from stabilizer.rules.policy.memory import Memory
-from stabilizer.rules.policy_spec import GuardsSpec
+from stabilizer.rules.policy.memory import Flight, IncidentRecord, Memory, Watch
+from stabilizer.rules.spec import GuardsSpec
 
 POLICY_ACTOR: Final = "policy"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from stabilizer.protocol.commands import CommandKind, CommandParameters, RollbackParameters
 from stabilizer.protocol.decisions import DecisionReason
-from stabilizer.rules.policy_spec import GuardsSpec
+from stabilizer.rules.spec import GuardsSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Refusal:
 
 
 @dataclass(slots=True)
-class Ledger:
+class InterventionLog:
     """The interventions of a run and its steps trained so far."""
 
     trained: int = 0

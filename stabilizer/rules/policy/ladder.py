@@ -13,7 +13,7 @@ from stabilizer.protocol.commands import (
     SnapshotTarget,
 )
 from stabilizer.rules.policy.lineage import Lineage
-from stabilizer.rules.policy_spec import ReduceLrRung, RungSpec
+from stabilizer.rules.spec import ReduceLrRung, RungSpec
 
 
 @dataclass(frozen=True, slots=True)

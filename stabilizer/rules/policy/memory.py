@@ -1,14 +1,191 @@
-"""All that the policy remembers of a run: plain data, so that it can be saved."""
+"""What the policy remembers of a run: plain data, so that it can be saved."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from stabilizer.rules.outcome import AlertKey
-from stabilizer.rules.policy.guards import Ledger
-from stabilizer.rules.policy.incident import IncidentRecord
+from stabilizer.protocol.commands import CommandParameters
+from stabilizer.protocol.decisions import DecisionKind, DecisionReason, IncidentState, Severity
+from stabilizer.rules.alerting import ActiveAlert
+from stabilizer.rules.outcome import AlertKey, CommandIntent, DecisionRecord, IncidentChange
+from stabilizer.rules.policy.guards import InterventionLog
 from stabilizer.rules.policy.lineage import Lineage
 from stabilizer.rules.policy.loss_level import LossLevel
+from stabilizer.rules.policy.signals import RANKS, Signal
+
+
+@dataclass(slots=True)
+class Flight:
+    """The command of an incident that is not settled yet."""
+
+    key: str
+    rung: int
+    attempt: int
+    parameters: CommandParameters
+    issued_step: int
+    proposed: bool
+    command_id: str | None = None
+    """Known once the command has been stored."""
+
+
+@dataclass(slots=True)
+class Watch:
+    """The time after an intervention in which it must prove itself."""
+
+    since: int
+    """Steps trained when the intervention was applied."""
+    from_step: int
+    """Where the job stood afterwards."""
+    until_step: int
+    is_rollback: bool
+    reference: float
+    """Level of the loss when it was decided; may be NaN."""
+    awaits_attempt: bool = False
+    """The job has rewound, but the new attempt has not reported yet: what comes is of the old."""
+    is_extended: bool = False
+
+
+@dataclass(slots=True)
+class IncidentRecord:
+    """An incident that is open. Times named `_at` and `since` are in steps trained."""
+
+    number: int
+    attempt: int
+    first_step: int
+    opened_step: int
+    severity: Severity
+    state: IncidentState = IncidentState.OPEN
+    rules: list[str] = field(default_factory=list)
+    signals: list[Signal] = field(default_factory=list)
+    rung: int = 0
+    """The rung that is due, or under way."""
+    num_issued: int = 0
+    """Commands made for this rung."""
+    num_failed: int = 0
+    """Commands of this rung that came to nothing."""
+    flight: Flight | None = None
+    watch: Watch | None = None
+    cause: DecisionReason | None = None
+    """Why the next action is due, if not for the alerts alone: a relapse, a failed command."""
+    held_until: int = 0
+    """A person refused: no other proposal before."""
+    quiet_since: int | None = None
+    is_escalated: bool = False
+    was_treated: bool = False
+    """An intervention was applied in it."""
+    reference: float = float("nan")
+    """Level of the loss when the last command was made."""
+    acted_step: int = 0
+    last: tuple[DecisionKind, DecisionReason, int | None] | None = None
+    missing: list[int] = field(default_factory=list)
+    """Rungs for which the lack of a healthy snapshot has been told."""
+    unreported: list[AlertKey] = field(default_factory=list)
+
+    def join(
+        self, firing: Mapping[AlertKey, ActiveAlert], old: frozenset[AlertKey], now: int, keep: int
+    ) -> None:
+        """Take over which alerts fire now.
+
+        Args:
+            firing: Alerts that fire.
+            old: Those that were already left over from an earlier incident.
+            now: Steps trained.
+            keep: Steps for which an alert that is over is remembered.
+        """
+        known = set()
+        for signal in self.signals:
+            known.add(signal.key)
+            alert = firing.get(signal.key)
+            if signal.is_firing and alert is None:
+                signal.cleared_at = now
+            signal.is_flagged = alert is not None and alert.is_flagged
+        self.signals = [
+            s for s in self.signals if s.cleared_at is None or now - s.cleared_at <= keep
+        ]
+        for key, alert in firing.items():
+            if key not in known:
+                self._add(key, alert, now, is_old=key in old)
+        if firing:
+            self.quiet_since = None
+        elif self.quiet_since is None:
+            self.quiet_since = now
+
+    def _add(self, key: AlertKey, alert: ActiveAlert, now: int, *, is_old: bool) -> None:
+        self.signals.append(Signal(key, alert.severity, now))
+        if is_old:
+            return
+        self.unreported.append(key)
+        self.first_step = min(self.first_step, key.pending_step)
+        if key.rule not in self.rules:
+            self.rules.append(key.rule)
+        if RANKS[alert.severity] > RANKS[self.severity]:
+            self.severity = alert.severity
+
+    def is_quiet(self, now: int, steps: int) -> bool:
+        """Tell whether nothing has fired for so many steps."""
+        return self.quiet_since is not None and now - self.quiet_since >= steps
+
+    def next_rung(self, rung: int) -> None:
+        """Make a rung the one that is due."""
+        self.rung = rung
+        self.num_issued = 0
+        self.num_failed = 0
+
+    @property
+    def next_key(self) -> str:
+        """The key of the next command, the same in every replay."""
+        return f"incident-{self.number}/rung-{self.rung}/try-{self.num_issued}"
+
+    def launch(self, flight: Flight, decision: DecisionRecord) -> CommandIntent:
+        """Put a command under way."""
+        self.flight = flight
+        self.num_issued += 1
+        return CommandIntent(
+            key=flight.key,
+            incident=self.number,
+            rung=flight.rung,
+            attempt=flight.attempt,
+            parameters=flight.parameters,
+            reason=decision.reason,
+            message=decision.message,
+            issued_step=flight.issued_step,
+            proposed=flight.proposed,
+        )
+
+    def change(
+        self,
+        decision: DecisionRecord | None = None,
+        *,
+        resolved_step: int | None = None,
+        helped: bool | None = None,
+    ) -> IncidentChange:
+        """Describe the incident as it stands now."""
+        joined, self.unreported = tuple(self.unreported), []
+        return IncidentChange(
+            number=self.number,
+            state=self.state,
+            attempt=self.attempt,
+            first_step=self.first_step,
+            opened_step=self.opened_step,
+            severity=self.severity,
+            rules=tuple(self.rules),
+            rung=self.rung,
+            resolved_step=resolved_step,
+            helped=helped,
+            decision=decision,
+            alerts=joined,
+        )
+
+
+def open_incident(
+    number: int, attempt: int, step: int, alerts: Iterable[ActiveAlert]
+) -> IncidentRecord:
+    """Open an incident for alerts that fire."""
+    alerts = list(alerts)
+    severity = max((alert.severity for alert in alerts), key=RANKS.__getitem__)
+    first = min(alert.key.pending_step for alert in alerts)
+    return IncidentRecord(number, attempt, first, step, severity)
 
 
 @dataclass(slots=True)
@@ -21,7 +198,7 @@ class Memory:
     num_incidents: int = 0
     incident: IncidentRecord | None = None
     """The open one, if there is one."""
-    ledger: Ledger = field(default_factory=Ledger)
+    ledger: InterventionLog = field(default_factory=InterventionLog)
     loss: LossLevel = field(default_factory=LossLevel)
     left_over: list[AlertKey] = field(default_factory=list)
     """Alerts that still fire although their incident is resolved: they open no other."""

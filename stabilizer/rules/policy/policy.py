@@ -1,21 +1,38 @@
-"""The policy of a run: at most one open incident, and what is decided on it."""
+"""The policy of a run: at most one open incident, and what is decided on it at each step."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from stabilizer.protocol.commands import Command
-from stabilizer.protocol.decisions import DecisionReason
+from stabilizer.protocol.decisions import (
+    DecisionKind,
+    DecisionReason,
+    IncidentState,
+    Mode,
+    Severity,
+)
 from stabilizer.rules.alerting import ActiveAlert
-from stabilizer.rules.outcome import AlertKey, Outcome, PolicyContext
+from stabilizer.rules.outcome import AlertKey, DecisionRecord, Outcome, PolicyContext
 from stabilizer.rules.policy.commands import CommandDesk
-from stabilizer.rules.policy.incident import IncidentRecord, open_incident
-from stabilizer.rules.policy.ladder import Ladder
+from stabilizer.rules.policy.guards import Refusal
+from stabilizer.rules.policy.ladder import Ladder, Plan
 from stabilizer.rules.policy.lineage import Lineage
-from stabilizer.rules.policy.memory import Memory
-from stabilizer.rules.policy.signals import ActOn
-from stabilizer.rules.policy.turn import Doctrine, Turn, resolve_incident
-from stabilizer.rules.policy_spec import PolicySpec
+from stabilizer.rules.policy.memory import Flight, IncidentRecord, Memory, Watch, open_incident
+from stabilizer.rules.policy.signals import ActOn, Signal
+from stabilizer.rules.spec import PolicySpec
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledPolicy:
+    """The fixed part of a policy: what its file says."""
+
+    spec: PolicySpec
+    act_on: ActOn
+    ladder: Ladder
+    spoiling: frozenset[str]
+    """Rules whose firing means that the weights may be spoilt: only a rollback helps."""
 
 
 class Policy:
@@ -27,7 +44,7 @@ class Policy:
     """
 
     def __init__(self, spec: PolicySpec, spoiling: frozenset[str]) -> None:
-        self._doctrine = Doctrine(
+        self._policy = CompiledPolicy(
             spec, ActOn(spec.act_on, spec.wait), Ladder(spec.ladder), spoiling
         )
         self._desk = CommandDesk(spec.guards)
@@ -61,9 +78,9 @@ class Policy:
         incident = memory.incident or self._open(step, firing, old)
         if incident is None:
             return out
-        within = self._doctrine.spec.act_on.within
+        within = self._policy.spec.act_on.within
         incident.join(firing, old, memory.ledger.trained, within)
-        Turn(self._doctrine, memory, incident, context, out).take()
+        PolicyStep(self._policy, memory, incident, context, out).decide()
         if incident.unreported:
             out.incidents.append(incident.change())
         return out
@@ -93,3 +110,276 @@ class Policy:
                 out.cancellations.append(incident.flight.key)
             resolve_incident(memory, out, DecisionReason.RUN_ENDED, helped=None)
         return out
+
+
+class PolicyStep:
+    """Decides on an incident, writes the outcome, and changes the incident accordingly."""
+
+    def __init__(
+        self,
+        policy: CompiledPolicy,
+        memory: Memory,
+        incident: IncidentRecord,
+        context: PolicyContext,
+        out: Outcome,
+    ) -> None:
+        self._policy = policy
+        self._spec = policy.spec
+        self._memory = memory
+        self._incident = incident
+        self._context = context
+        self._out = out
+
+    @property
+    def _now(self) -> int:
+        return self._memory.ledger.trained
+
+    @property
+    def _audible(self) -> list[Signal]:
+        """Alerts that are not silenced."""
+        silenced = self._context.silenced
+        if "*" in silenced:
+            return []
+        return [s for s in self._incident.signals if s.key.rule not in silenced]
+
+    def decide(self) -> None:
+        """Decide."""
+        match self._incident.state:
+            case IncidentState.ACTING:
+                self._follow_command()
+            case IncidentState.WATCHING:
+                self._watch()
+            case _:
+                self._consider()
+
+    # open: to act, to wait, or to close
+
+    def _consider(self) -> None:
+        incident, signals = self._incident, self._audible
+        cause = self._policy.act_on.cause(signals, self._now)
+        if cause is not None:
+            self._act(incident.cause or cause)
+        elif self._is_over():
+            self._close()
+        elif incident.is_escalated:
+            return
+        elif self._policy.act_on.cause(incident.signals, self._now) is not None:
+            self._decide(DecisionKind.HOLD, DecisionReason.SILENCED, "the rules are silenced")
+        elif incident.quiet_since is None:
+            self._wait(signals)
+
+    def _is_over(self) -> bool:
+        quiet = self._incident.is_quiet(self._now, self._spec.quiet)
+        return quiet and self._memory.loss.is_finite
+
+    def _close(self) -> None:
+        incident = self._incident
+        if not incident.was_treated:
+            self._resolve(DecisionReason.RECOVERED_BY_ITSELF, None)
+        elif self._memory.loss.is_as_good_as(incident.reference):
+            self._resolve(DecisionReason.INTERVENTION_HELPED, True)
+        else:
+            self._resolve(DecisionReason.RECOVERED_BY_ITSELF, False)
+
+    def _wait(self, signals: list[Signal]) -> None:
+        left = self._policy.act_on.wait_left(signals, self._now)
+        if any(s.is_firing and s.severity is not Severity.NOTICE for s in signals):
+            text = "a precursor alone; a second signal is awaited"
+            reason = DecisionReason.SECOND_SIGNAL_MISSING
+        else:
+            text, reason = "it may recover by itself", DecisionReason.MAY_RECOVER
+        self._decide(DecisionKind.WAIT, reason, text, steps=left)
+
+    # to act: guards, then the next rung
+
+    def _act(self, cause: DecisionReason, why: str = "") -> None:
+        incident, memory = self._incident, self._memory
+        if incident.is_escalated:
+            return
+        if memory.manual:
+            text = "a person's command is under way"
+            self._decide(DecisionKind.WAIT, DecisionReason.COMMAND_IN_FLIGHT, text)
+            return
+        is_spoilt = self._is_spoilt()
+        plan = self._policy.ladder.plan(
+            incident.rung, incident.first_step, memory.lineage, needs_rollback=is_spoilt
+        )
+        self._tell_missing(plan)
+        refusal = self._refusal(plan, is_spoilt=is_spoilt)
+        if refusal is not None:
+            text = f"would {plan.text}: {refusal.message}"
+            self._decide(
+                DecisionKind.HOLD, refusal.reason, text, rung=plan.rung, steps=refusal.steps
+            )
+            return
+        self._issue(plan, cause, f"{why}: {plan.text}" if why else plan.text)
+
+    def _is_spoilt(self) -> bool:
+        return not self._memory.loss.is_finite or any(
+            s.is_firing and s.key.rule in self._policy.spoiling for s in self._audible
+        )
+
+    def _tell_missing(self, plan: Plan) -> None:
+        for rung in plan.without_snapshot:
+            if rung not in self._incident.missing:
+                self._incident.missing.append(rung)
+                text = f"no snapshot is healthy; next: {plan.text}"
+                reason = DecisionReason.NO_HEALTHY_SNAPSHOT
+                self._decide(DecisionKind.HOLD, reason, text, rung=rung)
+
+    def _refusal(self, plan: Plan, *, is_spoilt: bool) -> Refusal | None:
+        context, ledger, guards = self._context, self._memory.ledger, self._spec.guards
+        if context.disarmed:
+            return Refusal(DecisionReason.DISARMED, "all actions are disarmed")
+        if context.mode is Mode.OBSERVE:
+            return Refusal(DecisionReason.MODE_OBSERVE, "the mode is observe")
+        if self._incident.held_until > self._now:
+            left = self._incident.held_until - self._now
+            return Refusal(DecisionReason.COOLDOWN, "a person refused", left)
+        if plan.is_last:
+            return None
+        # waiting does not heal values that are not finite
+        cooldown = None if is_spoilt else ledger.check_cooldown(guards)
+        return cooldown or ledger.check(guards, plan.parameters)
+
+    def _issue(self, plan: Plan, cause: DecisionReason, text: str) -> None:
+        incident, memory = self._incident, self._memory
+        proposed = self._context.mode is Mode.PROPOSE
+        if plan.rung != incident.rung:
+            incident.next_rung(plan.rung)
+        kind = DecisionKind.PROPOSE if proposed else DecisionKind.ACT
+        if plan.is_last:
+            kind, cause = DecisionKind.ESCALATE, DecisionReason.LADDER_EXHAUSTED
+        flight = Flight(
+            key=incident.next_key,
+            rung=plan.rung,
+            attempt=memory.attempt,
+            parameters=plan.parameters,
+            issued_step=memory.step,
+            proposed=proposed,
+        )
+        incident.cause = None
+        incident.state = IncidentState.ACTING
+        incident.acted_step = memory.step
+        incident.reference = memory.loss.reference
+        decision = self._decide(kind, cause, text, rung=plan.rung, key=flight.key)
+        self._out.commands.append(incident.launch(flight, decision))
+
+    # acting: the command is under way
+
+    def _follow_command(self) -> None:
+        flight = self._incident.flight
+        if flight is None or not flight.proposed:
+            return
+        if self._is_over():
+            self._out.cancellations.append(flight.key)
+            self._close()
+        elif self._context.mode is Mode.AUTO and not self._context.disarmed:
+            self._out.cancellations.append(flight.key)
+            self._incident.flight = None
+            self._incident.state = IncidentState.OPEN
+            self._consider()
+
+    # watching: the intervention must prove itself
+
+    def _watch(self) -> None:
+        incident, watch, loss = self._incident, self._incident.watch, self._memory.loss
+        if watch is None or watch.awaits_attempt:
+            return
+        act_on, signals = self._policy.act_on, self._audible
+        recent = [signal for signal in signals if _began_after(signal, watch)]
+        persists = act_on.cause(signals, self._now) is not None
+        if act_on.cause(recent, self._now) is not None or (persists and self._is_spoilt()):
+            self._relapse("it came back")
+        elif persists and self._is_without_effect():
+            self._relapse("no improvement since the cut")
+        elif self._memory.step < watch.until_step:
+            return
+        elif persists:
+            self._prolong(loss.is_better_than(watch.reference), "it still fires")
+        elif loss.is_as_good_as(incident.reference):
+            self._resolve(DecisionReason.INTERVENTION_HELPED, True)
+        elif not watch.is_extended:
+            self._prolong(True, "")
+        elif not loss.is_finite:
+            self._relapse("the loss is not finite")
+        else:
+            self._resolve(DecisionReason.RECOVERED_BY_ITSELF, False)
+
+    def _is_without_effect(self) -> bool:
+        """A cut shows its effect while the alerts still fire: the loss must turn."""
+        watch = self._incident.watch
+        if watch is None or watch.is_rollback:
+            return False
+        is_due = self._now - watch.since >= self._spec.guards.cooldown
+        return is_due and not self._memory.loss.is_better_than(watch.reference)
+
+    def _prolong(self, is_improving: bool, otherwise: str) -> None:
+        watch = self._incident.watch
+        if watch is None or not is_improving:
+            self._relapse(otherwise)
+            return
+        watch.is_extended = True
+        watch.until_step = self._memory.step + self._spec.guards.watch
+        watch.reference = self._memory.loss.reference
+
+    def _relapse(self, why: str) -> None:
+        incident = self._incident
+        incident.next_rung(incident.rung + 1)
+        incident.state = IncidentState.OPEN
+        incident.watch = None
+        incident.cause = DecisionReason.RELAPSE
+        self._act(DecisionReason.RELAPSE, why)
+        if incident.state is IncidentState.OPEN:
+            self._out.incidents.append(incident.change())
+
+    # what is written down
+
+    def _decide(
+        self,
+        kind: DecisionKind,
+        reason: DecisionReason,
+        message: str,
+        *,
+        rung: int | None = None,
+        steps: int | None = None,
+        key: str | None = None,
+    ) -> DecisionRecord:
+        """Record a decision, unless it is the same as the last one."""
+        incident, step = self._incident, self._memory.step
+        record = DecisionRecord(
+            step=step,
+            attempt=self._memory.attempt,
+            kind=kind,
+            reason=reason,
+            message=message,
+            rung=rung,
+            deadline_step=None if steps is None else step + steps,
+            command_key=key,
+        )
+        if key is not None or incident.last != (kind, reason, rung):
+            incident.last = (kind, reason, rung)
+            self._out.incidents.append(incident.change(record))
+        return record
+
+    def _resolve(self, reason: DecisionReason, helped: bool | None) -> None:
+        resolve_incident(self._memory, self._out, reason, helped=helped)
+
+
+def _began_after(signal: Signal, watch: Watch) -> bool:
+    """Tell whether what an alert saw began after the intervention, not only its firing."""
+    return signal.fired_at > watch.since and signal.key.pending_step > watch.from_step
+
+
+def resolve_incident(
+    memory: Memory, out: Outcome, reason: DecisionReason, *, helped: bool | None
+) -> None:
+    """Close the open incident."""
+    incident = memory.incident
+    if incident is None:
+        return
+    incident.state = IncidentState.RESOLVED
+    decision = DecisionRecord(memory.step, memory.attempt, DecisionKind.RESOLVE, reason)
+    out.incidents.append(incident.change(decision, resolved_step=memory.step, helped=helped))
+    memory.left_over = [s.key for s in incident.signals if s.is_firing]
+    memory.incident = None

@@ -8,7 +8,7 @@ from typing import Final
 
 from stabilizer.protocol.decisions import DecisionReason, Severity
 from stabilizer.rules.outcome import AlertKey
-from stabilizer.rules.policy_spec import ActOnSpec
+from stabilizer.rules.spec import ActOnSpec
 
 RANKS: Final = {severity: rank for rank, severity in enumerate(Severity)}
 """Severities in order, mildest first."""

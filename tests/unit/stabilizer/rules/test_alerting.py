@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stabilizer.protocol.decisions import Severity
-from stabilizer.rules.alerting import AlertingSpec, AlertTable, Sample
+from stabilizer.rules.alerting import AlertingSpec, AlertSample, AlertTable
 
 
 def table(for_: int = 1, keep: int = 1, instances: int = 1) -> AlertTable:
@@ -17,7 +17,7 @@ def play(alerts: AlertTable, text: str, start: int = 1) -> list[tuple[int, str]]
     """Feed one instance: `x` flagged, `.` clear, `?` unknown. Return transitions by step."""
     changes = []
     for step, mark in enumerate(text, start=start):
-        sample = Sample(
+        sample = AlertSample(
             known=np.array([mark != "?"]),
             flagged=np.array([mark == "x"]),
             values=np.array([float(step)]),
@@ -47,7 +47,9 @@ def test_transitions(for_, keep, text, expected):
 
 def test_change_tells_what_was_seen():
     alerts = table(for_=2)
-    sample = Sample(np.array([True]), np.array([True]), np.array([7.0]), np.array([np.nan]), "look")
+    sample = AlertSample(
+        np.array([True]), np.array([True]), np.array([7.0]), np.array([np.nan]), "look"
+    )
     alerts.advance(4, 10, sample, ["s"])
     (change,) = alerts.advance(4, 11, sample, ["s"])
     assert change.key == (4, "r", "s", 10)
@@ -64,7 +66,7 @@ def test_instances_are_apart():
     alerts = table(for_=2, instances=3)
     for step, row in enumerate([(1, 0, 1), (1, 0, 0), (0, 0, 1)], start=1):
         flagged = np.array(row, np.bool_)
-        sample = Sample(np.ones(3, np.bool_), flagged, np.zeros(3), np.zeros(3))
+        sample = AlertSample(np.ones(3, np.bool_), flagged, np.zeros(3), np.zeros(3))
         changes = alerts.advance(1, step, sample, ["a", "b", "c"])
     assert [(c.key.series, c.state) for c in changes] == [("a", "resolved"), ("c", "pending")]
 
