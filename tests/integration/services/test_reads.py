@@ -92,6 +92,6 @@ def test_the_status_survives_a_restart_and_is_gone_with_its_run(open_services, m
     services.close()
     services = open_services()
     assert (services.queries.snapshots(run_id), services.queries.rules(run_id)) == before
-    services.runs.delete(run_id, "person:ada")
+    services.runs.delete(run_id, "person:ada", "done")
     with services.database.reading() as session:
         assert session.scalar(text("SELECT count(*) FROM rule_statuses")) == 0
