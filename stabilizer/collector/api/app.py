@@ -24,7 +24,6 @@ from stabilizer.collector.api.routers import (
     events,
     health,
     incidents,
-    overview,
     runs,
     series,
     telemetry,
@@ -72,7 +71,6 @@ def create_app(
     app.state.sweeper = Sweeper(services, settings.sweep_seconds, metrics)
     for group in (
         health,
-        overview,
         runs,
         telemetry,
         series,

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from stabilizer.collector.services.views.trace import MAX_SAMPLES, Trace
+from stabilizer.collector.services.views.sparklines import MAX_SAMPLES, Trace
 
 
 def series(number, seed=0):
