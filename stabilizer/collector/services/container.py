@@ -28,7 +28,7 @@ from stabilizer.settings import CollectorSettings
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The collector without its HTTP. Every method is synchronous and safe for many threads."""
+    """The collector without HTTP. All methods are synchronous and thread-safe."""
 
     database: Database
     feed: ChangeFeed
@@ -42,11 +42,11 @@ class Services:
     heatmaps: HeatmapService
 
     def ready(self) -> None:
-        """Check that the collector can work.
+        """Check that the database is reachable and has the schema of this version.
 
         Raises:
-            StorageError: The database does not answer; or it has another schema than this version,
-                code `schema_outdated`.
+            StorageError: The database does not answer; or its schema differs, code
+                `schema_outdated`.
         """
         self.database.check()
         with self.database.reading() as session:
@@ -66,8 +66,8 @@ def build_services(settings: CollectorSettings, clock: Clock) -> Services:
     """Open the database, migrate it, and build the services on it.
 
     Raises:
-        ConfigurationError: The URL or the rules file cannot be used.
-        RuleFileError: The rules file has mistakes; all of them are named.
+        ConfigurationError: The URL or the rules file is unusable.
+        RuleFileError: The rules file is invalid; lists all errors.
         StorageError: The database is in use, cannot be reached or cannot be migrated.
     """
     rules = _read_rules(settings.rules_file)

@@ -28,7 +28,7 @@ from stabilizer.protocol.runs import RunState
 
 
 class ControlService:
-    """Use cases of the global switch and of silences."""
+    """The global switch and silences."""
 
     def __init__(self, uow: UnitOfWork) -> None:
         self._uow = uow
@@ -53,8 +53,8 @@ class ControlService:
     def update(self, update: ControlUpdate, actor: str) -> ControlState:
         """Disarm or arm the policy of all runs.
 
-        Disarming also cancels what the policy has issued and no job has yet. Commands that a person
-        issued or has to approve are left alone.
+        Disarming also cancels the policy's commands that no job has received. Manual commands and
+        proposals are kept.
         """
         with self._uow.writing() as repos:
             now = self._uow.clock.now()
@@ -85,8 +85,8 @@ class ControlService:
         return self.get()
 
     def _withdraw_everywhere(self, cause: Cause) -> None:
-        # Every run is visited, not only those with a pending command: one that was being decided
-        # while the switch was turned is seen here, behind the run's lock.
+        # Visit every run, not only those with a pending command: the run's lock makes sure that a
+        # command decided during the switch is seen as well.
         with self._uow.reading() as repos:
             run_ids = repos.runs.ids(LIVING | {RunState.LOST})
         for run_id in run_ids:
@@ -94,7 +94,7 @@ class ControlService:
                 with self._uow.run(run_id) as tx:
                     states = frozenset({CommandState.PENDING})
                     withdraw(tx, cause, policy_only=True, states=states)
-            except NotFoundError:  # deleted in the meantime
+            except NotFoundError:  # deleted meanwhile
                 continue
 
     def _notify(self) -> None:
@@ -108,11 +108,11 @@ class ControlService:
             return [to_silence(row) for row in rows if _is_in_force(repos, row, now)]
 
     def add_silence(self, silence: SilenceCreate, actor: str) -> Silence:
-        """Mute a rule for decisions.
+        """Silence a rule in decisions.
 
         Raises:
             NotFoundError: There is no such run.
-            InvalidInputError: Its end has passed.
+            InvalidInputError: Its end is in the past.
         """
         with self._uow.writing() as repos:
             now = self._uow.clock.now()
@@ -124,7 +124,7 @@ class ControlService:
             if not _is_in_force(repos, row, now):
                 name = "until" if silence.until is not None else "until_step"
                 raise InvalidInputError(
-                    f"{name} has passed; allowed: an end in the future",
+                    f"{name} is in the past; allowed: an end in the future",
                     field=name,
                     value=str(getattr(silence, name)),
                     allowed="an end in the future",
@@ -136,10 +136,10 @@ class ControlService:
         return to_silence(row)
 
     def remove_silence(self, silence_id: str, note: Note, actor: str) -> None:
-        """End a silence before its time.
+        """Remove a silence.
 
         Raises:
-            NotFoundError: There is none.
+            NotFoundError: There is no such silence.
         """
         with self._uow.writing() as repos:
             row = repos.control.require_silence(silence_id)

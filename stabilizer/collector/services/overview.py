@@ -1,4 +1,4 @@
-"""The state of all runs at a glance, for scrapers and for lists."""
+"""The state of all runs, for lists and metrics scrapers."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from stabilizer.protocol.views import Overview, RunSummary
 
 @dataclass(frozen=True, slots=True)
 class StateCounts:
-    """How many there are of what; what there is none of is left out."""
+    """Counts by state; states that count zero are absent."""
 
     runs: Mapping[RunState, int]
     incidents: Mapping[IncidentState, int]
     commands: Mapping[tuple[CommandKind, CommandState], int]
     broken_rules: int
-    """Rules that failed last, over the runs that this collector holds in memory."""
+    """Rules whose last evaluation failed, over the runs in this collector's memory."""
 
 
 class OverviewService:
-    """Looks over all runs. Each call is one read, however many runs there are.
+    """Summaries over all runs. Each call takes a fixed number of queries.
 
     Args:
         uow: Opens transactions.
-        judge: Knows which rules work.
+        judge: Counts failing rules.
     """
 
     def __init__(self, uow: UnitOfWork, judge: Judge) -> None:
@@ -44,10 +44,10 @@ class OverviewService:
         self._sparklines = Sparklines(uow.clock)
 
     def rows(self, query: RunQuery) -> Overview:
-        """Return a page of runs with what a list shows of each.
+        """Return a page of runs with their summaries.
 
         Raises:
-            InvalidInputError: The cursor cannot be used.
+            InvalidInputError: The cursor is invalid.
         """
         with self._uow.reading() as repos:
             runs, total, next_cursor = repos.runs.page(query)
@@ -76,7 +76,7 @@ class OverviewService:
         )
 
     def counts(self) -> StateCounts:
-        """Count at this moment.
+        """Count runs, incidents and commands by state.
 
         Raises:
             StorageError: The database does not answer.

@@ -35,7 +35,7 @@ class QueryService:
         self._uow = uow
 
     def series(self, run_id: str) -> list[SeriesInfo]:
-        """Return every series of a run once, in the order of its catalogs.
+        """Return each series of a run once, in catalog order.
 
         Raises:
             NotFoundError: There is no such run.
@@ -53,7 +53,7 @@ class QueryService:
         return list(infos.values())
 
     def read(self, run_id: str, query: SeriesQuery) -> list[SeriesData]:
-        """Return samples: for each series asked for, one item for each attempt that has any.
+        """Return samples: one item per requested series and attempt that has any.
 
         Raises:
             NotFoundError: There is no such run, or it has no such series (code `unknown_series`).
@@ -81,7 +81,7 @@ class QueryService:
         return [SnapshotState(snapshot=one, healthy=one.id in healthy) for one in held]
 
     def markers(self, run_id: str) -> list[MarkerInfo]:
-        """Return what the job has told of itself, oldest first.
+        """Return the markers that the job reported, oldest first.
 
         Raises:
             NotFoundError: There is no such run.
@@ -114,16 +114,16 @@ class QueryService:
         """Return an incident with its decisions.
 
         Raises:
-            NotFoundError: There is none.
+            NotFoundError: There is no such incident.
         """
         with self._uow.reading() as repos:
             return repos.incidents.require(incident_id)
 
     def audit(self, run_id: str | None = None, after: int = 0, limit: int = 200) -> AuditPage:
-        """Return the audit rows behind `after`, oldest first; also those of a run that is gone.
+        """Return the audit entries after id `after`, oldest first; also those of a deleted run.
 
         Raises:
-            NotFoundError: There is no such run, and there never was.
+            NotFoundError: There never was such a run.
         """
         with self._uow.reading() as repos:
             if run_id is not None and not repos.audit.knows(run_id):
@@ -181,7 +181,7 @@ def _column(block: FrameBlock, slot: int, query: SeriesQuery) -> Samples:
 
 def _show(series: str, attempt: int, parts: list[Samples], max_points: int | None) -> SeriesData:
     steps, times, values = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    order = np.argsort(steps, kind="stable")  # batches may have come out of order
+    order = np.argsort(steps, kind="stable")  # batches may arrive out of order
     steps, times, values = steps[order], times[order], values[order]
     kept = reduce_extremes(values, max_points)
     return SeriesData(

@@ -1,4 +1,4 @@
-"""What all tables share: names of constraints, and column types alike on both databases."""
+"""Base of all tables: constraint names and column types, alike on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 BigId = BigInteger().with_variant(Integer, "sqlite")
-"""Counts upwards; SQLite counts only in columns of its INTEGER type."""
+"""Autoincrement id; SQLite increments INTEGER columns only."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment with time zone UTC, also on SQLite, which knows no time zones."""
+    """A time in UTC, also on SQLite, which has no time zones."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuse a moment without time zone; turn every other to UTC."""
+        """Convert to UTC; refuse a time without time zone."""
         if value is None:
             return None
         if value.tzinfo is None:
             raise ValueError(f"{value!r} has no time zone")
-        moment = value.astimezone(UTC)
-        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
+        time = value.astimezone(UTC)
+        return time.replace(tzinfo=None) if dialect.name == "sqlite" else time
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Give the time zone back."""
+        """Restore the time zone."""
         del dialect
         if value is None:
             return None
@@ -38,18 +38,18 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class JsonText(TypeDecorator[Any]):
-    """JSON in a text column: PostgreSQL's own type refuses NaN, which is data here."""
+    """JSON in a text column: PostgreSQL's JSON type refuses NaN, which is data here."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ANN401  SQLAlchemy
-        """Write JSON; NaN and Infinity as Python's reader takes them."""
+        """Serialize, with NaN and Infinity in Python's notation."""
         del dialect
         return None if value is None else json.dumps(value, separators=(",", ":"))
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ANN401  SQLAlchemy
-        """Read JSON."""
+        """Parse."""
         del dialect
         return None if value is None else json.loads(value)
 
@@ -61,30 +61,30 @@ class ExactFloat(TypeDecorator[float]):
     cache_ok = True
 
     def process_bind_param(self, value: float | None, dialect: Dialect) -> str | None:
-        """Write the shortest text that reads back to the same float."""
+        """Write the shortest text that parses to the same float."""
         del dialect
         return None if value is None else repr(float(value))
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> float | None:
-        """Read it."""
+        """Parse."""
         del dialect
         return None if value is None else float(value)
 
 
 class Words(TypeDecorator[str]):
-    """Text of people and jobs. The character NUL, which PostgreSQL refuses, becomes U+FFFD."""
+    """Free text. The character NUL, which PostgreSQL refuses, becomes U+FFFD."""
 
     impl: TypeEngine[str] | type[TypeEngine[str]] = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """Replace what a database cannot hold."""
+        """Replace NUL."""
         del dialect
         return None if value is None else value.replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
 class Id(Words):
-    """Random or a hash, 32 hexadecimal digits."""
+    """32 hexadecimal digits, random or a hash."""
 
     impl = String(32)
     cache_ok = True

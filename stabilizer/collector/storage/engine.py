@@ -1,4 +1,4 @@
-"""Connections and transactions, alike on SQLite and PostgreSQL."""
+"""Connections, locks and transactions, alike on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
 BUSY_TIMEOUT_SECONDS: Final = 30
-"""How long a SQLite transaction waits for the one before it."""
+"""How long a SQLite transaction waits for another one."""
 _READ_ONLY: Final = "stabilizer_read_only"
 
 
 def parse_url(database_url: str) -> URL:
-    """Read a database URL; PostgreSQL is always spoken to through psycopg.
+    """Parse a database URL; PostgreSQL always uses psycopg.
 
     Raises:
-        ConfigurationError: It is no URL of a SQLite file or a PostgreSQL database.
+        ConfigurationError: It names neither a SQLite file nor a PostgreSQL database.
     """
     try:
         url = make_url(database_url)
@@ -41,7 +41,7 @@ def parse_url(database_url: str) -> URL:
     backend = url.get_backend_name()
     if backend in ("postgresql", "postgres"):
         return url.set(drivername="postgresql+psycopg")
-    # A database in memory would be another one for every thread, and gone with the process.
+    # A database in memory is separate for each thread and lost with the process.
     if backend == "sqlite" and url.database not in (None, "", ":memory:"):
         return url.set(drivername="sqlite+pysqlite")
     raise _bad_url(url.render_as_string(hide_password=True))
@@ -55,14 +55,14 @@ def _bad_url(shown: str) -> ConfigurationError:
 
 
 def build_engine(url: URL) -> Engine:
-    """Make an engine whose transactions begin when they say so, and are durable when they end.
+    """Create an engine with explicit transactions and durable commits.
 
     Raises:
-        ConfigurationError: The driver is not there.
+        ConfigurationError: The driver is not installed.
     """
     try:
         if url.get_backend_name() != "sqlite":
-            # A database that was made without an encoding would give bytes for text.
+            # A database created without an encoding would return bytes for text.
             return create_engine(
                 url,
                 pool_pre_ping=True,
@@ -79,27 +79,26 @@ def build_engine(url: URL) -> Engine:
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
-    # The driver would begin transactions by itself, late and never around a SELECT.
+    # Turn off implicit transactions: they begin late and never around a SELECT.
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode = WAL")
-    # With WAL, NORMAL loses acknowledged commits when the machine loses power.
+    # In WAL mode, NORMAL loses acknowledged commits on a power failure.
     cursor.execute("PRAGMA synchronous = FULL")
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A writer that began as a reader would be refused at once instead of waiting its turn.
+    # A reader that turns into a writer fails at once instead of waiting for the lock.
     read_only = connection.get_execution_options().get(_READ_ONLY, False)
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
 class CollectorLock:
-    """Holds `<database>.lock` for the life of the process.
+    """Holds `<database>.lock` while the process lives: one collector per SQLite file.
 
-    The system gives the lock back when the process ends, however it ends, so that a crash leaves
-    nothing behind that a person would have to remove.
+    The system releases the lock when the process ends, so that a crash leaves nothing to clean up.
 
     Raises:
         StorageError: Another collector holds it; code `database_in_use`.
@@ -128,9 +127,9 @@ class CollectorLock:
         os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
 
     def release(self) -> None:
-        """Let another collector in. Twice is harmless.
+        """Release the lock; idempotent.
 
-        The file stays: removing it would let two processes lock two files of one name.
+        The file stays: otherwise two processes could lock two files of the same name.
         """
         if self._descriptor is not None:
             os.close(self._descriptor)
@@ -138,9 +137,9 @@ class CollectorLock:
 
 
 class Database:
-    """A migrated database, held by this process alone if it is a SQLite file.
+    """A migrated database; a SQLite file is locked for this process.
 
-    Safe for many threads: every transaction takes a connection of its own.
+    Thread-safe: each transaction has a connection of its own.
 
     Args:
         url: From `parse_url`.
@@ -153,26 +152,25 @@ class Database:
         self.url = url
         self._lock = CollectorLock(Path(url.database)) if _is_file(url) and url.database else None
         self.engine = build_engine(url)
-        # SQLite has one writer at a time. Its own way of waiting is to sleep and try again, which
-        # starves some; here threads queue.
+        # SQLite has one writer at a time and waits by sleeping, which starves some: queue instead.
         self._writer = threading.Lock() if _is_file(url) else nullcontext()
-        # SQLite sees one moment by itself; PostgreSQL would see another one at each statement.
+        # SQLite reads one snapshot anyway; PostgreSQL would read a new one at each statement.
         own = {} if _is_file(url) else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(**{_READ_ONLY: True}, **own)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """Give a session; commit at the end, or roll everything back when anything was raised.
+        """Open a session; commit at the end, or roll back on any exception.
 
         Raises:
-            StorageError: The database did not take it. Nothing of it is stored.
+            StorageError: The database refused the write; nothing is stored.
         """
         with self._writer, self._session(self.engine) as session, session.begin():
             yield session
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """Give a session that sees one moment of the database and holds nobody up.
+        """Open a session that reads one snapshot and blocks nobody.
 
         Raises:
             StorageError: The database did not answer.
@@ -189,16 +187,16 @@ class Database:
             raise StorageError(f"the database refused: {_first_line(error)}") from error
 
     def check(self) -> None:
-        """Ask the database for a sign of life.
+        """Check that the database answers.
 
         Raises:
-            StorageError: There is none.
+            StorageError: It does not.
         """
         with self.reading() as session:
             session.execute(text("SELECT 1"))
 
     def close(self) -> None:
-        """Close all connections and let another collector in. Twice is harmless."""
+        """Close all connections and release the lock; idempotent."""
         self.engine.dispose()
         if self._lock is not None:
             self._lock.release()

@@ -1,4 +1,4 @@
-"""Bring a database to the schema of this version, from wherever the process was started."""
+"""Migrate a database to the schema of this version."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CANDIDATES: Final = (
 
 
 def migrations_folder() -> Path:
-    """Find the migrations.
+    """Find the folder of migrations.
 
     Raises:
         StorageError: The installation lacks them.
@@ -36,7 +36,7 @@ def migrations_folder() -> Path:
 
 
 def alembic_config(connection: Connection) -> Config:
-    """Make the configuration of Alembic for an open connection."""
+    """Build Alembic's configuration for an open connection."""
     config = Config()
     config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
     config.attributes["connection"] = connection
@@ -54,7 +54,7 @@ def head() -> str | None:
 
 
 def revision_of(connection: Connection) -> str | None:
-    """Return the revision of a database that is open; None if it was never migrated."""
+    """Return the revision of an open database; None if it was never migrated."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
@@ -72,11 +72,11 @@ def current(engine: Engine) -> str | None:
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring a database up to a revision, in one transaction; nothing to do is fine.
+    """Upgrade a database to a revision in one transaction; idempotent.
 
     Raises:
-        StorageError: It failed and nothing was changed; code `schema_unknown` if the database was
-            written by a newer version.
+        StorageError: It failed and nothing was changed; code `schema_unknown` if a newer version
+            wrote the database.
     """
     try:
         with engine.begin() as connection:
@@ -91,7 +91,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
 
 
 def downgrade(engine: Engine, revision: str) -> None:
-    """Take a database back to a revision (`base` for none), in one transaction.
+    """Downgrade a database to a revision (`base` for none) in one transaction.
 
     Raises:
         StorageError: It failed and nothing was changed.
@@ -100,4 +100,4 @@ def downgrade(engine: Engine, revision: str) -> None:
         with engine.begin() as connection:
             command.downgrade(alembic_config(connection), revision)
     except (CommandError, SQLAlchemyError) as error:
-        raise StorageError(f"the database could not be taken back: {error}") from error
+        raise StorageError(f"the database could not be downgraded: {error}") from error

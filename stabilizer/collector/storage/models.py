@@ -39,11 +39,11 @@ class RunRow(Table):
     rules_hash: Mapped[str] = mapped_column(ForeignKey("rule_sets.hash"))
     config: Mapped[dict[str, Any]]
     agent_health: Mapped[dict[str, Any]]
-    """Latest counts of what the job could not send."""
+    """Latest counts of what the job failed to send."""
     message: Mapped[str]
     heartbeat_seconds: Mapped[float]
     version: Mapped[int]
-    """Counts every change that the run's rules have seen; a brain of another version is stale."""
+    """Counts the changes that the rules have processed; a brain of another version is stale."""
     created_at: Mapped[datetime] = mapped_column(index=True)
     last_seen_at: Mapped[datetime]
 
@@ -67,7 +67,7 @@ class AttemptRow(Table):
     accepted_sequence: Mapped[int]
     """Highest sequence stored; -1 for none."""
     num_batches: Mapped[int]
-    """Batches stored; accepted_sequence + 1 - num_batches have not come."""
+    """Batches stored; accepted_sequence + 1 - num_batches are missing."""
 
 
 class SnapshotRow(Table):
@@ -140,11 +140,11 @@ class RunCatalogRow(Table):
         Id, ForeignKey("catalogs.id"), primary_key=True, index=True
     )
     position: Mapped[int]
-    """In which order the run named them."""
+    """Order of registration in the run."""
 
 
 class BatchRow(Table):
-    """A batch that has been stored: the proof that it need not be stored again."""
+    """A stored batch; its key detects duplicates."""
 
     __tablename__ = "batches"
     __table_args__ = (
@@ -160,7 +160,7 @@ class BatchRow(Table):
     version: Mapped[int]
     """The run's version after it: the order of arrival."""
     evaluated: Mapped[bool]
-    """Whether the rules saw it; batches of a past attempt are only kept."""
+    """Whether the rules processed it; batches of past attempts are stored only."""
     num_frames: Mapped[int]
     received_at: Mapped[datetime]
 
@@ -187,7 +187,7 @@ class FrameRow(Table):
     last_step: Mapped[int]
     num_frames: Mapped[int]
     codec: Mapped[int] = mapped_column(SmallInteger)
-    """How the columns below are written; 0: little-endian, as in a batch."""
+    """Encoding of the columns below; 0: little-endian, as in a batch."""
     steps: Mapped[bytes] = mapped_column(LargeBinary)
     times: Mapped[bytes] = mapped_column(LargeBinary)
     present: Mapped[bytes | None] = mapped_column(LargeBinary)
@@ -296,7 +296,7 @@ class AlertRow(Table):
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     run_id: Mapped[str] = mapped_column(Id, ForeignKey("runs.id", ondelete="CASCADE"))
     key: Mapped[str] = mapped_column(String(32))
-    """Hash of generation, attempt, rule, series and the step at which it became pending."""
+    """Hash of generation, attempt, rule, series and pending step."""
     attempt: Mapped[int]
     rule: Mapped[str]
     rule_hash: Mapped[str] = mapped_column(String(64))
@@ -316,7 +316,7 @@ class AlertRow(Table):
 
 
 class CommandRow(Table):
-    """An instruction to a job. Written before it is sent."""
+    """An instruction to a job. Stored before it is sent."""
 
     __tablename__ = "commands"
     __table_args__ = (
@@ -328,15 +328,15 @@ class CommandRow(Table):
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     run_id: Mapped[str] = mapped_column(Id, ForeignKey("runs.id", ondelete="CASCADE"))
     number: Mapped[int]
-    """Counts the commands of the run, from 1: the order in which they were issued."""
+    """Order of issue in the run, from 1."""
     key: Mapped[str]
-    """The policy's name for it with its generation, or the id for one by hand."""
+    """The policy's key and generation, or the id of a manual command."""
     attempt: Mapped[int]
     kind: Mapped[str] = mapped_column(String(32))
     parameters: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str] = mapped_column(String(32))
-    """Why it was issued; or, when it was not carried out, why not."""
+    """Why it was issued, or why it was not applied."""
     message: Mapped[str]
     issued_reason: Mapped[str] = mapped_column(String(32))
     issued_message: Mapped[str]
@@ -366,7 +366,7 @@ class ControlRow(Table):
 
 
 class SilenceRow(Table):
-    """A mute of a rule."""
+    """A rule that is excluded from decisions for a while."""
 
     __tablename__ = "silences"
 
@@ -383,9 +383,9 @@ class SilenceRow(Table):
 
 
 class AuditRow(Table):
-    """One thing that was done. The database refuses to change or delete it.
+    """An entry of the audit log. The database refuses to change or delete it.
 
-    It names its run without a foreign key, so that it outlives the run.
+    It names its run without a foreign key and so outlives the run.
     """
 
     __tablename__ = "audit"

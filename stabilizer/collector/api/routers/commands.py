@@ -1,4 +1,4 @@
-"""Instructions to jobs, by the policy or by hand."""
+"""Commands to jobs, by the policy or by a user."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from stabilizer.protocol.views import CommandPreview, CommandPreviewRequest
 
 MAX_WAIT_SECONDS: Final = 60.0
 CLIENT_CLOSED_REQUEST: Final = 499
-"""Seen by nobody but the metrics."""
+"""Never sent; only metrics show it."""
 Answer = TypeVar("Answer")
 
 router = APIRouter(prefix=PREFIX, tags=["commands"], route_class=BoundedRoute)
@@ -40,47 +40,47 @@ class CommandQuery(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     states: tuple[CommandState, ...] = ()
-    """Empty takes every state."""
+    """Empty: all states."""
 
 
 class NextQuery(BaseModel):
-    """For which commands to wait, and how long."""
+    """Parameters of the long poll for commands."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     attempt: Annotated[int, Field(ge=1, le=2**31 - 1)]
-    """The attempt that the job is in."""
+    """The attempt that the job runs."""
     wait: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS)] = 0.0
     """Seconds; 0 answers at once."""
     known: Annotated[tuple[str, ...] | None, Field(max_length=100)] = None
-    """Ids of unsettled commands that the job has already. With them given, a command whose
-    delivery was lost on the way is handed out again at once."""
+    """Ids of the unsettled commands that the job has received. If given, a command that was lost
+    on the way is delivered again at once."""
 
 
 @router.post(
     "/runs/{run_id}/commands",
     status_code=201,
-    summary="Send a command by hand",
+    summary="Create a command",
     responses=problems(400, 404, 409, 413, 415),
 )
 def create_command(
     run_id: RunId, command: CommandCreate, actor: Actor, services: ServicesDep
 ) -> Command:
-    """Write a command down; the job takes it up with its next report or long poll."""
+    """Store a command; the job receives it with its next report or long poll."""
     return services.commands.create(run_id, command, actor)
 
 
 @router.post(
     "/runs/{run_id}/commands/preview",
-    summary="Look what a command would do",
+    summary="Preview a command",
     responses=problems(400, 404, 409, 413, 415),
 )
 def preview_command(
     run_id: RunId, request: CommandPreviewRequest, services: ServicesDep
 ) -> CommandPreview:
-    """Show what a command by hand would do, and what speaks against it; nothing is written.
+    """Show the effects of a command and warnings against it; nothing is stored.
 
-    It is refused with the same codes as the command itself.
+    Refuses with the same codes as the command itself.
     """
     return services.previews.preview(run_id, request)
 
@@ -105,15 +105,15 @@ async def next_commands(
     query: Annotated[NextQuery, Query()],
     services: ServicesDep,
 ) -> Response:
-    """Answer as soon as there is a command that the job does not have, or when the time is up.
+    """Answer as soon as there is a command that the job has not received, or when time is up.
 
-    For jobs that stand still and so send no frames. Every unsettled command is in the answer.
+    For paused jobs, which send no frames. The answer holds all unsettled commands.
     """
     known: Collection[str] | None = query.known
 
     def look() -> tuple[BatchAnswer, bool]:
         nonlocal known
-        if known is None:  # read once, before an answer delivers more: the rest is news
+        if known is None:  # read once, before `poll` marks more as delivered: the rest is news
             delivered = services.commands.list(run_id, {CommandState.DELIVERED})
             known = {command.id for command in delivered}
         had = known
@@ -130,13 +130,13 @@ async def next_commands(
 
 @router.post(
     "/runs/{run_id}/commands/{command_id}/result",
-    summary="Report what became of a command",
+    summary="Report the result of a command",
     responses=problems(400, 404, 409, 413, 415),
 )
 def post_result(
     run_id: RunId, command_id: CommandId, result: CommandResult, services: ServicesDep
 ) -> Command:
-    """Tell whether a command was carried out, with what was read back. Twice changes nothing."""
+    """Report whether a command was applied, with its read-back. Idempotent."""
     if result.command_id != command_id:
         raise InvalidInputError(
             f"command_id is {result.command_id[:64]!r}; allowed: {command_id!r}, as in the path",
@@ -155,11 +155,11 @@ def get_command(command_id: CommandId, services: ServicesDep) -> Command:
 
 @router.get(
     "/commands/{command_id}/preview",
-    summary="Look what a stored command would do",
+    summary="Preview a stored command",
     responses=problems(404, 409),
 )
 def preview_stored_command(command_id: CommandId, services: ServicesDep) -> CommandPreview:
-    """Show what a command that is not settled would do if the job took it up now."""
+    """Show the effects of an unsettled command if the job applied it now."""
     return services.previews.of_command(command_id)
 
 
@@ -171,7 +171,7 @@ def preview_stored_command(command_id: CommandId, services: ServicesDep) -> Comm
 def approve_command(
     command_id: CommandId, note: Note, actor: Actor, services: ServicesDep
 ) -> Command:
-    """Let a proposed command go to the job."""
+    """Release a proposed command to the job."""
     return services.commands.approve(command_id, note, actor)
 
 
@@ -183,7 +183,7 @@ def approve_command(
 def reject_command(
     command_id: CommandId, note: Note, actor: Actor, services: ServicesDep
 ) -> Command:
-    """Refuse a proposed command; it will not be sent."""
+    """Reject a proposed command; it is never sent."""
     return services.commands.reject(command_id, note, actor)
 
 
@@ -195,7 +195,7 @@ def reject_command(
 def cancel_command(
     command_id: CommandId, note: Note, actor: Actor, services: ServicesDep
 ) -> Command:
-    """Withdraw a command that is not settled yet."""
+    """Cancel an unsettled command."""
     return services.commands.cancel(command_id, note, actor)
 
 

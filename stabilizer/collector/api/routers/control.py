@@ -22,19 +22,19 @@ router = APIRouter(prefix=PREFIX, tags=["control"], route_class=BoundedRoute)
 
 @router.get("/control", summary="Show the switch over all runs", responses=problems())
 def get_control(services: ServicesDep) -> ControlState:
-    """Show whether the policy may act at all, who said so, and the silences in force."""
+    """Show whether the policy may act, who decided so, and the active silences."""
     return services.control.get()
 
 
 @router.put("/control", summary="Arm or disarm", responses=problems(400, 413, 415))
 def put_control(update: ControlUpdate, actor: Actor, services: ServicesDep) -> ControlState:
-    """Let the policy act, or keep it from acting on any run. Manual commands still work."""
+    """Let the policy act, or stop it on all runs. Manual commands still work."""
     return services.control.update(update, actor)
 
 
 @router.get("/silences", summary="List silences", responses=problems())
 def list_silences(services: ServicesDep) -> list[Silence]:
-    """List the silences in force."""
+    """List the active silences."""
     return services.control.silences()
 
 
@@ -45,7 +45,7 @@ def list_silences(services: ServicesDep) -> list[Silence]:
     responses=problems(400, 404, 409, 413, 415),
 )
 def create_silence(silence: SilenceCreate, actor: Actor, services: ServicesDep) -> Silence:
-    """Mute a rule for decisions until a step or a moment; it goes on being evaluated."""
+    """Exclude a rule from decisions until a step or a time; it is still evaluated."""
     return services.control.add_silence(silence, actor)
 
 
@@ -55,6 +55,6 @@ def create_silence(silence: SilenceCreate, actor: Actor, services: ServicesDep) 
 def delete_silence(
     silence_id: SilenceId, note: Annotated[Note, Query()], actor: Actor, services: ServicesDep
 ) -> Response:
-    """Let a silenced rule take part in decisions again."""
+    """Include a silenced rule in decisions again."""
     services.control.remove_silence(silence_id, note, actor)
     return Response(status_code=204)

@@ -47,12 +47,12 @@ _STREAM: Final[dict[int | str, dict[str, Any]]] = {
 
 
 class EventQuery(BaseModel):
-    """What to follow."""
+    """Which changes to follow."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: Annotated[str | None, Field(max_length=64)] = None
-    """Follow this run only; the switch over all runs and silences are always told."""
+    """Follow this run only; the global switch and silences are always included."""
 
 
 @router.get(
@@ -64,12 +64,11 @@ class EventQuery(BaseModel):
 async def stream_events(
     query: Annotated[EventQuery, Query()], services: ServicesDep
 ) -> EventSourceResponse:
-    """Tell within a moment that something has changed, for a page to ask for it again.
+    """Notify pages of changes, so that they reload what they show.
 
-    Begins with `hello`. Each run is told of at most ten times a second; nothing is lost by that,
-    since the last event tells of all changes before it. Silence is broken by a comment every ten
-    seconds. Another `start_id` than before means that the collector has started anew: then a page
-    reads everything again.
+    Starts with `hello`. Each run is reported at most ten times a second; nothing is lost, since an
+    event covers all changes before it. Without changes a comment is sent every ten seconds. A new
+    `start_id` means that the collector was restarted: reload everything.
     """
     if query.run_id is not None:
         await run_in_threadpool(services.runs.get, query.run_id)

@@ -1,4 +1,4 @@
-"""For probes and scrapers; open without a token."""
+"""Health probes and metrics; they need no token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ router = APIRouter(tags=["health"])
 
 
 class Health(BaseModel):
-    """A sign of life."""
+    """The answer of a passing probe."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -26,16 +26,16 @@ class Health(BaseModel):
 
 @router.get("/healthz", summary="Is the process alive?", responses=problems())
 async def healthz() -> Health:
-    """Answer from the event loop alone: this fails only if the process hangs."""
+    """Answer from the event loop: fails only if the process hangs."""
     return Health()
 
 
-@router.get("/readyz", summary="Can it work?", responses=problems())
+@router.get("/readyz", summary="Is the collector ready?", responses=problems())
 def readyz(services: ServicesDep, sweeper: SweeperDep) -> Health:
-    """Ask the database for a sign of life and for the schema of this version."""
+    """Check the database, its schema and the sweeper."""
     services.ready()
     if not sweeper.is_running:
-        raise StorageError("nobody looks for lost runs and expired commands", code="not_sweeping")
+        raise StorageError("the sweeper is not running", code="not_sweeping")
     return Health()
 
 
@@ -46,5 +46,5 @@ def readyz(services: ServicesDep, sweeper: SweeperDep) -> Health:
     responses=problems(),
 )
 def metrics(metrics: MetricsDep, services: ServicesDep) -> Response:
-    """Show counters of this process and the state of all runs, in Prometheus' text format."""
+    """Export counters of this process and the state of all runs in Prometheus text format."""
     return Response(metrics.exposition(services.overview.counts), media_type=CONTENT_TYPE)

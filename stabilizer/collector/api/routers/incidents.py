@@ -26,12 +26,12 @@ class AlertQuery(BaseModel):
 
 
 class AuditQuery(BaseModel):
-    """Which page of the audit log to show."""
+    """Page of the audit log."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     after: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
-    """`next_after` of the page before."""
+    """`next_after` of the previous page."""
     limit: Annotated[int, Field(ge=1, le=1000)] = 200
 
 
@@ -45,19 +45,19 @@ def list_alerts(
 
 @router.get("/runs/{run_id}/incidents", summary="List incidents of a run", responses=problems(404))
 def list_incidents(run_id: RunId, services: ServicesDep) -> list[Incident]:
-    """List incidents with every decision on them."""
+    """List incidents with their decisions."""
     return services.queries.incidents(run_id)
 
 
 @router.get("/incidents/{incident_id}", summary="Show an incident", responses=problems(404))
 def get_incident(incident_id: IncidentId, services: ServicesDep) -> Incident:
-    """Show an incident with every decision on it."""
+    """Show an incident with its decisions."""
     return services.queries.incident(incident_id)
 
 
 @router.get("/runs/{run_id}/rules", summary="Show the rules of a run", responses=problems(404))
 def get_run_rules(run_id: RunId, services: ServicesDep) -> RunRules:
-    """Show the rule file by which a run is judged, and whether each rule works."""
+    """Show the rule file of a run and the health of each rule."""
     return services.queries.rules(run_id)
 
 
@@ -65,11 +65,11 @@ def get_run_rules(run_id: RunId, services: ServicesDep) -> RunRules:
 def list_run_audit(
     run_id: RunId, query: Annotated[AuditQuery, Query()], services: ServicesDep
 ) -> AuditPage:
-    """Show what was done on a run, by whom and why, oldest first."""
+    """Show actions on a run with actor and reason, oldest first."""
     return services.queries.audit(run_id, query.after, query.limit)
 
 
 @router.get("/audit", summary="Show the whole audit log", responses=problems())
 def list_audit(query: Annotated[AuditQuery, Query()], services: ServicesDep) -> AuditPage:
-    """Show what was done on all runs and on the collector, oldest first."""
+    """Show actions on all runs and on the collector, oldest first."""
     return services.queries.audit(None, query.after, query.limit)

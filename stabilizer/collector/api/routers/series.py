@@ -1,4 +1,4 @@
-"""What was measured: series, metrics over all modules."""
+"""Measurements: series, metrics and heatmaps."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ router = APIRouter(prefix=PREFIX + "/runs/{run_id}", tags=["series"], route_clas
 _INFOS = TypeAdapter(list[SeriesInfo])
 _DATA = TypeAdapter(list[SeriesData])
 
-# These answers can be long: they are written here, in a worker thread, and not in the event loop.
+# Long answers: serialize them here, in a worker thread, instead of in the event loop.
 
 
 @router.get(
     "/series", summary="List series", response_model=list[SeriesInfo], responses=problems(404)
 )
 def list_series(run_id: RunId, services: ServicesDep) -> Response:
-    """List all series of a run, over all its catalogs."""
+    """List all series of a run over all its catalogs."""
     return Response(_INFOS.dump_json(services.queries.series(run_id)), media_type=JSON)
 
 
@@ -38,13 +38,13 @@ def list_series(run_id: RunId, services: ServicesDep) -> Response:
 def read_series(
     run_id: RunId, query: Annotated[SeriesQuery, Query()], services: ServicesDep
 ) -> Response:
-    """Read samples of series, each attempt on its own, thinned without losing a spike."""
+    """Read samples by series and attempt, thinned without losing a spike."""
     return Response(_DATA.dump_json(services.queries.read(run_id, query)), media_type=JSON)
 
 
 @router.get("/metrics", summary="List metrics", responses=problems(404))
 def list_metrics(run_id: RunId, services: ServicesDep) -> list[MetricInfo]:
-    """List the metrics of a run with the kinds, towers and heads that they can be narrowed by."""
+    """List the metrics of a run with the kinds, towers and heads to filter by."""
     return services.heatmaps.metrics(run_id)
 
 
@@ -54,6 +54,6 @@ def read_heatmap(
 ) -> Response:
     """Read a metric of all modules as one map, bottom of the model first, over shared steps.
 
-    Without an attempt it shows the live lineage: what rollbacks have left is not in it.
+    Without an attempt it shows the live lineage, without what rollbacks abandoned.
     """
     return Response(services.heatmaps.heatmap(run_id, query).model_dump_json(), media_type=JSON)

@@ -1,4 +1,4 @@
-"""What jobs report: catalogs, frames, signs of life. Frames are the hot path of the collector."""
+"""Reports of jobs: catalogs, frames, heartbeats. Frames are the hot path of the collector."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FRAMES_BODY["requestBody"]["content"][CONTENT_TYPE] = {
     openapi_extra=json_body(CatalogsAdd),
 )
 async def add_catalogs(request: Request, run_id: RunId, services: ServicesDep) -> list[str]:
-    """Make series known before frames of them are sent; answers with the catalogs' ids."""
+    """Register series before their frames are sent; returns the catalogs' ids."""
     check_content_type(request, JSON)
     body = await request.body()
     return await run_in_threadpool(
@@ -55,10 +55,10 @@ async def add_catalogs(request: Request, run_id: RunId, services: ServicesDep) -
 async def post_frames(
     request: Request, run_id: RunId, services: ServicesDep, metrics: MetricsDep
 ) -> Response:
-    """Store a batch of frames once, judge it, and answer with what the job must know.
+    """Store a batch of frames once, evaluate the rules, and answer with commands and plan.
 
-    The answer comes after the batch is durable. The same (attempt, sequence) again is answered
-    with `duplicate`, and nothing is stored twice.
+    The batch is durable before the answer is sent. A repeated (attempt, sequence) is answered
+    with `duplicate` and not stored again.
     """
     kind = check_content_type(request, CONTENT_TYPE, JSON)
     body = await request.body()
@@ -66,11 +66,9 @@ async def post_frames(
     return await run_in_threadpool(_count, accept, services, metrics, run_id, body)
 
 
-@router.post(
-    "/heartbeat", summary="Give a sign of life", responses=problems(400, 404, 409, 413, 415)
-)
+@router.post("/heartbeat", summary="Send a heartbeat", responses=problems(400, 404, 409, 413, 415))
 def post_heartbeat(run_id: RunId, heartbeat: Heartbeat, services: ServicesDep) -> BatchAnswer:
-    """Tell that the job lives, or that it pauses, ends or has failed."""
+    """Report that the job is alive, or that it pauses, ends or failed."""
     return services.runs.heartbeat(run_id, heartbeat)
 
 

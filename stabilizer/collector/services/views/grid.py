@@ -1,4 +1,4 @@
-"""Samples of many series put into the cells of one grid: rows are series, columns steps."""
+"""Aggregate samples of many series into a grid: rows are series, columns are steps."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from stabilizer.protocol.views import HeatmapColumn, HeatmapStatistic
 Steps = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Samples = tuple[Steps, npt.NDArray[np.float64], Mask]
-"""Steps [K], ascending; values [K, N]; which of them are taken [K, N]."""
+"""Steps [K], ascending; values [K, N]; mask of the selected ones [K, N]."""
 
 
 def split_steps(steps: Steps, max_columns: int) -> list[HeatmapColumn]:
-    """Cut steps into columns that hold equally many of them; the last may hold fewer.
+    """Split steps into columns of equal size; the last may be smaller.
 
     Args:
         steps: Ascending and distinct, shape [K].
-        max_columns: At most so many columns.
+        max_columns: Upper limit.
     """
     if not len(steps):
         return []
@@ -32,15 +32,15 @@ def split_steps(steps: Steps, max_columns: int) -> list[HeatmapColumn]:
 
 
 class Grid:
-    """Takes blocks of samples in any order and keeps one number for each cell.
+    """Aggregates blocks of samples, added in any order, to one number per cell.
 
-    Non-finite samples are counted and kept out of the statistic; a cell that has nothing else shows
-    its last one.
+    Non-finite samples are counted and excluded from the statistic; a cell with no finite sample
+    shows its last one.
 
     Args:
         num_rows: Number of series, R.
-        columns: Buckets, ascending; C of them.
-        statistic: What becomes of the finite samples of a cell.
+        columns: Buckets, ascending; C in number.
+        statistic: Aggregate of the finite samples of a cell.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Grid:
         """Add samples.
 
         Args:
-            rows: Where the series stand in the grid, distinct, N of them.
-            steps: Shape [K], in any order; each within a column.
+            rows: Row of each series, distinct; N in number.
+            steps: Shape [K], in any order; each inside a column.
             values: Shape [K, N].
-            measured: Shape [K, N]; None if everything was.
+            measured: Shape [K, N]; None if everything was measured.
         """
         if not len(steps):
             return
@@ -105,7 +105,7 @@ class Grid:
         )
 
     def values(self) -> tuple[npt.NDArray[np.float64], Mask]:
-        """Return the value of each cell, and whether anything was measured there; both [R, C]."""
+        """Return the values and the mask of measured cells, both [R, C]."""
         shown = self._values
         if self._statistic is HeatmapStatistic.MEAN:
             shown = shown / np.maximum(self._finite, 1)
@@ -119,7 +119,7 @@ def _keep_last(
     starts: npt.NDArray[np.intp],
     samples: Samples,
 ) -> None:
-    """Keep of each cell the sample of the highest step among those that are taken."""
+    """Keep, per cell, the selected sample of the highest step."""
     kept_steps, kept_values = kept
     steps, values, taken = samples
     indices = np.where(taken, np.arange(len(steps))[:, None], -1)

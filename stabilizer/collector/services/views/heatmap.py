@@ -1,4 +1,4 @@
-"""A metric over all modules of a model: layer by step."""
+"""Heatmaps: a metric over all modules of a model, layer by step."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from stabilizer.protocol.series import SeriesKey
 from stabilizer.protocol.views import Heatmap, HeatmapQuery, HeatmapRow, MetricInfo
 
 MAX_CELLS: Final = 1_000_000
-"""A map with very many rows gets fewer columns than were asked for."""
+"""A map with many rows gets fewer columns than requested."""
 
 _TOWERS: Final = {tower.value: place for place, tower in enumerate(Tower)}
 _KINDS: Final = {kind.value: place for place, kind in enumerate(Kind)}
 
 Places = dict[str, list[tuple[int, int]]]
-"""By catalog: the rows of the map, and the slots in which they stand."""
+"""Catalog id to (row of the map, slot in the catalog)."""
 
 
 class HeatmapService:
-    """Metrics over many modules. Each call is one read and keeps no writer waiting."""
+    """Metrics over many modules. Each call is one read transaction and blocks no writer."""
 
     def __init__(self, uow: UnitOfWork) -> None:
         self._uow = uow
 
     def metrics(self, run_id: str) -> list[MetricInfo]:
-        """Return every metric of a run, in the order in which its catalogs name them.
+        """Return all metrics of a run, in catalog order.
 
         Raises:
             NotFoundError: There is no such run.
@@ -51,7 +51,7 @@ class HeatmapService:
         return [_describe(metric, labels) for metric, labels in by_metric.items()]
 
     def heatmap(self, run_id: str, query: HeatmapQuery) -> Heatmap:
-        """Return the samples of a metric, as one value for each series and bucket of steps.
+        """Return one value of a metric per series and bucket of steps.
 
         Raises:
             NotFoundError: There is no such run, or it has no such metric (code `unknown_metric`).
@@ -85,20 +85,20 @@ class HeatmapService:
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Reads of a run what a query takes."""
+    """Reads the frames of a run that a query selects."""
 
     repos: Repositories
     run_id: str
     query: HeatmapQuery
     branches: dict[int, Branch] | None
-    """The live part of each attempt; None takes all of the query's attempt."""
+    """The live part of each attempt; None selects the whole of the query's attempt."""
 
     @property
     def _range(self) -> tuple[int, int | None]:
         return self.query.from_step, self.query.to_step
 
     def union_of_steps(self, places: Places) -> Steps:
-        """Return the steps at which any of the series was measured, ascending and distinct."""
+        """Return the steps at which any series was measured, ascending and distinct."""
         found = [np.empty(0, np.int64)]
         for catalog_id, pairs in places.items():
             slots = [slot for _, slot in pairs]
@@ -109,7 +109,7 @@ class _Reader:
         return np.unique(np.concatenate(found))
 
     def blocks(self, places: Places) -> Iterator[tuple[list[tuple[int, int]], FrameBlock, Mask]]:
-        """Give blocks, with the series to be found in them and the frames that are taken."""
+        """Yield (series as (row, slot), block, selected frames)."""
         for catalog_id, pairs in places.items():
             blocks = self.repos.frames.read(
                 self.run_id, catalog_id, self.query.attempt, self._range
@@ -117,7 +117,7 @@ class _Reader:
             for attempt, block in blocks:
                 taken = self._taken(attempt, block.steps)
                 if block.present is not None:
-                    # A frame in which none of them was measured has no column.
+                    # A frame that measured none of the series has no column.
                     taken &= block.present[:, [slot for _, slot in pairs]].any(axis=1)
                 yield pairs, block, taken
 
@@ -180,7 +180,7 @@ def _bottom_to_top(row: HeatmapRow) -> tuple[object, ...]:
 
 
 def _place(name: str | None, known: dict[str, int]) -> tuple[int, str]:
-    """Order known names as declared, then unknown ones by name, then none."""
+    """Order known names as declared, then unknown names alphabetically, then None."""
     if name is None:
         return len(known) + 1, ""
     return known.get(name, len(known)), name

@@ -1,4 +1,4 @@
-"""The loss of many runs at a glance, without reading their histories again and again."""
+"""Sparklines of the loss of many runs, updated incrementally."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ Values = npt.NDArray[np.float32]
 
 MAX_BUCKETS: Final = 96
 MAX_SAMPLES: Final = 1024
-"""Samples kept before they are thinned; at least four for each bucket, and room for new ones."""
+"""Samples kept before thinning; at least four per bucket, plus room for new ones."""
 MAX_POINTS: Final = 64
 MAX_STATES: Final = 2000
-"""Runs in memory, at most 12 KiB each; the one unused for longest is read anew when needed."""
+"""Runs in memory, at most 12 KiB each; the least recently used one is evicted."""
 BUILD_SECONDS: Final = 0.5
-"""How long one call may read histories; the next one goes on where it stopped."""
+"""Time limit for reading histories in one call; the next call continues."""
 SMALL_BACKLOG: Final = 256
-"""Changes of a run that are read together with those of other runs."""
+"""A run with at most so many new versions is read together with other runs."""
 
 Branches = tuple[Branch, ...]
 Slots = Mapping[str, int]
-"""Where the loss stands in each catalog of a run that has it."""
+"""Catalog id to the slot of the loss."""
 
 
 class Trace:
-    """Keeps the first minimum, first maximum, first non-finite and last sample of buckets of steps.
+    """A series of any length in bounded memory, without losing an extreme.
 
-    Buckets begin at multiples of their width, which doubles when there are too many of them. So it
-    does not matter in which order samples come, nor whether one comes twice.
+    Keeps the first minimum, first maximum, first non-finite and last sample of each bucket of
+    steps. Buckets start at multiples of their width, which doubles when there are too many. The
+    result depends neither on the order of samples nor on duplicates.
     """
 
     def __init__(self) -> None:
@@ -55,7 +56,7 @@ class Trace:
         return len(self._steps)
 
     def add(self, steps: Steps, values: Values) -> None:
-        """Add samples, in any order; of two at one step the later given counts.
+        """Add samples in any order; the last one given for a step counts.
 
         Args:
             steps: Shape [K].
@@ -67,10 +68,10 @@ class Trace:
             self._thin()
 
     def cut(self, step: int) -> int:
-        """Forget the bucket of a step and all behind it.
+        """Drop the bucket of a step and all later ones.
 
         Returns:
-            The first step that was forgotten: what is still true from there on must be added again.
+            The first dropped step; samples from there on that are still valid must be added again.
         """
         first = step // self._width * self._width
         kept = self._steps < first
@@ -78,13 +79,13 @@ class Trace:
         return first
 
     def points(self, max_points: int) -> tuple[Steps, Values]:
-        """Return at most so many samples (4 or more), steps ascending, extremes kept."""
+        """Return at most `max_points` (4 or more) samples, steps ascending, extremes kept."""
         self._sort()
         kept = reduce_extremes(self._values, max_points)
         return self._steps[kept], self._values[kept]
 
     def _sort(self) -> None:
-        # Reversed, so that of equal steps the one that came last is found first.
+        # Reversed: `unique` returns the first of equal steps, and the last one given counts.
         steps, first = np.unique(self._steps[::-1], return_index=True)
         self._steps, self._values = steps, self._values[::-1][first]
 
@@ -97,7 +98,7 @@ class Trace:
 
 
 def _extremes(buckets: Steps, values: Values) -> npt.NDArray[np.intp]:
-    """Choose of each bucket its first minimum, first maximum, first non-finite and last sample."""
+    """Select the first minimum, first maximum, first non-finite and last sample per bucket."""
     finite = np.isfinite(values)
     starts = np.flatnonzero(np.diff(buckets, prepend=buckets[0] - 1))
     # A stable sort within buckets: the first of each is the earliest among equals.
@@ -114,24 +115,22 @@ def _extremes(buckets: Steps, values: Values) -> npt.NDArray[np.intp]:
 
 @dataclass(slots=True)
 class _State:
-    """What is known of a run's loss."""
+    """The loss of one run, as far as it has been read."""
 
     version: int = -1
-    """The run's version up to which its batches are in."""
+    """The run's version up to which batches have been read."""
     branches: Branches = ()
     trace: Trace = field(default_factory=Trace)
     is_whole: bool = False
-    """The history has been read to its end once."""
+    """The history has been read completely."""
     shown: Sparkline | None = None
 
 
 class Sparklines:
-    """Keeps the loss of the live lineage of each run, reduced, and adds what has come since.
-
-    Safe for many threads: one at a time.
+    """Caches the reduced loss of each run's live lineage and adds new batches. Thread-safe.
 
     Args:
-        clock: Ends a call that would read for too long.
+        clock: Limits the time of one call.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -142,16 +141,16 @@ class Sparklines:
     def of_runs(
         self, repos: Repositories, runs: Sequence[RunRow], branches: Mapping[str, Branches]
     ) -> dict[str, Sparkline]:
-        """Return the sparklines of runs; those without any loss, or not read yet, are left out.
+        """Return the sparklines of runs; those without a loss or not read yet are absent.
 
         Args:
-            repos: Of a session that sees the runs as given.
-            runs: Rows of a list.
-            branches: The attempts of each run with their live parts.
+            repos: Of the session that read `runs`.
+            runs: Rows of a page.
+            branches: The live lineage of each run.
         """
         with self._guard:
             states = {run.id: self._state(run.id) for run in runs}
-            # A state may be ahead of this session, and is then the better one.
+            # A state may be ahead of this session: keep it.
             stale = [run for run in runs if states[run.id].version < run.version]
             if stale:
                 slots = repos.catalogs.places_in_runs([run.id for run in stale], Metric.LOSS)
@@ -178,7 +177,7 @@ class _Refresh:
     clock: Clock
 
     def run(self, stale: Sequence[RunRow], branches: Mapping[str, Branches]) -> None:
-        """Read what has come; small backlogs together, long histories one by one."""
+        """Read new batches; small backlogs together, long histories one by one."""
         for run in stale:
             self._follow_lineage(run.id, branches[run.id])
         small = [run for run in stale if self._is_small(run)]
@@ -198,7 +197,7 @@ class _Refresh:
         return state.is_whole and run.version - state.version <= SMALL_BACKLOG
 
     def _follow_lineage(self, run_id: str, branches: Branches) -> None:
-        """Forget what a rollback has left; read again what shared a bucket with it."""
+        """Drop what a rollback abandoned; read again what shared a bucket with it."""
         state = self.states[run_id]
         changed = _first_changed_step(state.branches, branches)
         state.branches = branches
@@ -227,7 +226,7 @@ class _Refresh:
                 return
             for attempt, block in blocks:
                 self._add(run.id, attempt, block)
-            # Other blocks of the same batch may follow: it is read again, which does no harm.
+            # More blocks of this batch may follow: read it again, which is harmless.
             state.version = version - 1
         state.version, state.is_whole = run.version, True
 
@@ -253,9 +252,9 @@ class _Refresh:
 
 
 def _first_changed_step(before: Branches, after: Branches) -> int | None:
-    """Return the first step at which a sample that was live is none any more, or the reverse.
+    """Return the first step whose samples became live or ceased to be; None if no step did.
 
-    What a new attempt measures comes after it, and is no change of what there was.
+    New samples of a new attempt are no change.
     """
     old = {branch.attempt: branch.live_to for branch in before}
     changed = []

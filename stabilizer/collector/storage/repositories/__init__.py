@@ -1,4 +1,4 @@
-"""Repositories, each built from a session. They never commit: the service's transaction does."""
+"""Repositories over one session. They never commit: the unit of work does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How frames lie in the database: rows to blocks and back. Each row names its codec."""
+"""Encoding of frames in the database. Each row names its codec."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RAW: Final = 0
 """Codec: little-endian int64 steps, float64 times, presence bits, float32 values."""
 
 MERGE_BYTES: Final = 4 * 2**20
-"""Rows are put together up to about so many bytes of values: many batches hold a single frame."""
+"""Rows are merged up to about so many bytes of values: many batches hold a single frame."""
 
 
 class StoredFrames(Protocol):
@@ -40,7 +40,7 @@ class StoredSteps(Protocol):
 
 
 def encode(block: FrameBlock) -> dict[str, object]:
-    """Write a block as the columns of a row."""
+    """Encode a block as the columns of a row."""
     present = block.present
     return {
         "catalog_id": block.catalog,
@@ -58,7 +58,7 @@ def encode(block: FrameBlock) -> dict[str, object]:
 
 
 def decode(rows: Sequence[StoredFrames], catalog_id: str, width: int) -> FrameBlock:
-    """Read rows of one catalog as one block, in their order.
+    """Decode rows of one catalog into one block, in order.
 
     Args:
         rows: At least one.
@@ -66,7 +66,7 @@ def decode(rows: Sequence[StoredFrames], catalog_id: str, width: int) -> FrameBl
         width: Its number of series.
 
     Raises:
-        StorageError: A row was written by a newer version.
+        StorageError: A newer version wrote a row.
     """
     for row in rows:
         _check_codec(row)
@@ -81,7 +81,7 @@ def decode(rows: Sequence[StoredFrames], catalog_id: str, width: int) -> FrameBl
 
 
 def decode_steps(row: StoredSteps, width: int, slots: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Read the steps at which any of some series was measured."""
+    """Decode the steps at which any of the series was measured."""
     _check_codec(row)
     steps = np.frombuffer(row.steps, "<i8")
     if row.present is None:
@@ -92,7 +92,7 @@ def decode_steps(row: StoredSteps, width: int, slots: Sequence[int]) -> npt.NDAr
 def merge(
     rows: Iterable[StoredFrames], catalog_id: str, width: int
 ) -> Iterator[tuple[int, FrameBlock]]:
-    """Put rows of one attempt that follow one another together; gives (attempt, block)."""
+    """Merge consecutive rows of one attempt; yields (attempt, block)."""
     waiting: list[StoredFrames] = []
     size = 0
     for row in rows:
@@ -120,4 +120,4 @@ def _mask(row: StoredFrames | StoredSteps, width: int) -> npt.NDArray[np.bool_]:
 
 def _check_codec(row: StoredFrames | StoredSteps) -> None:
     if row.codec != RAW:
-        raise StorageError(f"frames with codec {row.codec} cannot be read by this version")
+        raise StorageError(f"this version cannot read frames with codec {row.codec}")

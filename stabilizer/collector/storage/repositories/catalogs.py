@@ -1,4 +1,4 @@
-"""Catalogs: stored once, named by runs."""
+"""Catalogs: stored once, shared by runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CatalogRepository:
         self._session = session
 
     def add(self, run_id: str, catalogs: Sequence[Catalog], now: datetime) -> None:
-        """Store catalogs that are not there yet and note that the run uses them."""
+        """Store new catalogs and link them to the run."""
         known = self.of_run(run_id)
         new = [catalog for catalog in catalogs if catalog.id not in known]
         for position, catalog in enumerate(new, start=len(known)):
@@ -41,7 +41,7 @@ class CatalogRepository:
         insert_unless_present(self._session, SeriesRow, columns)
 
     def of_run(self, run_id: str) -> dict[str, int]:
-        """Return the run's catalogs in the order in which it named them: id to width."""
+        """Return the run's catalogs in order of registration: id to width."""
         query = (
             select(CatalogRow.id, CatalogRow.num_series)
             .join(RunCatalogRow, RunCatalogRow.catalog_id == CatalogRow.id)
@@ -70,7 +70,7 @@ class CatalogRepository:
         return list(self._session.execute(query))
 
     def places_of_metric(self, run_id: str, metric: str) -> dict[str, list[tuple[str, int]]]:
-        """Find the series of a metric: text form to the (catalog id, slot) where it stands."""
+        """Find the series of a metric: text form to its (catalog id, slot) pairs."""
         query = (
             select(SeriesRow.text, SeriesRow.catalog_id, SeriesRow.slot)
             .join(RunCatalogRow, RunCatalogRow.catalog_id == SeriesRow.catalog_id)
@@ -83,7 +83,7 @@ class CatalogRepository:
         return found
 
     def places_in_runs(self, run_ids: Sequence[str], text: str) -> dict[str, dict[str, int]]:
-        """Find a series in many runs: run id to the slot where it stands in each catalog."""
+        """Find a series in many runs: run id to catalog id to slot."""
         query = (
             select(RunCatalogRow.run_id, SeriesRow.catalog_id, SeriesRow.slot)
             .join(SeriesRow, SeriesRow.catalog_id == RunCatalogRow.catalog_id)
@@ -95,7 +95,7 @@ class CatalogRepository:
         return found
 
     def slots(self, run_id: str, texts: Sequence[str]) -> dict[str, list[tuple[str, int]]]:
-        """Find series of a run: text form to the (catalog id, slot) where it stands."""
+        """Find series of a run: text form to its (catalog id, slot) pairs."""
         query = (
             select(SeriesRow.text, SeriesRow.catalog_id, SeriesRow.slot)
             .join(RunCatalogRow, RunCatalogRow.catalog_id == SeriesRow.catalog_id)

@@ -15,7 +15,7 @@ from stabilizer.errors import NotFoundError
 from stabilizer.protocol.queries import AuditEntry, AuditPage, Silence
 
 _WRITERS_LOCK: Final = 0x57AB1
-"""Advisory lock of PostgreSQL; any number that nobody else uses."""
+"""Key of an advisory lock of PostgreSQL; arbitrary."""
 
 
 class ControlRepository:
@@ -25,7 +25,7 @@ class ControlRepository:
         self._session = session
 
     def get(self) -> ControlRow | None:
-        """Return the switch; None if it was never touched."""
+        """Return the switch; None if it was never set."""
         return self._session.get(ControlRow, 1)
 
     def put(self, row: ControlRow) -> None:
@@ -33,7 +33,7 @@ class ControlRepository:
         self._session.merge(row)
 
     def silences(self, run_id: str | None = None) -> list[SilenceRow]:
-        """Return all silences, or those that can touch a run, oldest first."""
+        """Return all silences, or those that apply to a run, oldest first."""
         query = select(SilenceRow).order_by(SilenceRow.created_at, SilenceRow.id)
         if run_id is not None:
             query = query.where(or_(SilenceRow.run_id.is_(None), SilenceRow.run_id == run_id))
@@ -55,12 +55,12 @@ class ControlRepository:
         self._session.add(row)
 
     def remove_silence(self, row: SilenceRow) -> None:
-        """Remove a silence; the audit log remembers it."""
+        """Remove a silence; the audit log keeps it."""
         self._session.delete(row)
 
 
 def to_silence(row: SilenceRow) -> Silence:
-    """Show a silence."""
+    """Convert a row to a message."""
     return Silence.model_validate(row, from_attributes=True)
 
 
@@ -74,8 +74,8 @@ class AuditRepository:
     def add(self, row: AuditRow) -> None:
         """Append a row.
 
-        On PostgreSQL one transaction appends at a time: else a lower id could become visible after
-        a higher one, and a reader who pages by id would never see it.
+        On PostgreSQL one transaction appends at a time. Otherwise a lower id could become visible
+        after a higher one, and a reader that pages by id would miss it.
         """
         if not self._ordered:
             self._session.execute(
@@ -86,12 +86,12 @@ class AuditRepository:
         self._session.flush()
 
     def knows(self, run_id: str) -> bool:
-        """Tell whether anything is written about a run."""
+        """Return whether a run has entries."""
         query = select(AuditRow.id).where(AuditRow.run_id == run_id).limit(1)
         return self._session.scalar(query) is not None
 
     def page(self, run_id: str | None, after: int, limit: int) -> AuditPage:
-        """Return the rows behind `after`, oldest first; no run for all of them."""
+        """Return the entries after id `after`, oldest first, of one run or of all."""
         query = select(AuditRow).where(AuditRow.id > after).order_by(AuditRow.id)
         if run_id is not None:
             query = query.where(AuditRow.run_id == run_id)

@@ -44,7 +44,7 @@ class RuleRepository:
         """
         row = self._session.get(RuleSetRow, content_hash)
         if row is None:
-            raise StorageError(f"rule set {content_hash} is gone from the database")
+            raise StorageError(f"rule set {content_hash} is missing in the database")
         return row.text
 
     def state(self, run_id: str) -> BrainStateRow | None:
@@ -78,7 +78,7 @@ class AlertRepository:
         self._session = session
 
     def find(self, run_id: str, key: str) -> AlertRow | None:
-        """Return the alert of a key."""
+        """Return the alert with a key, or None."""
         query = select(AlertRow).where(AlertRow.run_id == run_id, AlertRow.key == key)
         return self._session.scalar(query)
 
@@ -116,7 +116,7 @@ class IncidentRepository:
         self._session = session
 
     def find(self, run_id: str, number: int) -> IncidentRow | None:
-        """Return the incident of a number."""
+        """Return the incident with a number, or None."""
         query = select(IncidentRow).where(
             IncidentRow.run_id == run_id, IncidentRow.number == number
         )
@@ -137,12 +137,12 @@ class IncidentRepository:
         return self._session.scalar(query) or 0
 
     def last_number(self, run_id: str) -> int:
-        """Return the highest number of the run's incidents; 0 for none."""
+        """Return the number of the run's newest incident; 0 for none."""
         query = select(func.max(IncidentRow.number)).where(IncidentRow.run_id == run_id)
         return self._session.scalar(query) or 0
 
     def unresolved(self, run_id: str) -> list[IncidentRow]:
-        """Return the incidents of a run that are not resolved, oldest first."""
+        """Return the unresolved incidents of a run, oldest first."""
         query = (
             select(IncidentRow)
             .where(
@@ -154,7 +154,7 @@ class IncidentRepository:
         return list(self._session.scalars(query))
 
     def open_ids(self, run_ids: Sequence[str]) -> dict[str, str]:
-        """Return the newest incident of each run that is not resolved: run id to incident id."""
+        """Return the newest unresolved incident of each run: run id to incident id."""
         query = (
             select(IncidentRow.run_id, IncidentRow.id)
             .where(
@@ -227,7 +227,7 @@ class CommandRepository:
         return row
 
     def find(self, run_id: str, key: str) -> CommandRow | None:
-        """Return the command of a key."""
+        """Return the command with a key, or None."""
         query = select(CommandRow).where(CommandRow.run_id == run_id, CommandRow.key == key)
         return self._session.scalar(query)
 
@@ -242,14 +242,14 @@ class CommandRepository:
         return (self._session.scalar(query) or 0) + 1
 
     def of_run(self, run_id: str, states: Collection[CommandState] = ()) -> list[CommandRow]:
-        """Return commands of a run in the order in which they were issued; no states: all."""
+        """Return commands of a run in order of issue; without states: all."""
         query = select(CommandRow).where(CommandRow.run_id == run_id)
         if states:
             query = query.where(CommandRow.state.in_([state.value for state in states]))
         return list(self._session.scalars(query.order_by(CommandRow.number)))
 
     def runs_with_due(self, now: datetime) -> list[str]:
-        """Return the runs that have an unsettled command whose time has passed."""
+        """Return the runs with an unsettled command that has expired."""
         query = (
             select(CommandRow.run_id)
             .where(
@@ -262,5 +262,5 @@ class CommandRepository:
 
 
 def to_command(row: CommandRow) -> Command:
-    """Show a command."""
+    """Convert a row to a message."""
     return Command.model_validate(row, from_attributes=True)

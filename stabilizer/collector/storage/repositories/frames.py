@@ -1,6 +1,6 @@
-"""The journal of frames: stored as they came, read by run, attempt, catalog and step.
+"""The journal of frames: stored as received, read by run, attempt, catalog and step.
 
-Whoever reads gets `FrameBlock`s, whatever the layout: how they lie in a row, `blocks` knows.
+Readers get `FrameBlock`s; `blocks` encodes them in rows.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FRAMES: Final = (*_STEPS, FrameRow.times, FrameRow.values)
 
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """A batch as it lies in the journal."""
+    """A batch in the journal."""
 
     run_id: str
     attempt: int
@@ -53,11 +53,11 @@ class FrameRepository:
         self._session = session
 
     def has_batch(self, run_id: str, attempt: int, sequence: int) -> bool:
-        """Tell whether a batch has been stored."""
+        """Return whether a batch is stored."""
         return self._session.get(BatchRow, (run_id, attempt, sequence)) is not None
 
     def add_batch(self, batch: StoredBatch, blocks: Sequence[FrameBlock]) -> None:
-        """Store a batch; a batch of this name must not be there yet."""
+        """Store a batch that is not stored yet."""
         self._session.add(
             BatchRow(
                 run_id=batch.run_id,
@@ -93,8 +93,8 @@ class FrameRepository:
             run_id: The run.
             catalog_id: One of its catalogs.
             attempt: None for every attempt.
-            steps: First and last step, both included; None for no end. Batches that only touch the
-                range are given whole.
+            steps: First and last step, inclusive; None for no end. Batches that overlap the range
+                are returned whole.
         """
         query = _within(select(*_FRAMES), run_id, catalog_id, attempt, steps)
         return merge(self._rows(query), catalog_id, self._width(catalog_id))
@@ -108,14 +108,14 @@ class FrameRepository:
         attempt: int | None = None,
         steps: tuple[int, int | None] = (0, None),
     ) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-        """Read as (attempt, steps) when any of some series was measured, by order of arrival.
+        """Read the steps at which any of the series was measured, as (attempt, steps).
 
-        Costs a fraction of `read`, since values stay where they are.
+        Much cheaper than `read`, since it loads no values.
 
         Args:
             run_id: The run.
             catalog_id: One of its catalogs.
-            slots: Places of the series in the catalog.
+            slots: Slots of the series in the catalog.
             attempt: None for every attempt.
             steps: As in `read`.
         """
@@ -138,7 +138,7 @@ class FrameRepository:
     def arrived(
         self, since: Mapping[str, int], catalog_ids: Collection[str]
     ) -> Iterator[tuple[str, int, FrameBlock]]:
-        """Read what came to many runs after a version of each, as (run, attempt, block).
+        """Read what many runs received after a version of each, as (run, attempt, block).
 
         Args:
             since: Run id to version.
@@ -163,15 +163,15 @@ class FrameRepository:
     def history(
         self, run_id: str, version: int, catalog_ids: Collection[str]
     ) -> Iterator[tuple[int, list[tuple[int, FrameBlock]]]]:
-        """Read what came to a run after a version, in pieces and in the order of arrival.
+        """Read what a run received after a version, in chunks and in order of arrival.
 
         Args:
             run_id: The run.
-            version: Of the run; what came up to it is left out.
+            version: Version of the run; earlier batches are skipped.
             catalog_ids: Only frames of these.
 
         Yields:
-            The version up to which frames have been given, and (attempt, block) of a piece.
+            The version up to which frames were yielded, and (attempt, block) pairs of a chunk.
         """
         widths = self._widths(catalog_ids)
         query = (
@@ -186,9 +186,9 @@ class FrameRepository:
             )
 
     def _rows(self, query: Select[*tuple[Any, ...]]) -> Iterator[Any]:
-        # Rows without objects around them: a long run has as many rows as batches.
+        # Plain rows, no ORM objects: a long run has as many rows as batches.
         found = self._session.execute(query.execution_options(yield_per=_ROWS_AT_ONCE))
-        with found:  # who stops half way leaves no cursor open
+        with found:  # close the cursor if the reader stops early
             yield from found
 
     def _width(self, catalog_id: str) -> int:
@@ -201,7 +201,7 @@ class FrameRepository:
     def evaluated_after(
         self, run_id: str, version: int
     ) -> Iterator[tuple[StoredBatch, list[FrameBlock]]]:
-        """Read the batches that the rules saw after a version, in the order of arrival."""
+        """Read the batches that the rules processed after a version, in order of arrival."""
         query = (
             select(BatchRow)
             .where(
@@ -238,8 +238,8 @@ class FrameRepository:
 
 
 def _arrivals(catalog_ids: Collection[str]) -> Select[*tuple[Any, ...]]:
-    # Each batch finds its frames by their key. Were the catalog named plainly, SQLite would take
-    # the index that begins with run and catalog, and look through all frames for each batch.
+    # Find frames by the key of their batch. `coalesce` hides the catalog from SQLite, which
+    # would otherwise use the index on run and catalog and scan all frames for each batch.
     catalog_id = func.coalesce(FrameRow.catalog_id, "")
     return (
         select(*_FRAMES, FrameRow.run_id, FrameRow.catalog_id, BatchRow.version)
@@ -264,7 +264,7 @@ def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:
 def _grouped(
     rows: Sequence[Any], widths: Mapping[str, int]
 ) -> Iterator[tuple[str, int, FrameBlock]]:
-    """Put rows of the same run, catalog and attempt together, as (run, attempt, block)."""
+    """Merge rows of the same run, catalog and attempt into (run, attempt, block)."""
     groups: dict[tuple[str, str, int], list[Any]] = {}
     for row in rows:
         groups.setdefault((row.run_id, row.catalog_id, row.attempt), []).append(row)

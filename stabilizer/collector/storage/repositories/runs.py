@@ -46,9 +46,9 @@ class RunRepository:
         return _found(self._session.get(RunRow, run_id), run_id)
 
     def lock(self, run_id: str) -> RunRow:
-        """Return a run and keep every other writer of it waiting until the transaction ends.
+        """Return a run and block its other writers until the transaction ends.
 
-        SQLite has one writer at a time anyhow, and leaves `FOR UPDATE` out.
+        SQLite has one writer at a time anyway and ignores `FOR UPDATE`.
 
         Raises:
             NotFoundError: There is none; code `unknown_run`.
@@ -72,14 +72,14 @@ class RunRepository:
         return list(self._session.scalars(query.order_by(RunRow.id)))
 
     def delete(self, run_id: str) -> None:
-        """Delete a run with all that belongs to it, except its audit rows."""
+        """Delete a run with everything that belongs to it except its audit entries."""
         self._session.execute(delete(RunRow).where(RunRow.id == run_id))
 
     def page(self, query: RunQuery) -> tuple[list[RunRow], int, str | None]:
-        """Return the runs of a page, how many there are on all pages, and the next cursor.
+        """Return the runs of a page, the total over all pages, and the next cursor.
 
         Raises:
-            InvalidInputError: The cursor is not one of ours, or belongs to another order.
+            InvalidInputError: The cursor is malformed or belongs to another order.
         """
         taken = select(RunRow)
         if query.states:
@@ -119,7 +119,7 @@ class AttemptRepository:
     def add_markers(
         self, run_id: str, attempt: int, markers: Sequence[Marker], at: datetime
     ) -> None:
-        """Store events of the job."""
+        """Store markers of the job."""
         self._session.add_all(
             MarkerRow(
                 run_id=run_id,
@@ -133,7 +133,7 @@ class AttemptRepository:
         )
 
     def markers(self, run_id: str) -> list[MarkerInfo]:
-        """Return all events of a run, oldest first."""
+        """Return all markers of a run, oldest first."""
         query = select(MarkerRow).where(MarkerRow.run_id == run_id).order_by(MarkerRow.id)
         return [
             MarkerInfo.model_validate(row, from_attributes=True)
@@ -141,7 +141,7 @@ class AttemptRepository:
         ]
 
     def snapshots(self, run_id: str) -> list[SnapshotInfo]:
-        """Return the inventory as the job gave it."""
+        """Return the snapshots in the job's order."""
         query = (
             select(SnapshotRow).where(SnapshotRow.run_id == run_id).order_by(SnapshotRow.position)
         )
@@ -151,7 +151,7 @@ class AttemptRepository:
         ]
 
     def replace_snapshots(self, run_id: str, snapshots: Sequence[SnapshotInfo]) -> None:
-        """Store the whole inventory in place of the one before."""
+        """Replace the whole inventory of snapshots."""
         self._session.execute(delete(SnapshotRow).where(SnapshotRow.run_id == run_id))
         rows = [
             {"run_id": run_id, "position": position, **snapshot.model_dump()}
@@ -221,7 +221,7 @@ def _parse_cursor(query: RunQuery, found: list[Any]) -> tuple[datetime | str | i
 
 
 def to_run(row: RunRow, attempts: Sequence[Attempt], open_incident_id: str | None) -> Run:
-    """Show a run."""
+    """Convert a row to a message."""
     return Run.model_validate(
         {
             name: getattr(row, name)

@@ -24,7 +24,7 @@ from stabilizer.protocol.views import IncidentHead
 
 
 class SummaryRepository:
-    """Summaries of one session; runs without what is asked for are left out."""
+    """Summaries of one session; runs without a value are absent."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -42,7 +42,7 @@ class SummaryRepository:
         return found
 
     def open_incidents(self, run_ids: Sequence[str]) -> dict[str, IncidentHead]:
-        """Return the newest incident of each run that is not resolved."""
+        """Return the newest unresolved incident of each run."""
         query = (
             select(IncidentRow)
             .where(
@@ -57,7 +57,7 @@ class SummaryRepository:
         }
 
     def last_applied(self, run_ids: Sequence[str]) -> dict[str, Command]:
-        """Return the command of each run that its job carried out last."""
+        """Return the command that each run's job applied last."""
         place = func.row_number().over(
             partition_by=CommandRow.run_id,
             order_by=(CommandRow.settled_at.desc(), CommandRow.number.desc()),
@@ -73,7 +73,7 @@ class SummaryRepository:
         return {row.run_id: to_command(row) for row in self._session.scalars(query)}
 
     def num_proposed(self, run_ids: Sequence[str]) -> dict[str, int]:
-        """Count the commands of each run that wait for a person's word."""
+        """Count the proposed commands of each run."""
         query = (
             select(CommandRow.run_id, func.count())
             .where(CommandRow.run_id.in_(run_ids), CommandRow.state == CommandState.PROPOSED.value)
@@ -90,7 +90,7 @@ class SummaryRepository:
             .where(MarkerRow.run_id.in_(run_ids), MarkerRow.kind == MarkerKind.PHASE_CHANGE.value)
             .order_by(MarkerRow.step, MarkerRow.id)
         )
-        return {  # of a run's phases the newest comes last
+        return {  # the newest phase of a run comes last
             run_id: text
             for run_id, attempt, step, text in self._session.execute(query)
             if any(one.attempt == attempt and one.is_live(step) for one in branches[run_id])
@@ -98,13 +98,13 @@ class SummaryRepository:
 
 
 class CountRepository:
-    """Counts of one session. Each is one query, whatever the number of runs."""
+    """Counts over all runs, one query each."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     def runs(self) -> dict[RunState, int]:
-        """Count runs by state; states without runs are left out."""
+        """Count runs by state; states without runs are absent."""
         query = select(RunRow.state, func.count()).group_by(RunRow.state)
         return {RunState(state): count for state, count in self._session.execute(query)}
 
