@@ -48,7 +48,7 @@ class _Record:
     last_decisions: int = 0
 
 
-class Listener:
+class ChangeListener:
     """One request that waits for changes. Lives in the event loop."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class ChangeFeed:
         self._number = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = asyncio.Event()
-        self._listeners: dict[tuple[Audience, str | None], set[Listener]] = {}
+        self._listeners: dict[tuple[Audience, str | None], set[ChangeListener]] = {}
         self._counts = dict.fromkeys(Audience, 0)
 
     @property
@@ -148,14 +148,14 @@ class ChangeFeed:
                     listener.wake()
 
     @contextlib.contextmanager
-    def listening(self, audience: Audience, run_id: str | None) -> Iterator[Listener]:
+    def listening(self, audience: Audience, run_id: str | None) -> Iterator[ChangeListener]:
         """Register a listener. Do so before the first read: then no change is missed.
 
         Args:
             audience: Jobs are woken by `wakes_job` only.
             run_id: None, for pages, listens to all runs.
         """
-        listener, key = Listener(), (audience, run_id)
+        listener, key = ChangeListener(), (audience, run_id)
         self._listeners.setdefault(key, set()).add(listener)
         self._counts[audience] += 1
         try:

@@ -19,7 +19,7 @@ from stabilizer.collector.api.dependencies import (
     ServicesDep,
 )
 from stabilizer.collector.api.openapi import PREFIX, problems
-from stabilizer.collector.services.change_feed import Audience, ChangeFeed, Listener
+from stabilizer.collector.services.change_feed import Audience, ChangeFeed, ChangeListener
 from stabilizer.errors import InvalidInputError
 from stabilizer.protocol.batches import BatchAnswer
 from stabilizer.protocol.commands import Command, CommandResult, CommandState
@@ -201,7 +201,7 @@ def cancel_command(
 
 async def poll_until_news(
     look: Callable[[], tuple[Answer, bool]],
-    listener: Listener,
+    listener: ChangeListener,
     feed: ChangeFeed,
     wait_seconds: float,
 ) -> Answer | None:
@@ -231,7 +231,7 @@ async def poll_until_news(
 
 
 @asynccontextmanager
-async def watch_disconnect(request: Request, listener: Listener) -> AsyncIterator[None]:
+async def watch_disconnect(request: Request, listener: ChangeListener) -> AsyncIterator[None]:
     """End the wait when the client disconnects, so that no command is delivered to a dead one."""
 
     async def watch() -> None:

@@ -115,11 +115,11 @@ def test_each_mistake_in_a_row_doubles_the_pause_up_to_a_minute(metrics, interva
     sweeper = Sweeper(Services(), interval, metrics)
     pauses = [sweeper.pause_seconds]
     for _ in range(2000):
-        sweeper._note(ValueError("mistake"))
+        sweeper._count(ValueError("mistake"))
         pauses.append(sweeper.pause_seconds)
     assert pauses[:3] == ([1.0, 2.0, 4.0] if interval == 1 else [300.0] * 3)
     assert pauses[-1] == max(60.0, interval)
-    sweeper._note(None)
+    sweeper._count(None)
     assert sweeper.pause_seconds == interval
 
 
