@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.connection
 import os
 import socket
-import subprocess
-import sys
 import time
+from multiprocessing import forkserver
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from tests.distributed.launching import run_script
+
 ROOT = Path(__file__).parents[2]
 ADDRESS_IN_USE = ("EADDRINUSE", "address already in use")
+PRELOADED = ["lightning.pytorch", "stabilizer.agent.integrations.lightning", "trainer.run"]
 
 
 @pytest.fixture(scope="session")
-def start_ranks(tmp_path_factory):
-    """Return a function that runs a script of this folder on two ranks, until both have ended.
+def context():
+    """Return a context whose processes are forks of a server that has imported torch once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}):
+        forkserver.ensure_running()
+    return context
 
-    The free port that the ranks meet at may be taken by another process before they come: then they
-    meet at another. When one rank fails the other is ended, which would wait for it.
+
+@pytest.fixture(scope="session")
+def start_ranks(context, tmp_path_factory):
+    """Return a function that runs a script of this folder on two ranks until both have ended.
+
+    If another process takes the ranks' port first, they are started again on another port. When one
+    rank fails, the other is killed, since it would wait for the first.
     """
 
     def start(script, *arguments, timeout=500):
-        """Give both ranks the same arguments, and of a list of two each rank its own."""
+        """Pass the arguments to both ranks; a list of two has one argument for each rank."""
         for _ in range(3):
             logs = [tmp_path_factory.mktemp("logs") / f"{rank}.log" for rank in range(2)]
-            codes = _run(Path(__file__).parent / script, arguments, logs, timeout)
+            codes = _run(context, Path(__file__).parent / script, arguments, logs, timeout)
             texts = [log.read_text(errors="replace") for log in logs]
             if not any(sign in text for text in texts for sign in ADDRESS_IN_USE):
                 break
@@ -36,44 +51,31 @@ def start_ranks(tmp_path_factory):
     return start
 
 
-def _run(script, arguments, logs, timeout):
+def _run(context, script, arguments, logs, timeout):
     port = _free_port()
     processes = []
     for rank, log in enumerate(logs):
         own = [str(each[rank] if isinstance(each, list) else each) for each in arguments]
-        with log.open("wb") as output:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-W", "ignore", str(script), *own],
-                    env=os.environ
-                    | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-                    | {"RANK": str(rank), "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
-                    | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                )
-            )
+        environment = (
+            {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+            | {"RANK": str(rank), "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
+            | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        )
+        process = context.Process(target=run_script, args=(str(script), own, environment, str(log)))
+        process.start()
+        processes.append(process)
     try:
         deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            if _wait(processes[0], 0.5) or _wait(processes[1], 0.5):
-                break  # one has failed
-            if [process.poll() for process in processes] == [0, 0]:
-                break
+        codes = [None, None]
+        while time.monotonic() < deadline and None in codes and not any(codes):
+            multiprocessing.connection.wait([p.sentinel for p in processes if p.is_alive()], 0.5)
+            codes = [process.exitcode for process in processes]
     finally:
         for process in processes:
-            if process.poll() is None:
+            if process.is_alive():
                 process.kill()
-            process.wait()
-    return [process.returncode for process in processes]
-
-
-def _wait(process, seconds):
-    """Return whether it has failed within so many seconds."""
-    try:
-        return process.wait(seconds) != 0
-    except subprocess.TimeoutExpired:
-        return False
+            process.join()
+    return [process.exitcode for process in processes]
 
 
 def _free_port():

@@ -1,4 +1,4 @@
-"""One rank that reads the stream, is restored in the middle, and skips; for test_stream_ranks."""
+"""One rank that reads streams, restores in the middle, and skips; for test_stream_ranks."""
 
 import json
 import sys
@@ -36,23 +36,29 @@ def read(loader, batches):
     ]
 
 
-def main(folder, packing, out):
-    dist.init_process_group("gloo")
+def read_over_a_restore_and_a_skip(folder, packing):
+    """Return what each rank has read; on rank 0 only."""
     rank, world = dist.get_rank(), dist.get_world_size()
-    loader = make_loader(folder, json.loads(packing), rank, world)
-    read_so_far = read(loader, BATCHES)
-    # As after a checkpoint: rank 0's word is everybody's.
+    loader = make_loader(folder, packing, rank, world)
+    found = read(loader, BATCHES)
+    # As after a checkpoint: all ranks load the state of rank 0.
     state = [loader.state_dict()]
     dist.broadcast_object_list(state, src=0)
-    fresh = make_loader(folder, json.loads(packing), rank, world)
+    fresh = make_loader(folder, packing, rank, world)
     fresh.load_state_dict(state[0])
-    read_so_far += read(fresh, BATCHES)
+    found += read(fresh, BATCHES)
     fresh.skip_samples(8)
-    read_so_far += read(fresh, 1)
+    found += read(fresh, 1)
     gathered = [None] * world
-    dist.all_gather_object(gathered, read_so_far)
-    if rank == 0:
-        Path(out).write_text(json.dumps(gathered))
+    dist.all_gather_object(gathered, found)
+    return gathered
+
+
+def main(folder, packings, out):
+    dist.init_process_group("gloo")
+    found = [read_over_a_restore_and_a_skip(folder, packing) for packing in json.loads(packings)]
+    if dist.get_rank() == 0:
+        Path(out).write_text(json.dumps(found))
     dist.destroy_process_group()
 
 

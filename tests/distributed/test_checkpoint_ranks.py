@@ -24,7 +24,7 @@ def ranks(start_ranks, tmp_path_factory):
     return lambda name: [report[name] for report in reports]
 
 
-def test_a_rank_that_copies_its_state_alone_waits_for_nobody(ranks):
+def test_a_rank_that_copies_its_state_alone_does_not_wait(ranks):
     first, second = ranks("fine")
     assert (first["snapshots"], second["snapshots"]) == ([], [1] * 5)
     assert first["kept"] == second["kept"] == [[3, 2], [5, 2]]

@@ -20,18 +20,26 @@ def corpus(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("packing", [None, {"documents": 12, "rows": 4}], ids=["alone", "packed"])
-def test_two_ranks_read_every_sample_once_over_a_restore_and_a_skip(
-    corpus, tmp_path, packing, start_ranks
-):
+PACKINGS = [None, {"documents": 12, "rows": 4}]
+
+
+@pytest.fixture(scope="module")
+def found(corpus, start_ranks):
+    """What each rank has read, for each packing."""
+    out = corpus.with_name(corpus.name + ".json")
+    start_ranks("stream_rank.py", corpus, json.dumps(PACKINGS), out)
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("index", range(len(PACKINGS)), ids=["alone", "packed"])
+def test_two_ranks_read_every_sample_once_over_a_restore_and_a_skip(corpus, found, index):
+    packing, ranks = PACKINGS[index], found[index]
     fields = {"data.folder": str(corpus), "data.packing": packing}
     if packing:
         fields |= {"data.sequence_length": 112, "data.max_images": 8}
     config = load_config("idefics-tiny", fields=fields).data
     stream = open_training_stream(config, open_tokenizer(config), image_size=16, seed=0)
-    start_ranks("stream_rank.py", corpus, json.dumps(packing), tmp_path / "out.json")
-    ranks = json.loads((tmp_path / "out.json").read_text())
-    # Seven batches of two samples on each of two ranks, the last one behind eight skipped samples.
+    # Seven batches of two samples on each of two ranks, the last one after eight skipped samples.
     starts = [4 * batch for batch in range(6)] + [32]
     for batch, start in enumerate(starts):
         for rank in range(2):

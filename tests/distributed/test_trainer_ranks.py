@@ -125,7 +125,7 @@ def test_two_ranks_resume_to_the_bit(folder, ranks, kind):
     assert again == {step: first[step] for step in again}
 
 
-def test_shards_are_gone_on_from_at_another_rate(folder, ranks):
+def test_shards_resume_at_another_rate(folder, ranks):
     assert ranks("fsdp-other")[0]["steps"] == 6
     before = {line["step"]: line["lr"] for line in lines(folder, "fsdp-saving")}
     rates = {line["step"]: line["lr"] for line in lines(folder, "other")}
@@ -169,7 +169,7 @@ def test_the_model_of_two_ranks_is_exported_whole(folder, ranks, tmp_path, kind)
     assert all(torch.equal(value, trained[f"model.{name}"]) for name, value in exported.items())
 
 
-def test_shards_of_two_ranks_are_gone_on_from_by_one(folder, make, ranks):
+def test_shards_of_two_ranks_resume_on_one(folder, make, ranks):
     ranks("fsdp-resumed")
     checkpoint = folder / "fsdp-saving" / "checkpoints" / "attempt-0001-step-00000003"
     config = _write(folder, make("one", **FSDP | {"training.devices": 1}))

@@ -21,7 +21,7 @@ def run(start_ranks, tmp_path_factory):
 def test_both_ranks_roll_back_at_the_same_boundary_and_stay_in_step(run):
     reference, rewound = run("undisturbed"), run("rollback")
     (result,) = rewound[0]["results"]
-    # Offered behind step 7, agreed on during step 8, carried out behind it.
+    # Offered after step 7, agreed on during step 8, applied after it.
     assert (result["state"], result["applied_step"], result["read_back"]["step"]) == (
         "applied", 8, 4,
     )  # fmt: skip
@@ -40,7 +40,7 @@ def test_a_cut_is_in_effect_from_the_same_step_on_both(run):
     assert cut[0]["results"][0]["read_back"]["lr"] == {"0": 0.005}
     assert cut[0]["weights"] == cut[1]["weights"]
     for mine, undisturbed in zip(cut, reference, strict=True):
-        # Offered behind step 5, in effect in the step that follows step 6.
+        # Offered after step 5, in effect from the step after step 6.
         same = [item for item in undisturbed["history"] if item[0] <= 6]
         assert mine["history"][: len(same)] == same
         assert mine["history"] != undisturbed["history"]
@@ -59,7 +59,7 @@ def test_both_ranks_stop_at_the_same_boundary(run):
     assert [max(step for step, _, _ in r["history"]) for r in stopped] == [6, 6]
 
 
-def test_ranks_wait_together_and_go_on(run):
+def test_ranks_pause_together_and_resume(run):
     reference, paused = run("undisturbed"), run("pause")
     assert [r["state"] for r in paused[0]["results"]] == ["applied"] * 3
     assert [r["weights"] for r in paused] == [r["weights"] for r in reference]

@@ -34,10 +34,10 @@ FEATURES = 6
 
 
 class DeadTransport:
-    """A collector that nobody answers for."""
+    """A collector that never answers."""
 
     def request(self, request):
-        raise TelemetryError("nobody is there", code="connect_failed")
+        raise TelemetryError("connection refused", code="connect_failed")
 
     def close(self):
         pass
@@ -163,7 +163,7 @@ class Net(pl.LightningModule):
 
 
 def rollback(job, step, *, skip_steps=0, reduce_lr=None, attempt=None, snapshot_id=None):
-    """A command to go back to the snapshot of a step."""
+    """Return a command to roll back to the snapshot of a step."""
     info = next((i for i in job.ring.inventory() if i.step == step), None)
     target = SnapshotTarget(
         snapshot_id=snapshot_id or info.id, attempt=info.attempt if info else 1, step=step
@@ -176,7 +176,7 @@ def rollback(job, step, *, skip_steps=0, reduce_lr=None, attempt=None, snapshot_
 
 
 def command(job, parameters, attempt=None, ttl_seconds=3600):
-    """A pending command for the job's present attempt."""
+    """Return a pending command for the job's current attempt."""
     now = SystemClock().now()
     return Command(
         id=f"command-{next(_COMMAND_NUMBERS)}",
@@ -214,7 +214,7 @@ class Conductor(pl.Callback):
 
 @dataclass
 class Ran:
-    """What a run left behind."""
+    """The result of a run."""
 
     net: Net
     trainer: pl.Trainer
@@ -288,9 +288,9 @@ def assert_same_from(reference, rewound, step, since):
     """From `step` on, the last part of `rewound` equals `reference`, bit for bit.
 
     Args:
-        reference: The run never disturbed.
+        reference: The undisturbed run.
         rewound: The run with the rollback.
-        step: Completed steps of the snapshot that was gone back to.
+        step: Completed steps of the restored snapshot.
         since: Index in the history of `rewound` where the last rollback happened.
     """
     expected = [item for item in reference.history if item[0] >= step]
@@ -301,7 +301,7 @@ def assert_same_from(reference, rewound, step, since):
 
 
 def returned_at(ran):
-    """Indices in the history where the job went back."""
+    """Return the indices in the history where the job was rewound."""
     steps = [step for step, _, _ in ran.history]
     return [i for i in range(1, len(steps)) if steps[i] < steps[i - 1]]
 
@@ -309,7 +309,7 @@ def returned_at(ran):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     torch.set_num_threads(1)
-    # Nobody is there to take what is left at the end; five seconds of trying prove nothing.
+    # No collector receives the rest at the end: five seconds of retries prove nothing.
     monkeypatch.setattr(job_module, "_CLOSE_SECONDS", 0.2)
 
 

@@ -1,4 +1,4 @@
-"""Jobs that are odd or make mistakes: they lose a snapshot or a value, never the training."""
+"""Unusual or faulty jobs lose a snapshot or a value, never the training."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class TestReports:
         ],
         ids=str,
     )
-    def test_slip_is_left_out_and_said_once(self, tmp_path, caplog, name, value, labels):
+    def test_invalid_value_is_dropped_and_logged_once(self, tmp_path, caplog, name, value, labels):
         module = Job()
         module.reports = [(name, value, labels)]
         watch = fit(module, tmp_path)

@@ -1,4 +1,4 @@
-"""Commands to a running job: refused before anything is touched, applied once, pause and stop."""
+"""Commands to a running job: rejected before anything is touched, applied once, pause and stop."""
 
 from __future__ import annotations
 
@@ -88,13 +88,13 @@ def test_resume_without_pause_is_refused(kit):
     assert outcomes(ran) == [("rejected", "not_paused")]
 
 
-def test_pause_stands_still_until_resume_and_changes_nothing(kit):
+def test_pause_blocks_until_resume_and_changes_nothing(kit):
     make = partial(loader, kit)
     paused = threading.Event()
 
     def pause(job):
-        told = job._telemetry.set_state
-        job._telemetry.set_state = lambda state, *rest: (told(state, *rest), paused.set())
+        report = job._telemetry.set_state
+        job._telemetry.set_state = lambda state, *rest: (report(state, *rest), paused.set())
         resume = kit.command(job, ResumeParameters())
         threading.Thread(target=lambda: paused.wait(30) and job.inbox.offer([resume])).start()
         return kit.command(job, PauseParameters())
@@ -138,7 +138,7 @@ def test_checkpoint_now_can_be_resumed_from(kit, tmp_path):
     assert resumed.trainer.global_step == 16
 
 
-def test_a_checkpoint_that_cannot_be_written_fails_and_training_goes_on(kit, tmp_path):
+def test_a_checkpoint_that_cannot_be_written_fails_and_training_continues(kit, tmp_path):
     (tmp_path / "stabilizer").write_text("in the way")
     ran = kit.train(
         partial(loader, kit),
@@ -149,7 +149,7 @@ def test_a_checkpoint_that_cannot_be_written_fails_and_training_goes_on(kit, tmp
     assert ran.trainer.global_step == 24
 
 
-def test_a_restore_that_breaks_stops_the_job_and_says_so(kit):
+def test_a_failed_restore_stops_the_job_and_is_reported(kit):
     class Broken(kit.Net):
         def on_load_checkpoint(self, checkpoint):
             raise ValueError("no")
@@ -173,9 +173,9 @@ def test_a_restore_that_breaks_stops_the_job_and_says_so(kit):
     ]
 
 
-def test_data_that_plays_differently_again_is_noticed(kit):
-    class Moody(torch.utils.data.Sampler):
-        """Keeps a count of its own that no one can take back."""
+def test_data_that_replays_differently_is_detected(kit):
+    class Counting(torch.utils.data.Sampler):
+        """Keeps a count of its own that cannot be restored."""
 
         def __init__(self):
             self.rounds = 0
@@ -187,7 +187,7 @@ def test_data_that_plays_differently_again_is_noticed(kit):
         def __len__(self):
             return 60
 
-    make = partial(DataLoader, kit.Points(), batch_size=4, sampler=Moody())
+    make = partial(DataLoader, kit.Points(), batch_size=4, sampler=Counting())
     with pytest.raises(RestoreError, match="other indices"):
         kit.train(make, plan={7: lambda job: kit.rollback(job, 5)})
 
@@ -212,7 +212,7 @@ def test_a_job_that_cannot_be_rewound_is_watched_all_the_same(kit):
     assert len(held[0].ring) == 0
 
 
-def test_a_snapshot_that_is_not_finite_is_not_gone_back_to(kit):
+def test_a_snapshot_that_is_not_finite_is_not_restored(kit):
     class Exploding(kit.Net):
         def on_train_batch_end(self, *_):
             if self.global_step == 10:

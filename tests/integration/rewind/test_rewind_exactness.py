@@ -1,4 +1,4 @@
-"""After a rollback without skip and cut the job is bit for bit the one that was never disturbed.
+"""After a rollback without skip or cut, the job is bit for bit the undisturbed one.
 
 All runs have dropout, batch norm, gradient accumulation over 2 microbatches, and a validation that
 draws random numbers; the reference runs without the agent.
@@ -34,26 +34,40 @@ LOADERS = {
 }
 
 
+ROLLBACKS = {7: 5, 10: 8, 11: 5, 14: 10}
+"""Step of the command, step of the snapshot. 10 to 8: to the start of an epoch; 11 to 5: into the
+epoch before, across a validation, and to a snapshot that was restored before."""
+
 REFERENCES = {}
-"""Runs never disturbed, by loader; without the agent they are the same every time."""
+"""Undisturbed runs, by loader; without the agent they are the same every time."""
+
+
+def reference_run(kit, name):
+    if name not in REFERENCES:
+        REFERENCES[name] = kit.train(partial(plain, kit, **LOADERS[name]), watched=False)
+    return REFERENCES[name]
 
 
 @pytest.mark.parametrize("name", LOADERS)
-@pytest.mark.parametrize(("issued", "target"), [(7, 5), (14, 10), (11, 5), (10, 8)])
-def test_rollback_repeats_the_run(kit, name, issued, target):
-    # (11, 5): into the epoch before, across a validation; (10, 8): to the very start of an epoch.
-    make = partial(plain, kit, **LOADERS[name])
-    every = 8 if target == 8 else 5
-    if name not in REFERENCES:
-        REFERENCES[name] = kit.train(make, watched=False)
-    reference = REFERENCES[name]
+def test_rollbacks_repeat_the_run(kit, name):
+    reference = reference_run(kit, name)
     rewound = kit.train(
-        make, plan={issued: lambda job: kit.rollback(job, target)}, snapshot_every=every
+        partial(plain, kit, **LOADERS[name]),
+        plan={
+            issued: lambda job, target=target: kit.rollback(job, target)
+            for issued, target in ROLLBACKS.items()
+        },
+        snapshot_every=1,
+        watcher_options={"keep_snapshots": 16},
     )
-    assert [r.state for r in rewound.results] == ["applied"]
-    since = kit.returned_at(rewound)[-1]
-    assert rewound.history[:since] == reference.history[:since]
-    kit.assert_same_from(reference, rewound, target, since)
+    assert [r.state for r in rewound.results] == ["applied"] * len(ROLLBACKS)
+    assert [r.read_back.attempt for r in rewound.results] == [2, 3, 4, 5]
+    starts = [0, *kit.returned_at(rewound)]
+    ends = [*starts[1:], len(rewound.history)]
+    for target, start, end in zip([0, *ROLLBACKS.values()], starts, ends, strict=True):
+        expected = [item for item in reference.history if item[0] >= target]
+        assert rewound.history[start:end] == expected[: end - start], target
+    kit.assert_same_from(reference, rewound, 10, starts[-1])
     assert rewound.net.epoch_values[-1] == reference.net.epoch_values[-1]
     assert rewound.net.memory == reference.net.memory
     assert rewound.net.seen == reference.net.seen
@@ -94,26 +108,9 @@ def test_rollback_across_a_validation_in_the_middle_of_an_epoch(kit):
     kit.assert_same_from(reference, rewound, 5, kit.returned_at(rewound)[-1])
 
 
-def test_two_rollbacks_to_the_same_snapshot(kit):
-    make = partial(plain, kit, shuffle=True, num_workers=2)
-    plan = {
-        8: lambda job: kit.rollback(job, 5),
-        12: lambda job: kit.rollback(job, 5),
-        17: lambda job: kit.rollback(job, 15),
-    }
-    reference = kit.train(make, watched=False)
-    rewound = kit.train(make, plan=plan)
-    assert [r.state for r in rewound.results] == ["applied"] * 3
-    assert [r.read_back.attempt for r in rewound.results] == [2, 3, 4]
-    _, second, third = kit.returned_at(rewound)
-    expected = [item for item in reference.history if item[0] >= 5]
-    assert rewound.history[second:third] == expected[: third - second]
-    kit.assert_same_from(reference, rewound, 15, third)
-
-
 def test_rollback_at_the_last_boundary_and_to_the_first_snapshot(kit):
-    make = partial(plain, kit, shuffle=True)
-    reference = kit.train(make, watched=False)
+    make = partial(plain, kit, **LOADERS["shuffle"])
+    reference = reference_run(kit, "shuffle")
     rewound = kit.train(
         make, plan={23: lambda job: kit.rollback(job, 0)}, watcher_options={"keep_snapshots": 9}
     )
@@ -154,9 +151,8 @@ def test_manual_optimization_is_rewound_with_its_gradients(kit):
 
 
 def test_the_agent_alone_changes_nothing(kit):
-    make = partial(plain, kit, shuffle=True, num_workers=2, points={"noise": True})
-    reference = kit.train(make, watched=False)
-    watched = kit.train(make)
+    reference = reference_run(kit, "augment-workers")
+    watched = kit.train(partial(plain, kit, **LOADERS["augment-workers"]))
     assert watched.history == reference.history
     kit.assert_same_from(reference, watched, 0, 0)
 

@@ -13,13 +13,19 @@ from trainer.data.making import make_corpus
 from trainer.run import build_job
 
 
-class Losses(pl.Callback):
-    def __init__(self):
+class Recorder(pl.Callback):
+    """Losses and positions of every batch, and the weights when a step is first completed."""
+
+    def __init__(self, weights_at):
         self.history = []
+        self.weights_at = weights_at
+        self.weights = None
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         item = (trainer.global_step, tuple(batch["positions"]), outputs["loss"].item())
         self.history.append(item)
+        if trainer.global_step == self.weights_at and self.weights is None:
+            self.weights = {name: v.clone() for name, v in module.state_dict().items()}
 
 
 @pytest.fixture
@@ -41,7 +47,7 @@ def run(kit, tmp_path):
     def start(plan=None):
         torch.set_num_threads(1)
         job = build_job(config)
-        losses, callbacks, conductor = Losses(), [], None
+        recorder, callbacks, conductor = Recorder(weights_at=14), [], None
         if plan is not None:
             watcher = StabilizerCallback(
                 "http://127.0.0.1:9",
@@ -56,10 +62,10 @@ def run(kit, tmp_path):
             accelerator="cpu", logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, max_steps=16, max_epochs=-1,
             accumulate_grad_batches=2, gradient_clip_val=1.0, deterministic=True,
-            callbacks=[*callbacks, losses],
+            callbacks=[*callbacks, recorder],
         )  # fmt: skip
         trainer.fit(job.module, job.loader)
-        return losses.history, job.module.state_dict(), conductor, trainer
+        return recorder, conductor, trainer
 
     return start
 
@@ -67,19 +73,24 @@ def run(kit, tmp_path):
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore")  # of libraries, about how this small job is set up
 def test_idefics_repeats_its_steps_and_skips_documents(run, kit):
-    history, weights, _, _ = run()
-    # Epochs of 7 steps: from the second epoch back into the first, then on behind both.
-    again, weights_again, conductor, _ = run({10: lambda job: kit.rollback(job, 4)})
-    assert [r.state for r in conductor.results] == ["applied"]
-    assert conductor.results[0].read_back.samples == 4 * 8
-    back = 20
-    assert again[:back] == history[:back]
-    assert again[back:] == history[8:]
-    for name, value in weights.items():
-        assert torch.equal(value, weights_again[name]), name
+    # Epochs have 7 steps: the first rollback goes from the second epoch back into the first.
+    reference, _, _ = run()
+    plan = {
+        10: lambda job: kit.rollback(job, 4),
+        14: lambda job: kit.rollback(job, 8, skip_steps=3),
+    }
+    rewound, conductor, trainer = run(plan)
+    assert [r.state for r in conductor.results] == ["applied"] * 2
+    first, second = (r.read_back for r in conductor.results)
 
-    skipped, _, conductor, trainer = run({10: lambda job: kit.rollback(job, 8, skip_steps=3)})
-    positions = [position for _, batch, _ in skipped[back:] for position in batch]
+    assert first.samples == 4 * 8
+    back, skipped = 2 * 10, 2 * 10 + 2 * 10  # after steps 1 to 10, and after steps 5 to 14
+    assert rewound.history[:back] == reference.history[:back]
+    assert rewound.history[back:skipped] == reference.history[8:28]
+    for name, value in reference.weights.items():
+        assert torch.equal(value, rewound.weights[name]), name
+
+    assert second.skipped_samples == 24
+    positions = [position for _, batch, _ in rewound.history[skipped:] for position in batch]
     assert positions == list(range(8 * 8 + 3 * 8, 8 * 8 + 3 * 8 + 8 * 8))
-    assert conductor.results[0].read_back.skipped_samples == 24
     assert trainer.global_step == 16

@@ -1,4 +1,4 @@
-"""A rollback with skip leaves out exactly the samples behind the restored position."""
+"""A rollback with skip skips exactly the samples after the restored position."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_stream_skips_samples_from_the_restored_position(kit):
     assert (read_back.attempt, read_back.step) == (2, 10)
 
 
-def test_a_sized_stream_goes_on_behind_its_own_epoch(kit):
+def test_a_sized_stream_continues_past_its_own_epoch(kit):
     class Sized(kit.StatefulStream):
         """Epochs of 12 batches; an iteration is the rest of an epoch."""
 
@@ -65,7 +65,7 @@ def test_a_plain_loader_leaves_out_the_next_batches_of_its_order(kit):
     assert ids_of(ran, back, back + 5) == ids_of(reference, 10, 15)
     assert ran.result().read_back.skipped_samples == 24
     assert ran.result().read_back.samples == 2 * 8 + 24
-    # The epoch ends where it would have, and the epochs behind it have their full length.
+    # The epoch ends where it would have, and the epochs after it have their full length.
     assert len(ids_of(ran, back + 5)) == 30
 
 

@@ -81,7 +81,7 @@ class History(pl.Callback):
 
 
 class Ear(Silence):
-    """Hears the markers of the job."""
+    """Records the markers of the job."""
 
     def __init__(self):
         super().__init__()
@@ -91,11 +91,20 @@ class Ear(Silence):
         self.markers.append((self.attempt, marker.kind.value, marker.step, marker.text))
 
 
+RUNS = {}
+"""Finished runs, by step of the command and of the snapshot; (None, None) is undisturbed."""
+
+
 @pytest.fixture
 def run(kit, monkeypatch):
-    """Return a function that trains, rewound by a plan of commands."""
+    """Return a function that trains, with one rollback from a step to another; each once."""
 
-    def start(plan=None):
+    def start(at=None, to=None):
+        if (at, to) not in RUNS:
+            RUNS[at, to] = train({} if at is None else {at: lambda job: kit.rollback(job, to)})
+        return RUNS[at, to]
+
+    def train(plan):
         pl.seed_everything(3, verbose=False)
         config = load_config("idefics-tiny", fields=FIELDS)
         module = IdeficsModule(
@@ -106,7 +115,7 @@ def run(kit, monkeypatch):
         )
         ear, history, conductor = Ear(), History(), None
         callbacks = [history]
-        if plan is not None:
+        if plan:
             watcher = StabilizerCallback(
                 "http://127.0.0.1:9", run="unfreezing", snapshot_every=2, keep_snapshots=20,
                 transport=kit.DeadTransport(),
@@ -131,9 +140,9 @@ def run(kit, monkeypatch):
 
 
 @pytest.mark.parametrize(("at", "to"), [(9, 4), (9, 6), (7, 6), (6, 4), (10, 8)])
-def test_a_rewind_across_the_change_repeats_the_run_bit_for_bit(run, kit, at, to):
+def test_a_rewind_across_the_change_repeats_the_run_bit_for_bit(run, at, to):
     calm = run()
-    rewound = run({at: lambda job: kit.rollback(job, to)})
+    rewound = run(at, to)
     assert [result.state for result in rewound.conductor.results] == ["applied"]
     assert rewound.losses[:at] == calm.losses[:at]
     assert rewound.losses[at:] == calm.losses[to:]
@@ -142,8 +151,8 @@ def test_a_rewind_across_the_change_repeats_the_run_bit_for_bit(run, kit, at, to
     assert all(torch.equal(last[name], value) for name, value in calm.weights[-1].items())
 
 
-def test_before_the_change_the_parts_are_frozen_again_and_without_moments(run, kit):
-    rewound = run({9: lambda job: kit.rollback(job, 4)})
+def test_before_the_change_the_parts_are_frozen_again_and_without_moments(run):
+    rewound = run(9, 4)
     late = {"language_norms", "vision"}
     assert [bool(learns & late) for learns in rewound.learns] == (
         [False] * 6 + [True] * 3 + [False] * 2 + [True] * 6
@@ -154,9 +163,9 @@ def test_before_the_change_the_parts_are_frozen_again_and_without_moments(run, k
     assert steps == {STEPS - UNFREEZE}
 
 
-@pytest.mark.parametrize(("at", "to", "told"), [(9, 4, [1, 2]), (9, 6, [1, 2]), (10, 8, [1])])
-def test_the_phase_is_told_in_every_attempt_that_comes_to_it(run, kit, at, to, told):
-    rewound = run({at: lambda job: kit.rollback(job, to)})
+@pytest.mark.parametrize(("at", "to", "attempts"), [(9, 4, [1, 2]), (9, 6, [1, 2]), (10, 8, [1])])
+def test_the_phase_is_reported_in_every_attempt_that_reaches_it(run, at, to, attempts):
+    rewound = run(at, to)
     phases = [marker for marker in rewound.ear.markers if marker[1] == "phase_change"]
     text = "unfrozen: language_norms, vision"
-    assert phases == [(attempt, "phase_change", UNFREEZE, text) for attempt in told]
+    assert phases == [(attempt, "phase_change", UNFREEZE, text) for attempt in attempts]

@@ -39,7 +39,7 @@ class FrozenClock:
 
 
 class FakeTraining:
-    """Stands at a step; goes back when told."""
+    """Is at a step; restores on request."""
 
     def __init__(self):
         self.step = 30

@@ -44,7 +44,7 @@ def test_ranks_agree_one_boundary_later(alone, make):
     assert alone.merged == RankStatus(spoiled=True, healthy=4)
 
 
-def test_what_is_on_its_way_at_the_end_comes_back(alone, make):
+def test_commands_in_flight_at_the_end_are_returned(alone, make):
     command = make.command()
     alone.exchange([command], RankStatus())
     assert alone.close() == (command,)

@@ -31,7 +31,7 @@ def test_nothing_happens_without_commands(control):
     assert control.results == []
 
 
-def test_a_rollback_restores_begins_an_attempt_and_reads_back(control, make, snapshot):
+def test_a_rollback_restores_starts_an_attempt_and_reads_back(control, make, snapshot):
     command = make.command(make.rollback(snapshot, skip_steps=3))
     control.inbox.offer([command])
     assert control.executor.boundary() is True
@@ -118,7 +118,7 @@ def test_a_refusal_of_another_rank_counts(control, make, snapshot):
     assert control.results[0].message == "rejected by another rank"
 
 
-def test_a_broken_restore_is_told_and_raised(control, make, snapshot):
+def test_a_failed_restore_is_reported_and_raised(control, make, snapshot):
     control.training.failure = "it broke"
     control.inbox.offer([make.command(make.rollback(snapshot))])
     with pytest.raises(RestoreError, match="it broke"):
@@ -127,7 +127,7 @@ def test_a_broken_restore_is_told_and_raised(control, make, snapshot):
     assert control.results[0].message == "it broke"
 
 
-def test_a_job_that_stands_elsewhere_afterwards_is_stopped(control, make, snapshot):
+def test_a_restore_to_another_position_stops_the_job(control, make, snapshot):
     control.training.drift = 1
     control.inbox.offer([make.command(make.rollback(snapshot))])
     with pytest.raises(RestoreError, match=r"\(21, 200\).*\(20, 200\)"):
@@ -192,7 +192,7 @@ def test_a_checkpoint_is_named_in_the_read_back(control, make):
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), RuntimeError("writer broke")])
-def test_a_checkpoint_that_fails_is_told_and_training_goes_on(control, make, error):
+def test_a_failed_checkpoint_is_reported_and_training_continues(control, make, error):
     control.training.checkpoint_failure = error
     control.inbox.offer([make.command(CheckpointNowParameters())])
     assert control.executor.boundary() is False

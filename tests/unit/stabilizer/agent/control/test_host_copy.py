@@ -23,7 +23,7 @@ def copier():
     return HostCopier()
 
 
-def test_a_tree_comes_back_equal_and_apart(copier):
+def test_a_thawed_tree_is_equal_and_separate(copier):
     tensor = torch.arange(6.0).reshape(2, 3)
     tree = {
         "dict": OrderedDict(a=tensor),
@@ -49,7 +49,7 @@ def test_a_tree_comes_back_equal_and_apart(copier):
         live["plain"]["numbers"].clear()
 
 
-def test_shared_memory_is_copied_once_and_comes_back_shared(copier):
+def test_shared_memory_is_copied_once_and_stays_shared(copier):
     weight = torch.ones(4)
     frozen = copier.freeze({"a": weight, "b": weight.detach(), "part": weight[:2]})
     assert frozen["a"] is frozen["b"]
@@ -144,7 +144,7 @@ def test_finite_looks_at_floating_values_only():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-def test_one_bad_value_is_found_wherever_it_stands(bad, dtype):
+def test_one_non_finite_value_is_found_anywhere(bad, dtype):
     for place in range(67):  # vector width and remainder
         values = torch.linspace(-3, 3, 67).to(dtype)
         assert is_finite([values])

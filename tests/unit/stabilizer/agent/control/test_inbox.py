@@ -69,15 +69,15 @@ def test_a_restarted_job_repeats_the_result_instead_of_the_deed(inbox, make, clo
     inbox.offer([command, unread])
     inbox.take()
     inbox.settle(applied(command))
-    told = []
-    restarted = CommandInbox(clock, told.append)
+    reported = []
+    restarted = CommandInbox(clock, reported.append)
     restarted.load_state_dict(inbox.state_dict())
     assert restarted.state_dict() == inbox.state_dict()
     restarted.offer([command, unread])
     assert restarted.take() == [unread]
-    assert told == [applied(command)]
+    assert reported == [applied(command)]
     restarted.offer([command])
-    assert told == [applied(command)]
+    assert reported == [applied(command)]
     assert restarted.take() == []
 
 

@@ -126,7 +126,7 @@ def test_the_same_data_comes_again(name, used):
     tracked.close()
 
 
-def test_persistent_workers_go_on_over_epochs():
+def test_persistent_workers_continue_over_epochs():
     torch.manual_seed(1)
     loader = DataLoader(
         Numbers(noise=True), batch_size=4, shuffle=True, num_workers=2, persistent_workers=True
@@ -159,7 +159,7 @@ def test_the_epoch_of_a_sampler_goes_back():
     assert loader.sampler.epoch == 1
 
 
-def test_unused_batches_are_told_apart_from_used_ones():
+def test_unused_batches_are_distinguished_from_used_ones():
     tracked = TrackedLoader(Stream())
     tracked.lag = 2
     iterator = iter(tracked)
@@ -172,7 +172,7 @@ def test_unused_batches_are_told_apart_from_used_ones():
     assert take(again, 1) == [[8, 9]]
 
 
-def test_a_stream_skips_and_goes_back_behind_the_skip():
+def test_a_stream_skips_and_restores_after_the_skip():
     tracked = TrackedLoader(Stream())
     iterator = iter(tracked)
     take(iterator, 2)
@@ -196,7 +196,7 @@ def test_a_stream_without_length_ends_where_it_ends():
         next(again)
 
 
-def test_a_stream_with_epochs_goes_on_behind_them_after_a_skip():
+def test_a_stream_with_epochs_continues_past_them_after_a_skip():
     class Epochs(Stream):
         def __len__(self):
             return 4
@@ -219,7 +219,7 @@ def test_a_stream_with_epochs_goes_on_behind_them_after_a_skip():
         next(plain)
 
 
-def test_the_loaders_own_word_on_its_batches_counts():
+def test_the_declared_batch_size_of_a_loader_wins():
     stream = Stream()
     stream.samples_per_batch = 16
     assert TrackedLoader(stream).samples_per_batch == 16
@@ -252,26 +252,26 @@ def test_a_stateful_loader_that_cannot_skip():
         tracked.restore(position, skip_samples=1)
 
 
-def test_a_length_is_told_only_if_there_is_one():
+def test_a_length_exists_only_if_the_loader_has_one():
     assert len(TrackedLoader(DataLoader(Numbers(), batch_size=3))) == 7
     with pytest.raises(TypeError):
         len(TrackedLoader(DataLoader(Drawn(), batch_size=3)))
 
 
-def test_an_iterator_cannot_be_gone_back_in():
+def test_an_iterator_cannot_be_rewound():
     tracked = TrackedLoader(iter([1, 2]))
     assert tracked.unsupported is None
     iter(tracked)
     assert "only once" in tracked.unsupported
 
 
-def test_workers_out_of_order_cannot_be_gone_back_in():
+def test_workers_out_of_order_cannot_be_rewound():
     loader = DataLoader(Numbers(), num_workers=2, in_order=False)
     assert "no fixed order" in TrackedLoader(loader).unsupported
     assert TrackedLoader(DataLoader(Numbers(), num_workers=1, in_order=False)).unsupported is None
 
 
-def test_too_long_a_trail_cannot_be_gone_back(monkeypatch):
+def test_too_long_a_trail_cannot_be_rewound(monkeypatch):
     monkeypatch.setattr(module, "_MAX_TRAIL_BYTES", 30_000)
     tracked = TrackedLoader(DataLoader(Drawn(), batch_size=2))
     iterator = iter(tracked)
@@ -295,7 +295,7 @@ def test_data_that_has_become_shorter_is_noticed():
 
 
 def test_a_sampler_with_a_memory_is_noticed():
-    class Moody:
+    class Counting:
         rounds = 0
 
         def __iter__(self):
@@ -305,7 +305,7 @@ def test_a_sampler_with_a_memory_is_noticed():
         def __len__(self):
             return 4
 
-    tracked = TrackedLoader(DataLoader(Numbers(), batch_size=2, sampler=Moody()))
+    tracked = TrackedLoader(DataLoader(Numbers(), batch_size=2, sampler=Counting()))
     take(iter(tracked), 1)
     with pytest.raises(RestoreError, match="other indices"):
         tracked.restore(tracked.position())

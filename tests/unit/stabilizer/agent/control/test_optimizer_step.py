@@ -125,7 +125,7 @@ def test_detaching_in_the_middle_of_a_step_puts_the_rate_back(override):
     assert override.steps_seen == 1
 
 
-def test_a_rate_set_within_the_step_is_scaled_when_told_and_kept_afterwards(override):
+def test_a_rate_set_within_the_step_is_scaled_on_reassert_and_kept_afterwards(override):
     optimizer = optimizer_of(1.0)
     override.attach([optimizer])
     override.cut(ReduceLrParameters(factor=0.5))
@@ -140,7 +140,7 @@ def test_a_rate_set_within_the_step_is_scaled_when_told_and_kept_afterwards(over
     assert optimizer.param_groups[0]["lr"] == 0.8
 
 
-def test_a_rate_set_too_late_is_noticed_and_stands(override):
+def test_a_rate_set_too_late_is_detected_and_kept(override):
     optimizer = optimizer_of(1.0)
     override.attach([optimizer])
     override.cut(ReduceLrParameters(factor=0.5))
@@ -181,7 +181,7 @@ def test_several_groups_and_optimizers_have_names(override):
     assert override.effective == {"1/0": 0.15}
 
 
-def test_groups_of_one_name_are_told_apart():
+def test_groups_of_one_name_get_distinct_names():
     optimizer = optimizer_of(0.1, 0.2)
     for group in optimizer.param_groups:
         group["name"] = "same"

@@ -64,7 +64,7 @@ def test_protection_wins_over_bytes(make):
     assert ids(ring) == ["step0-1", "step2-3"]
 
 
-def test_nothing_is_healthy_until_told(ring, make):
+def test_nothing_is_healthy_until_reported(ring, make):
     ring.add(make.snapshot(0, 1))
     assert ring.newest_healthy() == 0
 
@@ -121,7 +121,7 @@ def test_find_wants_the_whole_name(ring, make):
         assert caught.value.reason == reason
 
 
-def test_find_in_an_empty_ring_says_so(ring):
+def test_find_in_an_empty_ring_names_no_snapshot(ring):
     with pytest.raises(CommandRejectedError, match="held: none"):
         ring.find(SnapshotTarget(snapshot_id="s-1", attempt=1, step=0))
 

@@ -146,7 +146,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("steps", [0, 2])
-def test_an_optimizer_goes_on_as_it_would_have(name, steps, net, freeze):
+def test_a_restored_optimizer_continues_the_same(name, steps, net, freeze):
     optimizer = OPTIMIZERS[name](net.parameters())
 
     def step():
@@ -267,7 +267,7 @@ def test_looking_moves_nothing():
     assert before.is_same_host_state(capture_random_state())
 
 
-def test_each_generator_is_told_apart():
+def test_a_change_of_any_generator_is_detected():
     state = capture_random_state()
     for draw_one in (random.random, lambda: np.random.rand(), lambda: torch.rand(1)):  # noqa: NPY002, PLW0108
         restore_random_state(state)

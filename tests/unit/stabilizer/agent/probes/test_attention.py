@@ -160,7 +160,7 @@ def test_bounds_of_the_normalised_entropy():
     assert (peaked[0] / peaked[1]).item() == 0.0
 
 
-def test_nothing_visible_is_told_by_the_counts():
+def test_counts_are_zero_when_nothing_is_visible():
     query, key = _tensors()
     summary = summarize(query, key, 0.3, Masking(mask=torch.zeros(1, 1, 9, 9).bool()), 64)
     assert summary[:4].tolist() == [0.0] * 4

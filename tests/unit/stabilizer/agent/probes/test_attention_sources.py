@@ -99,7 +99,7 @@ def test_two_taps_in_any_order(make_idefics, batch, registry):
     assert registry.get_interface == lookup
 
 
-def test_a_lookup_that_somebody_else_has_replaced_is_theirs_again(make_idefics, batch, registry):
+def test_a_lookup_replaced_by_other_code_is_restored(make_idefics, batch, registry):
     asked = []
 
     def theirs(name, default):

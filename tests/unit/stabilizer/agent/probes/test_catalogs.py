@@ -49,7 +49,7 @@ def test_known_series_keep_their_place_and_unknown_ones_are_appended():
     assert table.catalogs == (table.every_step, modules, table.extra)
 
 
-def test_the_order_of_labels_says_nothing():
+def test_the_order_of_labels_does_not_matter():
     table = SeriesTable(every_step_catalog(()), None)
     slot = table.find("loss", {"source": "web", "rank": "1"})
     assert table.find("loss", {"rank": "1", "source": "web"}) == slot
@@ -63,7 +63,7 @@ def test_a_bad_name_is_an_error():
     assert table.extra is None
 
 
-def test_too_many_names_are_dropped_and_told_once(monkeypatch, caplog):
+def test_too_many_names_are_dropped_and_logged_once(monkeypatch, caplog):
     monkeypatch.setattr(catalogs, "MAX_EXTRA_SERIES", 3)
     table = SeriesTable(every_step_catalog(()), None)
     with caplog.at_level(logging.WARNING):

@@ -127,7 +127,7 @@ def test_shared_parameters_count_once():
     assert values == {WHOLE: 4.0, FIRST: 4.0, SECOND: 4.0, BROKEN: 0.0}
 
 
-def test_complex_gradients_are_left_out_and_told_once(caplog):
+def test_complex_gradients_are_skipped_and_logged_once(caplog):
     net = nn.ModuleDict({"first": nn.Linear(2, 2), "second": nn.Linear(2, 2)})
     net.first.weight.grad = torch.ones(2, 2)
     net["second"].weight = nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))

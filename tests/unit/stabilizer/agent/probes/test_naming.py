@@ -5,47 +5,47 @@ from stabilizer.agent.probes.naming import describe, find_head
 from stabilizer.errors import ConfigurationError
 
 
-def _told(model: nn.Module) -> dict[str, tuple[str, int | None, str]]:
+def _described(model: nn.Module) -> dict[str, tuple[str, int | None, str]]:
     return {s.name: (s.kind.value, s.layer, s.tower.value) for s in describe(model)}
 
 
 def test_idefics_is_known_in_all_its_towers(make_idefics):
-    told = _told(make_idefics())
+    sites = _described(make_idefics())
 
     vision = "model.vision_model.encoder.layers.1"
-    assert told[f"{vision}.self_attn"] == ("attention", 1, "vision")
-    assert told[f"{vision}.self_attn.q_proj"] == ("q_proj", 1, "vision")
-    assert told[f"{vision}.self_attn.out_proj"] == ("o_proj", 1, "vision")
-    assert told[f"{vision}.mlp.fc1"] == ("fc1", 1, "vision")
-    assert told[f"{vision}.mlp.fc2"] == ("fc2", 1, "vision")
+    assert sites[f"{vision}.self_attn"] == ("attention", 1, "vision")
+    assert sites[f"{vision}.self_attn.q_proj"] == ("q_proj", 1, "vision")
+    assert sites[f"{vision}.self_attn.out_proj"] == ("o_proj", 1, "vision")
+    assert sites[f"{vision}.mlp.fc1"] == ("fc1", 1, "vision")
+    assert sites[f"{vision}.mlp.fc2"] == ("fc2", 1, "vision")
     perceiver = "model.perceiver_resampler.blocks.1"
-    assert told[f"{perceiver}.0"] == ("attention", 1, "resampler")
-    assert told[f"{perceiver}.0.k_proj"] == ("k_proj", 1, "resampler")
-    assert told[f"{perceiver}.0.output_proj"] == ("o_proj", 1, "resampler")
-    assert told[f"{perceiver}.1.fc"] == ("fc1", 1, "resampler")
-    assert told[f"{perceiver}.1.c_proj"] == ("fc2", 1, "resampler")
+    assert sites[f"{perceiver}.0"] == ("attention", 1, "resampler")
+    assert sites[f"{perceiver}.0.k_proj"] == ("k_proj", 1, "resampler")
+    assert sites[f"{perceiver}.0.output_proj"] == ("o_proj", 1, "resampler")
+    assert sites[f"{perceiver}.1.fc"] == ("fc1", 1, "resampler")
+    assert sites[f"{perceiver}.1.c_proj"] == ("fc2", 1, "resampler")
     text = "model.layers.1"
-    assert told[f"{text}.self_attn.v_proj"] == ("v_proj", 1, "language")
-    assert told[f"{text}.self_attn.o_proj"] == ("o_proj", 1, "language")
-    assert told[f"{text}.mlp.up_proj"] == ("fc1", 1, "language")
-    assert told[f"{text}.mlp.down_proj"] == ("fc2", 1, "language")
+    assert sites[f"{text}.self_attn.v_proj"] == ("v_proj", 1, "language")
+    assert sites[f"{text}.self_attn.o_proj"] == ("o_proj", 1, "language")
+    assert sites[f"{text}.mlp.up_proj"] == ("fc1", 1, "language")
+    assert sites[f"{text}.mlp.down_proj"] == ("fc2", 1, "language")
     gated = "model.gated_cross_attn_layers.0"
-    assert told[f"{gated}.cross_attn"] == ("attention", 0, "cross_attention")
-    assert told[f"{gated}.mlp.down_proj"] == ("fc2", 0, "cross_attention")
-    assert told[f"{gated}.alpha_cross_attn"] == ("gate", 0, "cross_attention")
-    assert told[f"{gated}.alpha_dense"] == ("gate", 0, "cross_attention")
-    assert told["lm_head"] == ("head", None, "language")
+    assert sites[f"{gated}.cross_attn"] == ("attention", 0, "cross_attention")
+    assert sites[f"{gated}.mlp.down_proj"] == ("fc2", 0, "cross_attention")
+    assert sites[f"{gated}.alpha_cross_attn"] == ("gate", 0, "cross_attention")
+    assert sites[f"{gated}.alpha_dense"] == ("gate", 0, "cross_attention")
+    assert sites["lm_head"] == ("head", None, "language")
 
 
 def test_gated_blocks_count_themselves(make_idefics):
-    told = _told(make_idefics(num_hidden_layers=4))
+    sites = _described(make_idefics(num_hidden_layers=4))
 
-    layers = {layer for name, (_, layer, _) in told.items() if "gated_cross_attn_layers" in name}
+    layers = {layer for name, (_, layer, _) in sites.items() if "gated_cross_attn_layers" in name}
     assert layers == {0, 1}
-    assert told["model.layers.3.mlp.down_proj"][1] == 3
+    assert sites["model.layers.3.mlp.down_proj"][1] == 3
 
 
-def test_every_projection_of_idefics_is_told(make_idefics):
+def test_every_projection_of_idefics_is_described(make_idefics):
     model = make_idefics()
     linear = {module for module in model.modules() if isinstance(module, nn.Linear)}
     assert {site.module for site in describe(model)} >= linear
@@ -69,22 +69,22 @@ def test_llama(quiet_transformers):
         num_key_value_heads=1,
         intermediate_size=32,
     )
-    told = _told(quiet_transformers.LlamaForCausalLM(config))
+    sites = _described(quiet_transformers.LlamaForCausalLM(config))
 
-    assert told["model.layers.1.self_attn.k_proj"] == ("k_proj", 1, "language")
-    assert told["model.layers.1.mlp.gate_proj"] == ("fc1", 1, "language")
-    assert told["model.layers.1.mlp.down_proj"] == ("fc2", 1, "language")
-    assert told["lm_head"][0] == "head"
+    assert sites["model.layers.1.self_attn.k_proj"] == ("k_proj", 1, "language")
+    assert sites["model.layers.1.mlp.gate_proj"] == ("fc1", 1, "language")
+    assert sites["model.layers.1.mlp.down_proj"] == ("fc2", 1, "language")
+    assert sites["lm_head"][0] == "head"
 
 
 def test_gpt2_whose_projections_share_a_name(quiet_transformers):
     config = quiet_transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=20)
     model = quiet_transformers.GPT2LMHeadModel(config)
-    told = _told(model)
+    sites = _described(model)
 
-    assert told["transformer.h.1.attn"] == ("attention", 1, "language")
-    assert told["transformer.h.1.attn.c_proj"] == ("o_proj", 1, "language")
-    assert told["transformer.h.1.mlp.c_proj"] == ("fc2", 1, "language")
+    assert sites["transformer.h.1.attn"] == ("attention", 1, "language")
+    assert sites["transformer.h.1.attn.c_proj"] == ("o_proj", 1, "language")
+    assert sites["transformer.h.1.mlp.c_proj"] == ("fc2", 1, "language")
     assert find_head(model, None) is model.lm_head  # tied to the embedding, and still the head
 
 
@@ -96,14 +96,14 @@ def test_vit_and_bert(quiet_transformers):
         "intermediate_size": 32,
     }
     vit_config = quiet_transformers.ViTConfig(image_size=8, patch_size=4, **size)
-    vit = _told(quiet_transformers.ViTModel(vit_config))
+    vit = _described(quiet_transformers.ViTModel(vit_config))
     towers = {tower for _, _, tower in vit.values()}
     kinds = {kind for kind, _, _ in vit.values()}
     assert towers == {"vision"}
     assert {"q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2", "attention"} == kinds
 
     bert_config = quiet_transformers.BertConfig(vocab_size=20, **size)
-    bert = _told(quiet_transformers.BertModel(bert_config))
+    bert = _described(quiet_transformers.BertModel(bert_config))
     assert bert["encoder.layer.1.attention.self.query"] == ("q_proj", 1, "language")
     assert bert["encoder.layer.1.attention.output.dense"] == ("o_proj", 1, "language")
     assert bert["encoder.layer.1.intermediate.dense"] == ("fc1", 1, "language")
@@ -139,7 +139,7 @@ def test_wrappers_do_not_show_in_names(make_idefics):
     assert [site.name for site in describe(_Wrapping(lightning, "module"))] == names
     assert [site.name for site in describe(_Wrapping(model, "_orig_mod"))] == names
     wrapped = _Wrapping(nn.TransformerEncoderLayer(16, 2, 32), "_checkpoint_wrapped_module")
-    assert set(_told(nn.ModuleDict({"layers": nn.ModuleList([wrapped])}))) == {
+    assert set(_described(nn.ModuleDict({"layers": nn.ModuleList([wrapped])}))) == {
         "layers.0.self_attn",
         "layers.0.self_attn.out_proj",
         "layers.0.linear1",
@@ -157,11 +157,11 @@ def test_classification_heads_and_plain_networks_are_left_out():
 
 def test_a_shared_module_is_listed_once():
     shared = nn.TransformerEncoderLayer(16, 2, 32)
-    told = _told(nn.ModuleDict({"layers": nn.ModuleList([shared, shared])}))
-    assert set(told) == {f"layers.0.{name}" for name in _told_of_layer(shared)}
+    sites = _described(nn.ModuleDict({"layers": nn.ModuleList([shared, shared])}))
+    assert set(sites) == {f"layers.0.{name}" for name in _described_layer(shared)}
 
 
-def _told_of_layer(layer: nn.Module) -> list[str]:
+def _described_layer(layer: nn.Module) -> list[str]:
     named = nn.ModuleDict({"layers": nn.ModuleList([layer])})
     return [site.name.removeprefix("layers.0.") for site in describe(named)]
 

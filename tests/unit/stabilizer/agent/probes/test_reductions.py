@@ -72,7 +72,7 @@ def test_no_graph_is_kept():
     assert not reductions.l2_norm(weight).requires_grad
 
 
-def test_measuring_leaves_autocast_off_within_and_on_behind():
+def test_measuring_disables_autocast_within_and_restores_it_after():
     tensor = torch.ones(4, 4)
     with torch.autocast("cpu", torch.bfloat16):
         with reductions.measuring(tensor):

@@ -120,7 +120,7 @@ def test_a_frozen_part_in_eval_mode_is_recorded(model, probes, read):
     assert _series("grad_norm", 1) in found
 
 
-def test_a_step_that_broke_off_leaves_nothing_behind(model, probes, read):
+def test_an_aborted_step_leaves_no_record(model, probes, read):
     probes.begin_step(True)
     model(torch.randn(9, 4) * 100)
     probes.log("loss", 1e9)
@@ -145,7 +145,7 @@ def test_what_is_logged_between_steps_belongs_to_the_next(probes, read):
 def test_host_numbers_and_unknown_series(probes, read):
     probes.begin_step(False)
     probes.log("lr", 1e-3, group="0")
-    probes.log("lr", 2e-3, group="1")  # a group that nobody announced
+    probes.log("lr", 2e-3, group="1")  # a group that was not announced
     probes.log("loss", torch.tensor(2.0), source="web")
     first = probes.end_step(1, 5.0)
     every_step, modules, extra = probes.catalogs
