@@ -247,7 +247,6 @@ class NonfiniteGuard:
 
     def __init__(self, policy: GuardPolicy = GuardPolicy.OBSERVE) -> None:
         self.policy = policy
-        self.skipped_steps = 0
 
     def act(self, parameters: Iterable[nn.Parameter]) -> bool:
         """Check the gradients after the last backward, before the optimizer's step.
@@ -262,7 +261,6 @@ class NonfiniteGuard:
             return False
         for parameter in held:
             parameter.grad = None
-        self.skipped_steps += 1
         return True
 
 

@@ -194,20 +194,28 @@ class LightningFit:
         Raises:
             RestoreError: The restore failed; the state may be half restored.
         """
-        with _HalfRestored():
-            state = _fit_snapshot(snapshot)
-            if self._state is None:
-                raise RestoreError("training has not started")
-            self._state.restore(state.trainer)
-            # Data and random state last: hooks and workers draw random numbers while restored.
-            skip = self._bound_skip(skip_steps * self.num_gradient_batches, state.data)
-            discarded = self._data.restore(state.data, state.random, skip)
-            # Discarded batches count as batches of the epoch, so that it ends where it did.
-            self._trainer.fit_loop.epoch_loop.batch_progress.increment_by(discarded)
-            skipped = self._data.samples - state.data.samples
-            if skipped < 0 or (skipped > 0 and not skip_steps):
-                raise RestoreError(f"the data is {skipped} samples from where it should be")
-            return skipped
+        try:
+            return self._restore(_fit_snapshot(snapshot), skip_steps)
+        except RestoreError:
+            raise
+        except Exception as error:
+            raise RestoreError(
+                f"the restore failed, the state may be half restored: {error!r}"
+            ) from error
+
+    def _restore(self, state: FitSnapshot, skip_steps: int) -> int:
+        if self._state is None:
+            raise RestoreError("training has not started")
+        self._state.restore(state.trainer)
+        # Data and random state last: hooks and workers draw random numbers while restored.
+        skip = self._bound_skip(skip_steps * self.num_gradient_batches, state.data)
+        discarded = self._data.restore(state.data, state.random, skip)
+        # Discarded batches count as batches of the epoch, so that it ends where it did.
+        self._trainer.fit_loop.epoch_loop.batch_progress.increment_by(discarded)
+        skipped = self._data.samples - state.data.samples
+        if skipped < 0 or (skipped > 0 and not skip_steps):
+            raise RestoreError(f"the data is {skipped} samples from where it should be")
+        return skipped
 
     def stop(self) -> None:
         """Stop the fit at this boundary, or once the minimum of epochs or steps is reached."""
@@ -274,24 +282,6 @@ class _CaughtError:
             self.error = error
             return True
         return False
-
-
-class _HalfRestored:
-    """Turns any error of a restore into a RestoreError: the job must not continue."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if isinstance(error, Exception) and not isinstance(error, RestoreError):
-            raise RestoreError(
-                f"the restore failed, the state may be half restored: {error!r}"
-            ) from error
 
 
 def _fit_snapshot(snapshot: Snapshot) -> FitSnapshot:

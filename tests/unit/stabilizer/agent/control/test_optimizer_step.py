@@ -225,21 +225,19 @@ def parameters(*values):
     return made
 
 
-def test_as_shipped_it_leaves_the_step_to_the_job():
+def test_the_default_guard_leaves_the_step_to_the_job():
     given = parameters(float("nan"))
     guard = NonfiniteGuard()
     assert guard.act(given) is False
     assert given[0].grad is not None
-    assert guard.skipped_steps == 0
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_step_that_is_not_finite_moves_nothing(value):
+def test_a_non_finite_step_changes_nothing(value):
     guard = NonfiniteGuard(GuardPolicy.SKIP_STEP)
     given = parameters(0.5, value, None)
     optimizer = torch.optim.AdamW(given, lr=0.1)
     assert guard.act(given) is True
-    assert guard.skipped_steps == 1
     optimizer.step()
     assert all(parameter.tolist() == [1, 1] for parameter in given)
     assert not optimizer.state
@@ -253,7 +251,7 @@ def test_a_finite_step_is_taken():
     assert guard.act(parameters(None)) is False
 
 
-def test_sparse_gradients_are_looked_at():
+def test_sparse_gradients_are_checked():
     embedding = nn.Embedding(4, 2, sparse=True)
     embedding(torch.tensor([1, 1])).sum().backward()
     guard = NonfiniteGuard(GuardPolicy.SKIP_STEP)
