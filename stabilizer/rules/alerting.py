@@ -1,4 +1,4 @@
-"""From verdicts to alerts: inactive, pending, firing, resolved; counted in evaluated samples.
+"""From detections to alerts: inactive, pending, firing, resolved; counted in evaluated samples.
 
 Without a quorum every series of a rule has its own alert. With one, the rule has a single alert
 whose condition is that enough series are flagged together.
@@ -55,7 +55,7 @@ class AlertSample:
 
 @dataclass(frozen=True, slots=True)
 class AlertingSpec:
-    """What the state machine needs to know of its rule."""
+    """The part of a rule that the state machine uses."""
 
     rule: str
     severity: Severity
@@ -145,7 +145,7 @@ class AlertTable:
         )
 
     def reset(self, step: int, message: str) -> list[AlertChange]:
-        """End all alerts, since what they saw is no longer so."""
+        """End all alerts."""
         changes = [
             AlertChange(
                 key=alert.key,

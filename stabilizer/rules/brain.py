@@ -65,13 +65,13 @@ class Brain:
         self._burst_until: int | None = None
 
     def add_catalog(self, catalog: Catalog) -> None:
-        """Make a catalog known. Again, it changes nothing."""
+        """Add a catalog; idempotent."""
         if catalog.id not in self._catalogs:
             self._catalogs[catalog.id] = catalog
             self._loss_columns[catalog.id] = loss_column(catalog)
 
     def begin_attempt(self, number: int, from_step: int, reason: MarkerKind) -> Outcome:
-        """Go on from a step in a new attempt; one that has begun already changes nothing.
+        """Continue from a step in a new attempt; idempotent for one that has begun.
 
         Alerts end. Baselines forget what was learned after `from_step`, and keep the rest.
         """
@@ -92,12 +92,12 @@ class Brain:
         return out
 
     def marker(self, marker: Marker) -> None:
-        """Take note of an event of the job."""
+        """Process an event of the job."""
         for rule in self._rules:
             rule.marker(marker)
 
     def set_snapshots(self, snapshots: Sequence[SnapshotInfo]) -> None:
-        """Take over the whole inventory of the job's snapshots."""
+        """Replace the inventory of the job's snapshots."""
         self._policy.memory.lineage.set_snapshots(snapshots)
 
     def observe(
@@ -105,8 +105,7 @@ class Brain:
     ) -> Outcome:
         """Evaluate the rules on one frame.
 
-        A frame at or before the catalog's last step within the attempt has been seen: it is left
-        out.
+        A frame at or before the catalog's last step within the attempt is ignored.
 
         Args:
             catalog_id: A catalog that has been added.
@@ -175,11 +174,11 @@ class Brain:
         return self._policy.decide(step, context, active)
 
     def command_changed(self, command: Command) -> Outcome:
-        """Take note of a command's new state, be it the policy's own or a person's."""
+        """Process the new state of a command, the policy's own or a manual one."""
         return self._policy.command_changed(command)
 
     def end_run(self, step: int) -> Outcome:
-        """Close what is open: the run is over."""
+        """Close open alerts and the incident: the run has ended."""
         alerts = [change for rule in self._rules for change in rule.end(step)]
         out = self._policy.end_run(step)
         out.alerts = alerts
@@ -187,12 +186,12 @@ class Brain:
 
     @property
     def healthy_snapshots(self) -> tuple[str, ...]:
-        """Ids of the healthy snapshots of the present branch."""
+        """Ids of the healthy snapshots of the current branch."""
         return tuple(self._policy.memory.lineage.healthy)
 
     @property
     def sampling_plan(self) -> SamplingPlan:
-        """How often the job is to measure, with a burst while an alert settles."""
+        """The sampling plan, with a burst while an alert is pending."""
         plan = self._file.policy.sampling_plan
         return plan.model_copy(update={"burst_until_step": self._burst_until})
 
@@ -202,7 +201,7 @@ class Brain:
         return [rule.health for rule in self._rules]
 
     def state_dict(self) -> bytes:
-        """Return everything that `load_state` needs to go on as if nothing had happened."""
+        """Return the whole state; after `load_state`, evaluation continues bit for bit the same."""
         heads: list[JsonValue] = []
         arrays: dict[str, npt.NDArray[np.generic]] = {}
         for index, rule in enumerate(self._rules):
@@ -220,10 +219,10 @@ class Brain:
         return encode_state(content, arrays)
 
     def load_state(self, state: bytes) -> None:
-        """Take over a saved state. Catalogs are added apart, before or after.
+        """Load a saved state. Catalogs are added separately, before or after.
 
         Raises:
-            ConfigurationError: It is damaged, or belongs to other rules; nothing has changed then.
+            ConfigurationError: It is damaged, or belongs to other rules; nothing is changed.
         """
         head, arrays = decode_state(state)
         if head.get("rules_hash") != self._file.hash:

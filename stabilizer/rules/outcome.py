@@ -1,4 +1,4 @@
-"""What the brain says: changes of alerts and incidents, commands it wants or takes back.
+"""What the brain decides: changes of alerts and incidents, commands to issue or cancel.
 
 Nothing here has an id of the database. Alerts are named by (attempt, rule, series, pending step),
 incidents by their number within the run, commands by a key that a replay makes again.
@@ -65,7 +65,7 @@ class DecisionRecord:
 
 @dataclass(frozen=True, slots=True)
 class IncidentChange:
-    """An incident as it stands after a change. The first with its number opens it."""
+    """An incident after a change. The first change with its number opens it."""
 
     number: int
     state: IncidentState
@@ -96,7 +96,7 @@ class CommandIntent:
     message: str
     issued_step: int
     proposed: bool
-    """Needs a person's approval before it is sent."""
+    """Needs approval before it is sent."""
 
 
 @dataclass(slots=True)
@@ -127,7 +127,7 @@ class RuleHealth:
 
 @dataclass(frozen=True, slots=True)
 class PolicyContext:
-    """What people have set, at the time of a decision."""
+    """What operators have set, at the time of a decision."""
 
     mode: Mode
     disarmed: bool = False

@@ -1,4 +1,4 @@
-"""One rule at work: its rows, its detector, its alerts, its health."""
+"""One rule of a run: its rows, its detector, its alerts, its health."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Rule:
         values: Float32Array,
         present: BoolArray | None,
     ) -> list[AlertChange]:
-        """Evaluate one frame; return what changed. A failure is noted in `health`, not raised."""
+        """Evaluate one frame; return what changed. A failure goes into `health`."""
         try:
             return self._evaluate(attempt, step, catalog, values, present)
         except Exception as error:  # noqa: BLE001  a broken rule marks itself and stops no other
@@ -133,7 +133,7 @@ class Rule:
         return max(1, math.ceil(quorum * self._selection.num_chosen))
 
     def marker(self, marker: Marker) -> None:
-        """Take note of an event of the job."""
+        """Process an event of the job."""
         steps = self.spec.inhibit_after.get(marker.kind, 0)
         if steps:
             self._inhibited_until = max(self._inhibited_until, marker.step + steps)
@@ -155,7 +155,7 @@ class Rule:
         return self.alerts.reset(from_step, f"a new attempt began: {reason}")
 
     def end(self, step: int) -> list[AlertChange]:
-        """End all alerts: the run is over."""
+        """End all alerts: the run has ended."""
         return self.alerts.reset(step, "the run ended")
 
     def state(self) -> tuple[dict[str, JsonValue], State]:

@@ -97,7 +97,7 @@ class _BaselineSpec(_RulePart):
     min_samples: Samples | None = None
     """Samples before anything is judged; None takes half the window."""
     relearn: Samples | None = None
-    """After so many flagged samples in a row the new level is accepted: the baseline begins anew.
+    """After so many flagged samples in a row the new level is accepted: the baseline restarts.
     None takes four windows."""
 
     @model_validator(mode="after")
@@ -134,8 +134,8 @@ class DriftSpec(_BaselineSpec):
 
     window: Window = 200
     above: Number
-    """Relative rise that is too much; 0.03 is 3 percent. Zero or less asks for progress: -0.01
-    flags a value that has not become 1 percent better than the best level of the window."""
+    """Largest relative rise; 0.03 is 3 percent. Zero or less requires progress: -0.01 flags a value
+    that is not 1 percent better than the best level of the window."""
     direction: Annotated[Direction, Field(strict=False)] = Direction.UP
     """The bad direction, up or down."""
     smooth: Samples | None = None
@@ -143,8 +143,8 @@ class DriftSpec(_BaselineSpec):
     noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 6.0
     """The rise must also be so many standard errors of the smoothed value."""
     recovered: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
-    """A rise that has come back by this share from its peak is healing, and no longer flagged.
-    1 flags it until it is wholly gone."""
+    """A rise that has fallen by this share of its peak is recovering, and no longer flagged.
+    1 flags it until it is gone."""
 
     @field_validator("direction")
     @classmethod
@@ -265,12 +265,12 @@ class SelectSpec(BaseModel):
 
 
 class RuleSpec(_RulePart):
-    """A declared condition and what it means."""
+    """A condition and its severity."""
 
     name: RuleName
     doc: str = ""
     source: str = ""
-    """Where its numbers are from."""
+    """Where its thresholds come from."""
     select: SelectSpec
     detect: DetectSpec
     severity: Annotated[Severity, Field(strict=False)]
@@ -288,7 +288,7 @@ class RuleSpec(_RulePart):
     )
     """Steps after an event of the job in which samples are neither judged nor learned."""
     message: Annotated[str, Field(max_length=300)] = ""
-    """Told with the alert."""
+    """Shown with the alert."""
 
     @field_validator("quorum")
     @classmethod
@@ -299,7 +299,7 @@ class RuleSpec(_RulePart):
 
     @property
     def needs_rollback(self) -> bool:
-        """Whether what it sees cannot heal without going back: non-finite values."""
+        """Whether only a rollback helps: it detects a divergence by non-finite values."""
         return self.severity is Severity.DIVERGENCE and self.detect.nonfinite is not None
 
 
@@ -309,13 +309,13 @@ class ReduceLrRung(_RulePart):
     factor: Factor
     """Multiplies the present rate."""
     steps: CommandSteps | None = None
-    """CommandSteps at the reduced rate; None holds it until told otherwise."""
+    """Steps at the reduced rate; None holds it until another command."""
     ramp: CommandSteps | None = None
-    """CommandSteps of the way back; None takes as many as `steps`."""
+    """Steps of the way back; None takes as many as `steps`."""
 
     @property
     def ramp_steps(self) -> int:
-        """CommandSteps of the linear way back."""
+        """Steps of the linear way back."""
         return (self.steps or 0) if self.ramp is None else self.ramp
 
 
@@ -325,7 +325,7 @@ class RollbackRung(_RulePart):
     margin: CommandSteps = 100
     """The snapshot lies at least so many steps before the first sign."""
     skip: CommandSteps = 0
-    """CommandSteps' worth of data left out from there on."""
+    """Steps' worth of data left out from there on."""
 
 
 class RungSpec(_RulePart):
@@ -388,15 +388,15 @@ class BudgetSpec(_RulePart):
 
 
 class GuardsSpec(_RulePart):
-    """What holds an action back. CommandSteps are steps trained: those repeated count again."""
+    """Reasons to hold an action back. Counted in trained steps: repeated steps count again."""
 
     budget: BudgetSpec = BudgetSpec()
     cooldown: CommandSteps = 100
-    """CommandSteps between two interventions."""
+    """Steps between two interventions."""
     watch: CommandSteps = 250
-    """CommandSteps after an intervention in which it must prove itself."""
+    """Steps after an intervention in which its effect is measured."""
     max_tries: Annotated[int, Field(ge=1, le=100)] = 2
-    """Attempts at one rung when its command fails."""
+    """Attempts at one rung whose command fails."""
 
 
 class SamplingSpec(_RulePart):
@@ -404,7 +404,7 @@ class SamplingSpec(_RulePart):
 
     every: Annotated[int, Field(ge=1, le=10_000)] = 10
     burst: CommandSteps = 50
-    """CommandSteps measured one by one after a precursor or worse becomes pending."""
+    """Steps measured one by one after a precursor or worse becomes pending."""
 
 
 class PolicySpec(_RulePart):
@@ -415,11 +415,11 @@ class PolicySpec(_RulePart):
     act_on: ActOnSpec
     guards: GuardsSpec = GuardsSpec()
     wait: CommandSteps = 50
-    """CommandSteps in which a jump may recover by itself."""
+    """Steps that a jump has to recover without action."""
     healthy_after: CommandSteps = 50
-    """CommandSteps without an alert after a snapshot that make it healthy."""
+    """Steps without an alert after a snapshot that make it healthy."""
     quiet: Annotated[int, Field(ge=1, le=100_000)] = 20
-    """CommandSteps without a firing alert with which an incident is resolved."""
+    """Steps without a firing alert with which an incident is resolved."""
     sampling: SamplingSpec = SamplingSpec()
 
     @field_validator("ladder")

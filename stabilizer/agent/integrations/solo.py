@@ -1,8 +1,8 @@
 """A job without a collector: the same rules and policy, evaluated in the job itself.
 
-Asked for with `url=None`; a job whose collector has gone away does not become its own judge. The
-frames of a step are evaluated in the training thread when the next step's are handed over, so that
-the device is not waited for: a command comes one step later than its cause.
+Enabled by `url=None`; a job that loses its collector does not start to evaluate rules itself. The
+frames of a step are evaluated in the training thread when the next step's arrive, so that training
+never waits for the device: a command comes one step after its cause.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class SoloBrain:
     """Telemetry that ends in the job's own rules engine. Training thread only.
 
     Args:
-        register: As a collector would be told; its policy and mode are used.
+        register: The registration, as for a collector; its policy and mode are used.
         clock: For the times on commands; no decision depends on it.
-        on_commands: Told what the policy wants done.
-        on_healthy: Told the ids of healthy snapshots.
+        on_commands: Called with the policy's commands.
+        on_healthy: Called with the ids of healthy snapshots.
 
     Raises:
         RuleFileError: The policy has mistakes.
@@ -73,11 +73,11 @@ class SoloBrain:
 
     @property
     def plan(self) -> SamplingPlan:
-        """How often the modules are measured."""
+        """The sampling plan."""
         return self._brain.sampling_plan
 
     def start(self) -> None:
-        """The first attempt begins."""
+        """Begin the first attempt."""
         self._take(self._brain.begin_attempt(1, self._start_step, MarkerKind.RESUME))
 
     def put(self, frames: PendingFrames) -> None:
@@ -91,11 +91,11 @@ class SoloBrain:
         self._markers.append(marker)
 
     def set_snapshots(self, infos: Sequence[SnapshotInfo]) -> None:
-        """Take over the inventory."""
+        """Replace the inventory of snapshots."""
         self._brain.set_snapshots(infos)
 
     def begin_attempt(self, start: AttemptStart) -> int:
-        """Begin the next attempt; what was measured on the abandoned branch is forgotten."""
+        """Begin the next attempt; pending frames of the abandoned branch are dropped."""
         self._pending = None
         for marker in self._markers:
             self._brain.marker(marker)
@@ -106,17 +106,17 @@ class SoloBrain:
         return self.attempt
 
     def result(self, result: CommandResult) -> None:
-        """Tell the policy how its command ended."""
+        """Process the result of a command."""
         command = self._commands.get(result.command_id)
         if command is not None:
             self._change(command, CommandState(result.state), result)
 
     def set_state(self, state: RunState, step: int, message: str = "") -> None:
-        """Log it: nobody else hears of it."""
+        """Log the state."""
         logger.info("the job is %s at step %d %s", state, step, message)
 
     def close(self, state: RunState, timeout_seconds: float = 5.0) -> None:
-        """Evaluate the last step and close what is open."""
+        """Evaluate the last step, and close alerts and the incident."""
         del state, timeout_seconds
         if self._pending is not None:
             self._evaluate(self._pending)
@@ -162,7 +162,9 @@ class SoloBrain:
         if intent.proposed:
             what = "proposed only; mode auto carries it out"
         elif isinstance(command.parameters, PauseParameters):
-            what = "not carried out: nobody could resume a job without a collector; look at it"
+            what = (
+                "not carried out: a paused job without a collector could not be resumed; look at it"
+            )
         else:
             what = "carried out next"
         logger.warning(
@@ -177,8 +179,8 @@ class SoloBrain:
             self._on_commands([command])
 
     def _refuse_pause(self, command: Command) -> None:
-        """Train on: nobody can send `resume` to a job without a collector."""
-        message = "a job without a collector is not paused: nobody could resume it"
+        """Reject a pause: a job without a collector could not be resumed."""
+        message = "a paused job without a collector could not be resumed"
         refusal = CommandResult(
             command_id=command.id,
             state=CommandState.REJECTED,

@@ -1,4 +1,4 @@
-"""A learned baseline: a ring of healthy samples, its statistics now and then, and patience."""
+"""A learned baseline: a ring of healthy samples and the time of its next statistics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stabilizer.rules.detectors.ring import SampleRing
 
 REFRESH_EVERY: Final = 16
 """Samples between two computations of the statistics, once there are many: a median of 128 moves
-little in 16, and computing it is the dear part."""
+little in 16, and is expensive."""
 
 ROUNDING: Final = 1e-6
 """Smallest spread as a share of the level: samples are kept in float32."""
@@ -25,7 +25,7 @@ class Baseline:
     Args:
         window: Samples remembered.
         warm_up: Samples before a series is ready.
-        patience: Flagged samples in a row after which a series begins anew.
+        patience: Flagged samples in a row after which a series restarts its baseline.
     """
 
     def __init__(self, window: int, warm_up: int, patience: int) -> None:
@@ -42,12 +42,12 @@ class Baseline:
         self.ready = grown(self.ready, num_series, 0)
 
     def learn(self, step: int, values: FloatArray, known: BoolArray, flagged: BoolArray) -> None:
-        """Take in one sample of every series.
+        """Learn one sample of every series.
 
         Args:
             step: Completed optimizer steps.
             values: Shape [N]; finite where learnable.
-            known: Shape [N]; a verdict was given. Samples that are neither known nor flagged but
+            known: Shape [N]; it was judged. Samples that are neither known nor flagged but
                 finite are learned as well: `values` is NaN where nothing is to be learned.
             flagged: Shape [N]; not learned.
         """
@@ -59,9 +59,9 @@ class Baseline:
         self._since += 1
 
     def is_stale(self) -> bool:
-        """Tell whether the statistics are to be computed again, and count on that being done.
+        """Return whether the statistics must be recomputed; the caller then does so.
 
-        Often while there are few samples, every `REFRESH_EVERY` samples later.
+        Often while there are few samples, then every `REFRESH_EVERY` samples.
         """
         count = self.ring.count
         if not count.size:
@@ -82,7 +82,7 @@ class Baseline:
         self._invalidate()
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Reset: the job has entered a new phase."""
         self.ring.clear(np.ones(len(self.ready), np.bool_))
         self._patience.clear()
         self._invalidate()
@@ -120,7 +120,7 @@ class Patience:
         self._streak = grown(self._streak, num_series, 0)
 
     def spend(self, known: BoolArray, flagged: BoolArray) -> BoolArray | None:
-        """Count a verdict; return the series whose new level is now accepted, None if none is."""
+        """Count a detection; return the series whose new level is now accepted, None if none is."""
         streak = self._streak
         if not flagged.any():
             streak[known] = 0
@@ -134,7 +134,7 @@ class Patience:
         return accepted
 
     def clear(self) -> None:
-        """Begin to count anew."""
+        """Reset the counts."""
         self._streak[:] = 0
 
     def state(self) -> State:

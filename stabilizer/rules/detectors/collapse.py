@@ -54,7 +54,7 @@ class Collapse:
         self._refresh()
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Reset: the job has entered a new phase."""
         self._baseline.forget()
 
     def state(self) -> State:

@@ -27,7 +27,7 @@ class Drift:
     """Flags a smoothed value that is clearly worse than the best level of the window.
 
     The running median keeps single spikes out. The best level is over smoothed values of healthy
-    samples only, so that it stays put while a divergence goes on. A rise counts only if it is also
+    samples only, so that it does not follow a divergence. A rise counts only if it is also
     larger than the noise allows: several standard errors of the smoothed value, the noise taken
     from the differences of successive samples.
 
@@ -79,7 +79,7 @@ class Drift:
     def _is_healing(
         self, known: BoolArray, high: BoolArray, level: FloatArray, best: FloatArray
     ) -> BoolArray:
-        """Tell which series have come back a good part of the way from their peak."""
+        """Return which series have recovered a good part of the way from their peak."""
         if self._keep == 0.0:
             return np.zeros_like(high)
         self._peak[known & ~high] = -np.inf
@@ -95,7 +95,7 @@ class Drift:
         flagged: BoolArray,
     ) -> None:
         if self._above <= 0:
-            # it asks for progress: what is flagged is an ordinary sample, not an anomaly
+            # the rule requires progress: a flagged sample is ordinary, not an anomaly
             flagged = np.zeros_like(flagged)
         self._levels.learn(step, level, known, flagged)
         np.fmin(self._best, level, out=self._best, where=~flagged)
@@ -108,7 +108,7 @@ class Drift:
         self._last = np.where(np.isfinite(values), values, self._last)
 
     def _refresh_best(self) -> None:
-        """Find the best level anew now and then: the one that was best may have left the window."""
+        """Recompute the best level from time to time: the old one may have left the window."""
         if self._levels.is_stale():
             self._best = self._levels.ring.values.min(axis=1).astype(np.float64)
 
@@ -122,7 +122,7 @@ class Drift:
         self._peak[:] = -np.inf
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Reset: the job has entered a new phase."""
         self._levels.forget()
         self._steps_between.forget()
         self._recent.clear(np.ones(len(self._last), np.bool_))

@@ -1,4 +1,4 @@
-"""What a detector is: samples of many series in, verdicts out, with a state of fixed size.
+"""The detector interface: samples of many series in, detections out, state of fixed size.
 
 Shapes: N is the number of series that the rule has selected so far. A sample that is absent,
 inhibited or non-finite is not judged and not learned; a flagged sample is judged, not learned.
@@ -21,10 +21,10 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """What a detector says of one sample of every series.
+    """A detector's result for one sample of every series.
 
     Args:
-        known: Shape [N]; whether there is a verdict at all. Unknown is not healthy.
+        known: Shape [N]; whether it was judged. Unknown is not healthy.
         flagged: Shape [N]; implies known.
         score: Shape [N]; what was compared with the threshold, NaN where unknown.
     """
@@ -43,7 +43,7 @@ class Detector(Protocol):
         ...
 
     def resize(self, num_series: int) -> None:
-        """Make room for more series; those that are there keep their state."""
+        """Make room for more series; existing ones keep their state."""
         ...
 
     def update(self, step: int, values: FloatArray, usable: BoolArray) -> Detection:
@@ -57,11 +57,11 @@ class Detector(Protocol):
         ...
 
     def rewind(self, step: int) -> None:
-        """Forget what was learned after this step: a new attempt goes on from there."""
+        """Forget what was learned after this step: a new attempt continues from there."""
         ...
 
     def forget(self) -> None:
-        """Begin anew: the job has entered a new phase."""
+        """Reset: the job has entered a new phase."""
         ...
 
     def state(self) -> State:

@@ -14,7 +14,7 @@ MAD_TO_SIGMA = 1.4826
 class SampleRing:
     """The last `window` samples of N series and the steps at which they were taken.
 
-    Steps ascend within a series, so that a rewind takes off exactly the newest samples.
+    Steps ascend within a series, so that a rewind drops exactly the newest samples.
 
     Attributes:
         values: Shape [N, window], float32; +inf where there is no sample: it sorts last.
@@ -53,7 +53,7 @@ class SampleRing:
         self.count[index] = np.minimum(self.count[index] + 1, self.window)
 
     def rewind(self, step: int) -> None:
-        """Take off the samples after a step."""
+        """Drop the samples after a step."""
         later = self.steps > step
         if not later.any():
             return
@@ -64,7 +64,7 @@ class SampleRing:
         self._next = (self._next - taken) % self.window
 
     def clear(self, rows: BoolArray) -> None:
-        """Take off all samples of the series in `rows`."""
+        """Drop all samples of the series in `rows`."""
         self.values[rows] = np.inf
         self.steps[rows] = -1
         self.count[rows] = 0
@@ -81,7 +81,7 @@ class SampleRing:
         return MAD_TO_SIGMA * _median(deviation, self.count)
 
     def quantile(self, share: float) -> FloatArray:
-        """Return the sample of every series that stands at this share of its order."""
+        """Return the quantile of every series at a share in [0, 1]."""
         rank = np.floor(share * np.maximum(self.count - 1, 0) + 0.5).astype(np.int64)
         ordered = np.sort(self.values, axis=1)
         return np.take_along_axis(ordered, rank[:, None], axis=1)[:, 0].astype(np.float64)

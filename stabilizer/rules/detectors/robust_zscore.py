@@ -66,7 +66,7 @@ class RobustZscore:
         self._refresh()
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Reset: the job has entered a new phase."""
         self._baseline.forget()
 
     def state(self) -> State:

@@ -83,7 +83,7 @@ class Spike:
         self._refresh()
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Reset: the job has entered a new phase."""
         self._levels.forget()
         self._jumps.forget()
         self._last[:] = np.nan

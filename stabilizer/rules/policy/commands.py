@@ -1,4 +1,4 @@
-"""What becomes of commands: the policy's own, and those of people."""
+"""Follows commands to their end: the policy's own and manual ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CommandDesk:
         self._guards = guards
 
     def change(self, memory: Memory, command: Command) -> Outcome:
-        """Take note of a command's new state. The same state twice changes nothing."""
+        """Process a command's new state. The same state again changes nothing."""
         out = Outcome()
         incident = memory.incident
         flight = None if incident is None else incident.flight
@@ -39,7 +39,7 @@ class CommandDesk:
             self._manual(memory, command, out)
         return out
 
-    # the policy's own
+    # the policy's own commands
 
     def _own(
         self, memory: Memory, incident: IncidentRecord, command: Command, out: Outcome
@@ -81,7 +81,7 @@ class CommandDesk:
             out,
             DecisionKind.WAIT,
             DecisionReason.WATCHING,
-            f"{command.kind} is applied; it must prove itself",
+            f"{command.kind} applied; watching its effect",
             deadline=watch.until_step,
         )
 
@@ -95,31 +95,31 @@ class CommandDesk:
     ) -> None:
         incident.state = IncidentState.OPEN
         if flight.proposed and command.state is CommandState.EXPIRED:
-            # Nobody has answered, which says nothing about the rung: it is proposed anew if still
-            # due. Else a night without a person would climb the whole ladder.
-            text = f"nobody answered the proposal to {command.kind} in time"
+            # An unanswered proposal says nothing about the rung: it is proposed again if still due.
+            # Otherwise a night without an operator would use up the whole ladder.
+            text = f"the proposal to {command.kind} expired without an answer"
             kind, why = DecisionKind.HOLD, DecisionReason.COMMAND_FAILED
             self._record(memory, incident, out, kind, why, text)
             return
         incident.num_failed += 1
         incident.cause = DecisionReason.COMMAND_FAILED
         reason = command.reason if command.result is None else command.result.reason
-        by_person = reason == RejectReason.REFUSED_BY_PERSON
-        if by_person or command.state is CommandState.CANCELLED:
+        was_refused = reason == RejectReason.REFUSED_BY_PERSON
+        if was_refused or command.state is CommandState.CANCELLED:
             incident.held_until = memory.ledger.trained + self._guards.cooldown
         if incident.num_failed >= self._guards.max_tries:
             incident.is_escalated = not kinds(command.parameters)
             incident.next_rung(flight.rung + 1)
-        text = f"{command.kind} came to nothing: {command.state}" + (
+        text = f"{command.kind} was not applied: {command.state}" + (
             f", {reason}" if reason else ""
         )
         self._record(memory, incident, out, DecisionKind.HOLD, DecisionReason.COMMAND_FAILED, text)
 
     def _applied_late(self, memory: Memory, command: Command, out: Outcome) -> None:
-        """Take note of what was given up as expired or overtaken, and was carried out after all.
+        """Process a command that the job applied after it had expired or been superseded.
 
-        It counts against budget and cooldown, and is watched; another try that no job has yet is
-        taken back, or the job would be treated twice.
+        It counts against budget and cooldown, and is watched. Another command that has not been
+        delivered is cancelled, so that the job is not treated twice.
         """
         if not kinds(command.parameters) or command.id in memory.manual_done:
             return
@@ -135,7 +135,7 @@ class CommandDesk:
         incident.acted_step = memory.step
         self._watch(memory, incident, command, out)
 
-    # people's
+    # manual commands
 
     def _manual(self, memory: Memory, command: Command, out: Outcome) -> None:
         is_known = command.id in memory.manual
@@ -153,14 +153,14 @@ class CommandDesk:
             self._manual_applied(memory, command, out)
 
     def _give_way(self, memory: Memory, command: Command, out: Outcome) -> None:
-        """Take a proposal back: a person has decided otherwise."""
+        """Cancel the proposal: an operator sent another command."""
         incident = memory.incident
         if incident is None or incident.flight is None or not incident.flight.proposed:
             return
         out.cancellations.append(incident.flight.key)
         incident.flight = None
         incident.state = IncidentState.OPEN
-        text = f"{command.actor} has sent {command.kind}"
+        text = f"{command.actor} sent {command.kind}"
         self._record(
             memory, incident, out, DecisionKind.WAIT, DecisionReason.COMMAND_IN_FLIGHT, text
         )
@@ -219,7 +219,7 @@ def _is_same(flight: Flight, command: Command) -> bool:
 
 
 def _watch(memory: Memory, incident: IncidentRecord, command: Command, num_steps: int) -> Watch:
-    """Begin to watch: from where the job now stands, and at least to where it stood before."""
+    """Start a watch: from the job's step, at least to its step at the time of the command."""
     parameters, read_back = command.parameters, None
     if command.result is not None:
         read_back = command.result.read_back

@@ -1,4 +1,4 @@
-"""What holds an action back: the global disarm, the budget, the cooldown.
+"""Guards that hold an action back: budget and cooldown.
 
 Counted in steps trained: steps that are repeated after a rollback count again, so that a cooldown
 also passes when the step number goes back.
@@ -15,7 +15,7 @@ from stabilizer.rules.spec import GuardsSpec
 
 @dataclass(frozen=True, slots=True)
 class Intervention:
-    """An applied rollback or cut, and when it was: in steps trained."""
+    """An applied rollback or cut, and when: in steps trained."""
 
     kind: CommandKind
     at: int
@@ -23,7 +23,7 @@ class Intervention:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why an action is held back, and for how many steps more; None if no end is known."""
+    """Why an action is held back, and for how many more steps; None if unknown."""
 
     reason: DecisionReason
     message: str
@@ -39,17 +39,17 @@ class InterventionLog:
     interventions: list[Intervention] = field(default_factory=list)
 
     def advance(self, step: int) -> None:
-        """Count on to a step."""
+        """Count the steps up to a step."""
         if self.last_step is not None:
             self.trained += max(0, step - self.last_step)
         self.last_step = step
 
     def begin_attempt(self, from_step: int) -> None:
-        """Go on from a step."""
+        """Continue from a step."""
         self.last_step = from_step
 
     def note(self, parameters: CommandParameters) -> None:
-        """Note an applied command, if it is an intervention."""
+        """Record an applied command, if it is an intervention."""
         for kind in kinds(parameters):
             self.interventions.append(Intervention(kind, self.trained))
 
@@ -60,7 +60,7 @@ class InterventionLog:
             self.interventions = [past for past in self.interventions if past.at >= oldest]
 
     def check(self, guards: GuardsSpec, parameters: CommandParameters) -> Refusal | None:
-        """Ask whether an intervention may be made now."""
+        """Return why an intervention is refused now; None if it is allowed."""
         for kind in kinds(parameters):
             refusal = self._check_budget(guards, kind)
             if refusal is not None:
@@ -79,18 +79,18 @@ class InterventionLog:
         ]
         if len(spent) < limit:
             return None
-        message = f"{len(spent)} of {limit} {kind} in {budget.per_steps} steps are spent"
+        message = f"{len(spent)} of {limit} {kind} in {budget.per_steps} steps used"
         wait = spent[-limit] + budget.per_steps - self.trained if limit else None
         return Refusal(DecisionReason.BUDGET_SPENT, message, wait)
 
     def check_cooldown(self, guards: GuardsSpec) -> Refusal | None:
-        """Ask whether the last intervention is long enough ago."""
+        """Return why the cooldown refuses an intervention; None if it has passed."""
         if not self.interventions:
             return None
         wait = self.interventions[-1].at + guards.cooldown - self.trained
         if wait <= 0:
             return None
-        message = f"{wait} of {guards.cooldown} steps of cooldown are left"
+        message = f"{wait} of {guards.cooldown} cooldown steps left"
         return Refusal(DecisionReason.COOLDOWN, message, wait)
 
 

@@ -1,4 +1,4 @@
-"""The ladder: what to try next, put into a command."""
+"""The ladder: turns the next rung into a command."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from stabilizer.rules.spec import ReduceLrRung, RungSpec
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a rung comes to, as things stand."""
+    """What a rung amounts to at this step."""
 
     rung: int
     parameters: CommandParameters
     text: str
-    """In words, for people."""
+    """For the decision's message."""
     without_snapshot: tuple[int, ...] = ()
     """Rungs that asked for a rollback for which no snapshot is healthy."""
 
     @property
     def is_last(self) -> bool:
-        """Whether the ladder is used up, so that a person is needed."""
+        """Whether the ladder is used up and an operator is needed."""
         return isinstance(self.parameters, PauseParameters)
 
 
 class Ladder:
-    """The rungs of a policy; behind the last one stands a pause."""
+    """The rungs of a policy; a pause follows the last one."""
 
     def __init__(self, rungs: tuple[RungSpec, ...]) -> None:
         self._rungs = rungs
@@ -46,7 +46,7 @@ class Ladder:
             rung: Index of the rung that is due, from 0.
             first_step: Step of the first sign of the incident.
             lineage: Knows the healthy snapshots.
-            needs_rollback: The weights may be spoilt: a cut alone would not help.
+            needs_rollback: The weights may be corrupt: a cut alone would not help.
         """
         missing: list[int] = []
         for index in range(rung, len(self._rungs)):
@@ -64,7 +64,7 @@ class Ladder:
 
 
 def _pause(index: int, missing: list[int]) -> Plan:
-    return Plan(index, PauseParameters(), "pause and call a person", tuple(missing))
+    return Plan(index, PauseParameters(), "pause and call an operator", tuple(missing))
 
 
 def _cut(index: int, spec: ReduceLrRung, missing: list[int]) -> Plan:

@@ -1,8 +1,8 @@
-"""Which snapshots lie in the present branch of the run, and which of them are healthy.
+"""The snapshots of the run's current branch, and which of them are healthy.
 
-A snapshot is healthy when the job found it finite and no alert was active at it or within the next
-`healthy_after` steps of its branch. While an alert is pending there is no verdict: it counts only
-if it comes to fire. Once healthy a snapshot stays so, until a rollback leaves its branch.
+A snapshot is healthy if the job found it finite and no alert was active at it or within the next
+`healthy_after` steps of its branch. A pending alert postpones the decision; it counts only if it
+fires. A healthy snapshot stays healthy until a rollback leaves its branch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_SPANS: Final = 512
 
 @dataclass(slots=True)
 class Segment:
-    """A stretch of the present branch: an attempt, and the step from which it goes on."""
+    """A part of the current branch: an attempt and its first step."""
 
     attempt: int
     from_step: int
@@ -29,7 +29,7 @@ class Segment:
 
 @dataclass(slots=True)
 class Lineage:
-    """The present branch of a run, from its first attempt to the one under way."""
+    """The current branch of a run, from its first attempt to the newest."""
 
     healthy_after: int
     segments: list[Segment] = field(default_factory=list)
@@ -37,17 +37,17 @@ class Lineage:
     healthy: list[str] = field(default_factory=list)
     """Ids of snapshots found healthy, oldest first."""
     spans: list[tuple[int, int]] = field(default_factory=list)
-    """First and last step of alerts that fired and are over, in the present branch."""
+    """First and last step of resolved alerts that fired, in the current branch."""
 
     def begin_attempt(self, number: int, from_step: int) -> None:
-        """Go on from a step; what came after it is abandoned."""
+        """Continue from a step; what came after it is abandoned."""
         self.segments = [part for part in self.segments if part.from_step <= from_step]
         self.segments.append(Segment(number, from_step))
         self.spans = [(a, min(b, from_step)) for a, b in self.spans if a <= from_step]
         self._keep_known()
 
     def set_snapshots(self, snapshots: Sequence[SnapshotInfo]) -> None:
-        """Take over the job's whole inventory."""
+        """Replace the job's inventory."""
         self.snapshots = sorted(snapshots, key=lambda info: (info.step, info.attempt, info.id))
         self._keep_known()
 
@@ -64,16 +64,16 @@ class Lineage:
         return False
 
     def alert_changed(self, change: AlertChange) -> None:
-        """Note the stretch of an alert that fired and is now over."""
+        """Record the steps of an alert that fired and is now resolved."""
         if change.state is AlertState.RESOLVED:
             self.spans.append((change.key.pending_step, change.step))
             del self.spans[:-MAX_SPANS]
 
     def judge(self, step: int, active: Iterable[ActiveAlert]) -> None:
-        """Find out which snapshots have become healthy by a step.
+        """Find the snapshots that have become healthy by a step.
 
         Args:
-            step: Completed optimizer steps of the present branch.
+            step: Completed optimizer steps of the current branch.
             active: Alerts that are pending or firing now.
         """
         due = [
@@ -93,11 +93,11 @@ class Lineage:
                 self.healthy.append(info.id)
 
     def target(self, before: int) -> SnapshotInfo | None:
-        """Pick the snapshot to go back to.
+        """Pick the snapshot to roll back to.
 
         Returns:
-            The newest healthy one at or before a step; if none lies so deep, the oldest healthy
-            one; None if none is healthy.
+            The newest healthy one at or before a step; if there is none, the oldest healthy one;
+            None if none is healthy.
         """
         healthy = [info for info in self.snapshots if info.id in self.healthy]
         deep = [info for info in healthy if info.step <= before]

@@ -1,4 +1,4 @@
-"""Where the loss stands: what tells whether an intervention helped."""
+"""The current level of the loss, by which an intervention is judged."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ TOLERANCE: Final = 0.01
 
 @dataclass(slots=True)
 class LossLevel:
-    """The last samples of the run's loss; of the total loss, if the job reports no other."""
+    """The last samples of the run's loss; of the total loss, if the job reports only that."""
 
     recent: list[float] = field(default_factory=list)
     is_total: bool = False
 
     def observe(self, value: float, *, is_total: bool) -> None:
-        """Take in a sample of the loss or the total loss."""
+        """Add a sample of the loss or the total loss."""
         if is_total and self.recent and not self.is_total:
             return
         if self.is_total and not is_total:
@@ -33,12 +33,12 @@ class LossLevel:
         self.recent = [*self.recent[1 - WINDOW :], value]
 
     def begin_attempt(self) -> None:
-        """Forget the samples of the attempt before."""
+        """Forget the samples of the last attempt."""
         self.recent.clear()
 
     @property
     def is_finite(self) -> bool:
-        """Whether the last sample is finite; so is a loss that nobody reports."""
+        """Whether the last sample is finite; a loss that is not reported counts as finite."""
         return not self.recent or math.isfinite(self.recent[-1])
 
     @property
@@ -50,7 +50,7 @@ class LossLevel:
 
     @property
     def reference(self) -> float:
-        """What a later level is compared with: after a jump, where the last few samples stand."""
+        """What a later level is compared with: after a jump, the level of the last few samples."""
         level = self.level
         if math.isnan(level):
             return level
@@ -58,10 +58,10 @@ class LossLevel:
         return max(level, statistics.median(latest))
 
     def is_as_good_as(self, reference: float) -> bool:
-        """Tell whether the loss is now no worse than a level before.
+        """Return whether the loss is no worse than an earlier level.
 
         A loss that is not finite is never as good. Any finite loss is as good as a reference that
-        is not finite. A loss that nobody reports cannot be worse.
+        is not finite. A loss that is not reported cannot be worse.
         """
         if not self.recent:
             return True
@@ -71,7 +71,7 @@ class LossLevel:
         return not math.isfinite(reference) or now <= reference + TOLERANCE * abs(reference)
 
     def is_better_than(self, reference: float) -> bool:
-        """Tell whether the loss is now clearly lower than a level before; False if unknown."""
+        """Return whether the loss is clearly below an earlier level; False if unknown."""
         now = self.level
         if math.isnan(now):
             return False

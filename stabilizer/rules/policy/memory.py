@@ -31,18 +31,18 @@ class Flight:
 
 @dataclass(slots=True)
 class Watch:
-    """The time after an intervention in which it must prove itself."""
+    """The steps after an intervention in which its effect is measured."""
 
     since: int
     """Steps trained when the intervention was applied."""
     from_step: int
-    """Where the job stood afterwards."""
+    """The job's step afterwards."""
     until_step: int
     is_rollback: bool
     reference: float
     """Level of the loss when it was decided; may be NaN."""
     awaits_attempt: bool = False
-    """The job has rewound, but the new attempt has not reported yet: what comes is of the old."""
+    """The job has rewound but the new attempt has not reported: incoming frames are of the old."""
     is_extended: bool = False
 
 
@@ -63,13 +63,13 @@ class IncidentRecord:
     num_issued: int = 0
     """Commands made for this rung."""
     num_failed: int = 0
-    """Commands of this rung that came to nothing."""
+    """Commands of this rung that were not applied."""
     flight: Flight | None = None
     watch: Watch | None = None
     cause: DecisionReason | None = None
     """Why the next action is due, if not for the alerts alone: a relapse, a failed command."""
     held_until: int = 0
-    """A person refused: no other proposal before."""
+    """An operator refused a command: no proposal before this step."""
     quiet_since: int | None = None
     is_escalated: bool = False
     was_treated: bool = False
@@ -79,19 +79,19 @@ class IncidentRecord:
     acted_step: int = 0
     last: tuple[DecisionKind, DecisionReason, int | None] | None = None
     missing: list[int] = field(default_factory=list)
-    """Rungs for which the lack of a healthy snapshot has been told."""
+    """Rungs whose lack of a healthy snapshot has been reported."""
     unreported: list[AlertKey] = field(default_factory=list)
 
     def join(
         self, firing: Mapping[AlertKey, ActiveAlert], old: frozenset[AlertKey], now: int, keep: int
     ) -> None:
-        """Take over which alerts fire now.
+        """Update the incident with the alerts that fire now.
 
         Args:
             firing: Alerts that fire.
-            old: Those that were already left over from an earlier incident.
+            old: Those that an earlier, resolved incident left firing.
             now: Steps trained.
-            keep: Steps for which an alert that is over is remembered.
+            keep: Steps for which a resolved alert is remembered.
         """
         known = set()
         for signal in self.signals:
@@ -123,7 +123,7 @@ class IncidentRecord:
             self.severity = alert.severity
 
     def is_quiet(self, now: int, steps: int) -> bool:
-        """Tell whether nothing has fired for so many steps."""
+        """Return whether nothing has fired for so many steps."""
         return self.quiet_since is not None and now - self.quiet_since >= steps
 
     def next_rung(self, rung: int) -> None:
@@ -138,7 +138,7 @@ class IncidentRecord:
         return f"incident-{self.number}/rung-{self.rung}/try-{self.num_issued}"
 
     def launch(self, flight: Flight, decision: DecisionRecord) -> CommandIntent:
-        """Put a command under way."""
+        """Issue a command."""
         self.flight = flight
         self.num_issued += 1
         return CommandIntent(
@@ -160,7 +160,7 @@ class IncidentRecord:
         resolved_step: int | None = None,
         helped: bool | None = None,
     ) -> IncidentChange:
-        """Describe the incident as it stands now."""
+        """Describe the incident in its current state."""
         joined, self.unreported = tuple(self.unreported), []
         return IncidentChange(
             number=self.number,
@@ -197,13 +197,12 @@ class Memory:
     step: int = 0
     num_incidents: int = 0
     incident: IncidentRecord | None = None
-    """The open one, if there is one."""
+    """The open incident."""
     ledger: InterventionLog = field(default_factory=InterventionLog)
     loss: LossLevel = field(default_factory=LossLevel)
     left_over: list[AlertKey] = field(default_factory=list)
-    """Alerts that still fire although their incident is resolved: they open no other."""
+    """Alerts that still fire although their incident is resolved; they open no other."""
     manual: list[str] = field(default_factory=list)
-    """Ids of people's interventions that are under way."""
+    """Ids of manual interventions in flight."""
     manual_done: list[str] = field(default_factory=list)
-    """Ids of the last commands that were applied, people's and our own: told twice, they count
-    once."""
+    """Ids of the last applied commands, manual and our own: reported twice, they count once."""

@@ -26,13 +26,13 @@ from stabilizer.rules.spec import PolicySpec
 
 @dataclass(frozen=True, slots=True)
 class CompiledPolicy:
-    """The fixed part of a policy: what its file says."""
+    """A policy compiled from its rule file; immutable."""
 
     spec: PolicySpec
     act_on: ActOn
     ladder: Ladder
     spoiling: frozenset[str]
-    """Rules whose firing means that the weights may be spoilt: only a rollback helps."""
+    """Rules whose alerts mean that the weights may be corrupt: only a rollback helps."""
 
 
 class Policy:
@@ -40,7 +40,7 @@ class Policy:
 
     Args:
         spec: The policy of the rule file.
-        spoiling: Rules whose firing means that the weights may be spoilt: only a rollback helps.
+        spoiling: Rules whose alerts mean that the weights may be corrupt: only a rollback helps.
     """
 
     def __init__(self, spec: PolicySpec, spoiling: frozenset[str]) -> None:
@@ -52,7 +52,7 @@ class Policy:
         self.memory = Memory(Lineage(spec.healthy_after))
 
     def begin_attempt(self, number: int, from_step: int) -> None:
-        """Go on from a step in a new attempt."""
+        """Continue from a step in a new attempt."""
         memory = self.memory
         memory.attempt = number
         memory.step = from_step
@@ -97,11 +97,11 @@ class Policy:
         return memory.incident
 
     def command_changed(self, command: Command) -> Outcome:
-        """Take note of a command's new state."""
+        """Process a command's new state."""
         return self._desk.change(self.memory, command)
 
     def end_run(self, step: int) -> Outcome:
-        """Close what is open: the run is over."""
+        """Close the open incident: the run has ended."""
         out, memory = Outcome(), self.memory
         memory.step = max(step, memory.step)
         incident = memory.incident
@@ -113,7 +113,7 @@ class Policy:
 
 
 class PolicyStep:
-    """Decides on an incident, writes the outcome, and changes the incident accordingly."""
+    """One policy step: decides on an incident, records the outcome, updates the incident."""
 
     def __init__(
         self,
@@ -184,10 +184,10 @@ class PolicyStep:
     def _wait(self, signals: list[Signal]) -> None:
         left = self._policy.act_on.wait_left(signals, self._now)
         if any(s.is_firing and s.severity is not Severity.NOTICE for s in signals):
-            text = "a precursor alone; a second signal is awaited"
+            text = "a precursor alone; waiting for a second signal"
             reason = DecisionReason.SECOND_SIGNAL_MISSING
         else:
-            text, reason = "it may recover by itself", DecisionReason.MAY_RECOVER
+            text, reason = "the loss may recover without action", DecisionReason.MAY_RECOVER
         self._decide(DecisionKind.WAIT, reason, text, steps=left)
 
     # to act: guards, then the next rung
@@ -197,14 +197,14 @@ class PolicyStep:
         if incident.is_escalated:
             return
         if memory.manual:
-            text = "a person's command is under way"
+            text = "a manual command is in flight"
             self._decide(DecisionKind.WAIT, DecisionReason.COMMAND_IN_FLIGHT, text)
             return
         is_spoilt = self._is_spoilt()
         plan = self._policy.ladder.plan(
             incident.rung, incident.first_step, memory.lineage, needs_rollback=is_spoilt
         )
-        self._tell_missing(plan)
+        self._record_missing(plan)
         refusal = self._refusal(plan, is_spoilt=is_spoilt)
         if refusal is not None:
             text = f"would {plan.text}: {refusal.message}"
@@ -219,11 +219,11 @@ class PolicyStep:
             s.is_firing and s.key.rule in self._policy.spoiling for s in self._audible
         )
 
-    def _tell_missing(self, plan: Plan) -> None:
+    def _record_missing(self, plan: Plan) -> None:
         for rung in plan.without_snapshot:
             if rung not in self._incident.missing:
                 self._incident.missing.append(rung)
-                text = f"no snapshot is healthy; next: {plan.text}"
+                text = f"no healthy snapshot; next: {plan.text}"
                 reason = DecisionReason.NO_HEALTHY_SNAPSHOT
                 self._decide(DecisionKind.HOLD, reason, text, rung=rung)
 
@@ -235,10 +235,10 @@ class PolicyStep:
             return Refusal(DecisionReason.MODE_OBSERVE, "the mode is observe")
         if self._incident.held_until > self._now:
             left = self._incident.held_until - self._now
-            return Refusal(DecisionReason.COOLDOWN, "a person refused", left)
+            return Refusal(DecisionReason.COOLDOWN, "an operator refused the last command", left)
         if plan.is_last:
             return None
-        # waiting does not heal values that are not finite
+        # waiting does not heal non-finite values
         cooldown = None if is_spoilt else ledger.check_cooldown(guards)
         return cooldown or ledger.check(guards, plan.parameters)
 
@@ -265,7 +265,7 @@ class PolicyStep:
         decision = self._decide(kind, cause, text, rung=plan.rung, key=flight.key)
         self._out.commands.append(incident.launch(flight, decision))
 
-    # acting: the command is under way
+    # acting: the command is in flight
 
     def _follow_command(self) -> None:
         flight = self._incident.flight
@@ -280,7 +280,7 @@ class PolicyStep:
             self._incident.state = IncidentState.OPEN
             self._consider()
 
-    # watching: the intervention must prove itself
+    # watching: measure the effect of the intervention
 
     def _watch(self) -> None:
         incident, watch, loss = self._incident, self._incident.watch, self._memory.loss
@@ -290,13 +290,13 @@ class PolicyStep:
         recent = [signal for signal in signals if _began_after(signal, watch)]
         persists = act_on.cause(signals, self._now) is not None
         if act_on.cause(recent, self._now) is not None or (persists and self._is_spoilt()):
-            self._relapse("it came back")
+            self._relapse("the alerts fired again")
         elif persists and self._is_without_effect():
             self._relapse("no improvement since the cut")
         elif self._memory.step < watch.until_step:
             return
         elif persists:
-            self._prolong(loss.is_better_than(watch.reference), "it still fires")
+            self._prolong(loss.is_better_than(watch.reference), "the alerts still fire")
         elif loss.is_as_good_as(incident.reference):
             self._resolve(DecisionReason.INTERVENTION_HELPED, True)
         elif not watch.is_extended:
@@ -307,7 +307,7 @@ class PolicyStep:
             self._resolve(DecisionReason.RECOVERED_BY_ITSELF, False)
 
     def _is_without_effect(self) -> bool:
-        """A cut shows its effect while the alerts still fire: the loss must turn."""
+        """Return whether a cut has not lowered the loss by the end of the cooldown."""
         watch = self._incident.watch
         if watch is None or watch.is_rollback:
             return False
@@ -333,7 +333,7 @@ class PolicyStep:
         if incident.state is IncidentState.OPEN:
             self._out.incidents.append(incident.change())
 
-    # what is written down
+    # recording
 
     def _decide(
         self,
@@ -367,7 +367,7 @@ class PolicyStep:
 
 
 def _began_after(signal: Signal, watch: Watch) -> bool:
-    """Tell whether what an alert saw began after the intervention, not only its firing."""
+    """Return whether an alert became pending, not only fired, after the intervention."""
     return signal.fired_at > watch.since and signal.key.pending_step > watch.from_step
 
 

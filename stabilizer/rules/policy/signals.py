@@ -61,7 +61,7 @@ class ActOn:
         return None
 
     def _are_together(self, signals: Sequence[Signal], now: int) -> bool:
-        """Tell whether every item of `or_all` is met, by now or recently, and one by now."""
+        """Return whether every item of `or_all` is met, by now or recently, and one by now."""
         met = [[s for s in signals if _meets(s, item)] for item in self._spec.or_all]
         within = self._spec.within
         return (
@@ -82,7 +82,7 @@ class ActOn:
         ]
 
     def wait_left(self, signals: Iterable[Signal], now: int) -> int | None:
-        """Return the steps until the first wait is over; None if nothing is waited for."""
+        """Return the steps until the first wait is over; None if there is none."""
         ends = [signal.fired_at + self._wait - now for signal in self.waiting(signals)]
         return max(0, min(ends)) if ends else None
 

@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from stabilizer.collector.services.unit_of_work import UnitOfWork
 from stabilizer.protocol.queries import CommandCreate
+from stabilizer.protocol.runs import Heartbeat
 from stabilizer.protocol.views import CommandPreviewRequest
 
 
@@ -92,6 +93,7 @@ def test_the_status_survives_a_restart_and_is_gone_with_its_run(open_services, m
     services.close()
     services = open_services()
     assert (services.queries.snapshots(run_id), services.queries.rules(run_id)) == before
+    services.runs.heartbeat(run_id, Heartbeat(attempt=1, step=12, state="finished"))
     services.runs.delete(run_id, "person:ada", "done")
     with services.database.reading() as session:
         assert session.scalar(text("SELECT count(*) FROM rule_statuses")) == 0

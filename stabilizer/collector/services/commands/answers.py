@@ -1,4 +1,4 @@
-"""What the job is told, whatever it asked."""
+"""The answer that a job gets to every batch, heartbeat and poll."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ def build_answer(
     """Build an answer and mark its commands as delivered.
 
     The transaction must commit before the answer is sent: a command is on record before it leaves.
-    Every unsettled command is in every answer, so that a lost answer loses none. Who speaks for an
-    attempt gone by gets none: a process that lives on beside its successor would refuse them all,
-    and its refusal would settle them.
+    Every unsettled command is in every answer, so that a lost answer loses none. An earlier attempt
+    gets none: a process that outlives its successor's start would reject them, and so settle them.
     """
     expire_due(tx)
     judge.settle(tx)

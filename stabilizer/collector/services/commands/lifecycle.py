@@ -1,4 +1,4 @@
-"""The life of a command: which states follow which, and the one way to go from one to the next."""
+"""The state machine of a command: allowed transitions, and the only way to make one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TRANSITIONS: Final[Mapping[CommandState, frozenset[CommandState]]] = {
             CommandState.EXPIRED,
         }
     ),
-    # The job may have carried it out while its word was on the way: the job is the truth.
+    # The job may have applied it while its result was in transit: the job is authoritative.
     CommandState.EXPIRED: frozenset(
         {CommandState.APPLIED, CommandState.REJECTED, CommandState.FAILED}
     ),
@@ -53,7 +53,7 @@ TRANSITIONS: Final[Mapping[CommandState, frozenset[CommandState]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cause:
-    """Who moves a command, and why."""
+    """Who moved a command, and why."""
 
     actor: str
     reason: Reason
@@ -71,7 +71,7 @@ class CommandDraft:
     actor: str
     lifetime: timedelta
     key: str | None = None
-    """The policy's name for it; None for one by hand."""
+    """The policy's key for it; None for a manual one."""
     attempt: int
     issued_step: int | None
     incident_id: str | None = None
@@ -119,7 +119,7 @@ def write_command(tx: RunTransaction, draft: CommandDraft) -> CommandRow:
 
 
 def move_command(tx: RunTransaction, row: CommandRow, to: CommandState, cause: Cause) -> None:
-    """Bring a command into its next state, with its row in the audit log.
+    """Move a command to its next state, with an audit event.
 
     Raises:
         ConflictError: The table does not allow it; code `command_settled`.
@@ -127,7 +127,7 @@ def move_command(tx: RunTransaction, row: CommandRow, to: CommandState, cause: C
     before = CommandState(row.state)
     if to not in TRANSITIONS[before]:
         raise ConflictError(
-            f"command {row.id} is {before.value} and cannot become {to.value} any more",
+            f"command {row.id} is {before.value} and cannot become {to.value}",
             code="command_settled",
         )
     row.state = to.value
@@ -169,7 +169,7 @@ def expire_due(tx: RunTransaction) -> int:
         cause = Cause(
             actor="collector",
             reason=RejectReason.EXPIRED,
-            message=f"not taken up by {row.expires_at.isoformat(timespec='seconds')}",
+            message=f"not taken by the job by {row.expires_at.isoformat(timespec='seconds')}",
         )
         move_command(tx, row, CommandState.EXPIRED, cause)
     return len(due)
@@ -183,7 +183,7 @@ def withdraw(
     Args:
         tx: The run.
         cause: Who, and why.
-        policy_only: Leave those that a person issued.
+        policy_only: Leave manual commands.
         states: PROPOSED, PENDING or both.
     """
     rows = [

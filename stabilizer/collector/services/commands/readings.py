@@ -20,7 +20,7 @@ NO_GROUP: Final = "all"
 
 _RECENT_BATCHES: Final = 64
 _NEAR_STEPS: Final = 20
-"""A rate that was measured so many steps before a target stands for it."""
+"""A rate measured up to so many steps before a target is taken as the target's."""
 
 Blocks = Iterable[tuple[int, FrameBlock]]
 
@@ -81,7 +81,7 @@ class Readings:
         return float(np.median(values)) if len(values) else None
 
     def _slots(self, metric: Metric) -> dict[str, dict[str, int]]:
-        """By catalog: text forms of the metric's series and where they stand."""
+        """Return the metric's series and their slots, by catalog."""
         by_catalog: dict[str, dict[str, int]] = defaultdict(dict)
         places = self._repos.catalogs.places_of_metric(self._run_id, metric)
         for text, found in places.items():

@@ -1,4 +1,4 @@
-"""Commands: issued by hand, approved or not, delivered, and what came back."""
+"""Commands: issued manually, approved or rejected, delivered, and their results."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class CommandService:
 
     Args:
         uow: Opens transactions.
-        judge: Is told of every change.
-        lifetime: How long a job may take a command up, unless the command says otherwise.
+        judge: Processes every change.
+        lifetime: Time until a command expires that no job has taken; a command may set its own.
     """
 
     def __init__(self, uow: UnitOfWork, judge: Judge, lifetime: timedelta) -> None:
@@ -57,7 +57,7 @@ class CommandService:
         self._lifetime = lifetime
 
     def create(self, run_id: str, command: CommandCreate, actor: str) -> Command:
-        """Issue a command by hand; it is pending at once, and works while the policy is disarmed.
+        """Issue a command manually; it is pending at once, also while the policy is disarmed.
 
         Raises:
             NotFoundError: There is no such run.
@@ -101,7 +101,7 @@ class CommandService:
             return to_command(repos.commands.require(command_id))
 
     def approve(self, command_id: str, note: Note, actor: str) -> Command:
-        """Send a proposed command; its time to be taken up begins now.
+        """Send a proposed command; its lifetime starts now.
 
         Raises:
             NotFoundError: There is no such command.
@@ -121,7 +121,7 @@ class CommandService:
         return self._move(command_id, CommandState.REJECTED, note, actor, reason)
 
     def cancel(self, command_id: str, note: Note, actor: str) -> Command:
-        """Take back a command that the job does not have yet.
+        """Cancel a command that has not been delivered.
 
         Raises:
             NotFoundError: There is no such command.
@@ -136,8 +136,8 @@ class CommandService:
         run_id = self.get(command_id).run_id
         with self._uow.run(run_id) as tx:
             row = tx.repos.commands.require(command_id)
-            # What a job has (delivered) or had (expired) may be carried out already: its word
-            # alone settles it, so a person answers proposals only.
+            # A delivered or expired command may have been applied already: only the job's result
+            # settles it, so operators approve and reject proposals only.
             if to is not CommandState.CANCELLED and row.state != CommandState.PROPOSED:
                 verb = "approved" if to is CommandState.PENDING else "rejected"
                 raise ConflictError(
@@ -156,7 +156,7 @@ class CommandService:
             return to_command(row)
 
     def poll(self, run_id: str, attempt: int) -> BatchAnswer:
-        """Give a job its commands; a sign of life, unless from an attempt gone by.
+        """Return a job's commands; counts as a heartbeat, unless from an earlier attempt.
 
         Raises:
             NotFoundError: There is no such run.
@@ -167,9 +167,9 @@ class CommandService:
             return build_answer(tx, self._judge, attempt)
 
     def result(self, run_id: str, result: CommandResult) -> Command:
-        """Take a job's word on a command. The same word twice changes nothing.
+        """Record a job's result of a command; idempotent.
 
-        A command that had expired here and was carried out there is applied: the job is the truth.
+        A command that expired here and was applied there is applied: the job is authoritative.
 
         Raises:
             NotFoundError: The run has no such command.
@@ -183,9 +183,9 @@ class CommandService:
                 )
             heard(tx)
             if row.result is not None:
-                _refuse_other_word(row, result)
+                _check_same_result(row, result)
             else:
-                _take_word(tx, row, result)
+                _record_result(tx, row, result)
             self._judge.settle(tx)
             return to_command(row)
 
@@ -203,17 +203,17 @@ class CommandService:
         return expired
 
 
-def _refuse_other_word(row: CommandRow, result: CommandResult) -> None:
+def _check_same_result(row: CommandRow, result: CommandResult) -> None:
     # Compared as text, since NaN in a read-back is not equal to itself.
     stored = CommandResult.model_validate(row.result)
     if stored.model_dump_json() != result.model_dump_json():
         raise ConflictError(
-            f"command {row.id} is {row.state}; the job has reported {stored.state.value} before",
+            f"command {row.id} is {row.state}; the job reported {stored.state.value} before",
             code="command_settled",
         )
 
 
-def _take_word(tx: RunTransaction, row: CommandRow, result: CommandResult) -> None:
+def _record_result(tx: RunTransaction, row: CommandRow, result: CommandResult) -> None:
     before = CommandState(row.state)
     to = CommandState(result.state)
     row.result = result.model_dump(mode="json")

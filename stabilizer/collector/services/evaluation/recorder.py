@@ -1,4 +1,4 @@
-"""Writes what the rules decided: alerts, incidents, decisions and commands."""
+"""Records what the rules decide: alerts, incidents, decisions and commands."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from stabilizer.rules.outcome import (
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Whose words they are: the brain counts from one, the run may have had others before it."""
+    """The brain that decided: each counts from one, and the run may have had others before it."""
 
     generation: int
     incident_offset: int
@@ -56,7 +56,7 @@ class Recorder:
     """Writes outcomes in the transaction of the batch that caused them.
 
     Args:
-        command_lifetime: How long a job may take a command up.
+        command_lifetime: Time until a command that no job has taken expires.
     """
 
     def __init__(self, command_lifetime: timedelta) -> None:
@@ -96,7 +96,7 @@ class Recorder:
         row.firing_step = change.firing_step
         row.resolved_step = change.resolved_step
         if change.state is not AlertState.RESOLVED or row.value is None:
-            # The sample that made it fire is what people ask for, not the one that ended it.
+            # Keep the sample that made it fire, not the one that resolved it.
             row.value = change.value
             row.score = change.score
             row.threshold = change.threshold
@@ -219,7 +219,7 @@ class Recorder:
             cause = Cause(
                 actor=POLICY,
                 reason=RejectReason.SUPERSEDED,
-                message="the policy no longer wants it",
+                message="superseded by a later decision of the policy",
             )
             move_command(tx, row, CommandState.CANCELLED, cause)
 

@@ -69,4 +69,4 @@ def test_a_job_that_nobody_could_resume_is_not_paused(caplog):
     assert issued == []
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert 1 <= len(warnings) <= 2  # the tries that the guards allow, not one a step
-    assert all("nobody could resume" in warning for warning in warnings)
+    assert all("could not be resumed" in warning for warning in warnings)
