@@ -61,7 +61,7 @@ class RunTransaction:
     repos: Repositories
     run: RunRow
     now: datetime
-    is_news: bool = False
+    wakes_job: bool = False
     """Something changed that a waiting job or an open page must learn."""
     is_visible: bool = False
     """Something changed that pages show and no job waits for."""
@@ -75,7 +75,7 @@ class RunTransaction:
     def audit(self, event: AuditEvent) -> None:
         """Write an event of this run to the audit log."""
         audit(self.repos, self.now, self.run.id, event)
-        self.is_news = True
+        self.wakes_job = True
 
 
 class CommitHook(Protocol):
@@ -158,13 +158,13 @@ class UnitOfWork:
             raise
 
     def _notify(self, tx: RunTransaction) -> None:
-        if tx.is_news or tx.is_visible or tx.has_frames:
+        if tx.wakes_job or tx.is_visible or tx.has_frames:
             self.feed.notify(
                 Change(
                     run_id=tx.run.id,
                     frames=tx.has_frames,
-                    decisions=tx.is_news or tx.is_visible,
-                    wakes_job=tx.is_news,
+                    decisions=tx.wakes_job or tx.is_visible,
+                    wakes_job=tx.wakes_job,
                     step=tx.run.step,
                 )
             )

@@ -74,7 +74,7 @@ class Recorder:
                 self._decision(tx, origin, row, change.decision)
         for key in outcome.cancellations:
             self._cancel(tx, origin, key)
-        tx.is_news = tx.is_news or bool(outcome)
+        tx.wakes_job = tx.wakes_job or bool(outcome)
 
     def _alert(self, tx: RunTransaction, origin: Origin, change: AlertChange) -> None:
         key = origin.alert_key(change.key)
