@@ -100,9 +100,10 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder to write; model.pretrained.whole takes it.")],
 ) -> None:
     """Write the model of a checkpoint as a folder of transformers: safetensors and config.json."""
-    from trainer.run import export_model  # noqa: PLC0415  loads torch and transformers
+    from trainer.run import export_model, silence_libraries  # noqa: PLC0415  loads torch and transformers
 
     with errors_as_exit_status():
+        silence_libraries()
         folder = export_model(source, out)
         Console().print(f"{out}: the model of {folder}", highlight=False, soft_wrap=True)
 

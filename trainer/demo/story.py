@@ -19,8 +19,7 @@ from trainer import presets
 from trainer.config import load_config
 from trainer.demo.console import StoryTeller
 from trainer.demo.options import ARMS, Arm, DemoOptions
-from trainer.demo.page import write_page
-from trainer.demo.plot import draw, draw_svg
+from trainer.demo.plot import draw, draw_svg, write_page
 from trainer.demo.processes import Process, Processes, ProcessFailedError
 from trainer.demo.report import ArmOutcome, build_report, follow, verdict
 from trainer.demo.watch import ArmWatch, DemoClient, Event

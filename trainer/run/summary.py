@@ -1,20 +1,24 @@
-"""What came out of a run."""
+"""What a run leaves: its summary, its held-out loss, and its model for other programs."""
 
 from __future__ import annotations
 
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Final
 
 import torch
 
 from stabilizer.errors import StabilizerError
-from trainer.config import RunConfig
+from trainer.checkpoints import FACTS_KEY, CheckpointError, CheckpointStore, SafeCheckpointIO
+from trainer.config import ModelConfig, PretrainedConfig, RunConfig
+from trainer.config.loading import parse_config
 from trainer.data import StreamLoader, TrainingBatch
-from trainer.module import as_json
+from trainer.module import as_json, build_model
 from trainer.run.job import TrainingJob
+from trainer.run.resuming import CHECKPOINTS_FOLDER, CONFIG_FACT
 
 _log = logging.getLogger(__name__)
 
@@ -113,3 +117,45 @@ def _batches(loader: StreamLoader, agree: Callable[[bool], bool]) -> Iterator[Tr
         if batch is None:
             return
         yield batch
+
+
+_PREFIX: Final = "model."
+"""Of the names of weights in the Lightning module."""
+
+
+def export_model(source: Path, out: Path) -> Path:
+    """Write weights (safetensors) and configuration of the model of a checkpoint.
+
+    Args:
+        source: A checkpoint's folder, or that of a run, whose newest checkpoint is taken.
+        out: Folder to write; `model.pretrained.whole` takes it.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        CheckpointError: There is no checkpoint of this trainer.
+        OSError: It cannot be written.
+    """
+    newest = CheckpointStore(source / CHECKPOINTS_FOLDER).latest()
+    folder = source if newest is None else newest.path
+    state = SafeCheckpointIO().load_checkpoint(folder)
+    model = build_model(_model_config(state, folder))
+    model.load_state_dict(
+        {
+            name.removeprefix(_PREFIX): value
+            for name, value in state["state_dict"].items()
+            if name.startswith(_PREFIX)
+        }
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    return folder
+
+
+def _model_config(state: dict[str, Any], folder: Path) -> ModelConfig:
+    saved = state.get(FACTS_KEY, {}).get(CONFIG_FACT)
+    if not isinstance(saved, str):
+        raise CheckpointError(f"{folder} was not written by `python -m trainer fit`")
+    model = parse_config(json.loads(saved)).model
+    return replace(model, pretrained=PretrainedConfig())

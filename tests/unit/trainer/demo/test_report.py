@@ -7,8 +7,7 @@ import pytest
 from stabilizer.protocol.commands import CommandState
 from stabilizer.protocol.decisions import DecisionKind, DecisionReason
 from trainer.demo.options import Disturbances
-from trainer.demo.page import write_page
-from trainer.demo.plot import draw, draw_svg
+from trainer.demo.plot import draw, draw_svg, write_page
 from trainer.demo.report import (
     ArmOutcome,
     Curve,
