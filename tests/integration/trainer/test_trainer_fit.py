@@ -98,8 +98,9 @@ def test_the_same_seed_gives_the_same_losses_to_a_bit_whatever_the_workers(make_
         fit(config)
         return [line["loss"] for line in losses(config)]
 
-    assert curve("a") == curve("b") == curve("c", data__workers=2)
-    assert curve("a") != curve("d", training__seed=1)
+    first = curve("a")
+    assert first == curve("b") == curve("c", data__workers=2)
+    assert first != curve("d", training__seed=1)
 
 
 def test_epochs_end_without_leaving_out_a_sample(make_config):

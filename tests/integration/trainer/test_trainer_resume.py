@@ -194,7 +194,7 @@ app()
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("moment", ["open", "os.rename"])
+@pytest.mark.parametrize("moment", [pytest.param("open", marks=pytest.mark.long), "os.rename"])
 def test_killed_while_a_checkpoint_is_written_the_older_one_is_gone_on_from(make_config, moment):
     whole = make_config("whole", training__steps=6)
     fit(whole)
