@@ -35,11 +35,11 @@ WORKDIR /source
 RUN python -m venv --without-pip /opt/stabilizer
 COPY constraints.txt pyproject.toml ./
 # An empty package: what it depends on is installed again only when these two files change.
-RUN mkdir stabilizer && touch stabilizer/__init__.py README.md
+RUN mkdir stabilizer && echo '__version__ = "0"' > stabilizer/__init__.py && touch README.md LICENSE
 
 
 FROM packages AS wheel
-COPY README.md ./
+COPY README.md LICENSE ./
 COPY alembic alembic
 COPY stabilizer stabilizer
 COPY trainer trainer

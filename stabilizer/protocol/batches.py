@@ -1,4 +1,4 @@
-"""What travels with frames, and what the collector answers."""
+"""Batches: what a job sends along with its frames, and the answer of the collector."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from stabilizer.protocol.message import Message
 Step = Annotated[int, Field(ge=0, le=2**53)]
 AttemptNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
-"""As much as a database column holds."""
+"""As large as a database column allows."""
 
 
 class SamplingPlan(Message):
-    """Every how many steps the module statistics are measured.
+    """How often the job measures the statistics of its modules.
 
     Loss, z_loss, the global gradient norm, lr and step_seconds are measured at every step.
     """
@@ -29,28 +29,30 @@ class SamplingPlan(Message):
     """Measure the modules at every step up to this one; None for no burst."""
 
     def is_sampled(self, step: int) -> bool:
-        """Tell whether the modules are measured at this step (completed optimizer steps)."""
+        """Return whether the modules are measured at this step (completed optimizer steps)."""
         in_burst = self.burst_until_step is not None and step <= self.burst_until_step
         return in_burst or step % self.every == 0
 
 
 class SnapshotInfo(Message):
-    """A snapshot that the job holds now.
-
-    `samples` is the position in the data: samples of the stream consumed before this snapshot.
-    """
+    """A snapshot that the job holds now."""
 
     id: Annotated[str, Field(max_length=64)]
+    """Id of the snapshot, unique within the run."""
     attempt: AttemptNumber
+    """The attempt in which it was taken."""
     step: Step
+    """Completed optimizer steps when it was taken."""
     finite: bool
-    """All tensors are finite: the agent's half of `healthy`."""
+    """Whether all its tensors are finite: the part of `healthy` that the agent checks."""
     samples: Count = 0
+    """Position in the data: samples of the stream consumed before it."""
     num_bytes: Count = 0
+    """Size in memory, in bytes."""
 
 
 class MarkerKind(StrEnum):
-    """Events that rules must know."""
+    """Events that affect the rules."""
 
     RESUME = "resume"
     ROLLBACK = "rollback"
@@ -62,84 +64,113 @@ class Marker(Message):
     """An event of the job at a step."""
 
     kind: MarkerKind
+    """What happened."""
     step: Step
+    """Completed optimizer steps when it happened."""
     text: Annotated[str, Field(max_length=500)] = ""
+    """Detail, for example the name of a phase."""
 
 
 class AttemptStart(Message):
-    """Where an attempt begins; sent with the first batch of every attempt after the first."""
+    """Where an attempt starts; sent with the first batch of every attempt after the first."""
 
     from_step: Step
+    """Completed optimizer steps at which the attempt starts."""
     parent: AttemptNumber | None = None
+    """The attempt that it continues; null if unknown."""
     reason: MarkerKind = MarkerKind.RESUME
+    """Why the attempt started."""
     command_id: str | None = None
+    """The command that caused it; null if none did."""
     skipped_samples: Count = 0
+    """Samples of the stream left out between parent and attempt."""
 
 
 class BlockHeader(Message):
-    """Shape of one block of frames in the body."""
+    """Shape of one block of frames in a binary body."""
 
     catalog: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    """Id of the catalog that names the columns."""
     num_frames: Annotated[int, Field(ge=0, le=100_000)]
+    """Rows: one frame per measured step."""
     num_series: Annotated[int, Field(ge=1, le=100_000)]
+    """Columns: the length of the catalog."""
     sparse: bool = False
+    """The block has presence bits; otherwise every value was measured."""
 
 
 class AgentHealth(Message):
-    """Counts since the job began, so that what was lost is known."""
+    """Losses and failures since the job started."""
 
     frames_dropped: Count = 0
+    """Frames lost because buffer and spool were full."""
     send_failures: Count = 0
+    """Requests that failed."""
     frames_spooled: Count = 0
+    """Frames written to the spool on disk."""
 
 
 class BatchHeader(Message):
-    """The head of a batch. (attempt, sequence) names it: the same pair again is the same batch."""
+    """Header of a binary batch. A batch with the same attempt and sequence is a duplicate."""
 
     attempt: AttemptNumber
+    """The attempt of every frame in the batch."""
     sequence: Count
-    """Counts batches within an attempt, from 0."""
+    """Number of the batch within its attempt, from 0."""
     attempt_start: AttemptStart | None = None
+    """How the attempt started; only in its first batch."""
     markers: tuple[Marker, ...] = ()
+    """Events since the last batch."""
     snapshots: tuple[SnapshotInfo, ...] | None = None
-    """The whole inventory; None if unchanged since the last batch."""
+    """All snapshots that the job holds; null if unchanged since the last batch."""
     health: AgentHealth | None = None
+    """Loss and failure counts of the agent; null if unchanged."""
     blocks: tuple[BlockHeader, ...] = ()
+    """Shapes of the blocks that follow, in order."""
 
 
 class JsonFrame(Message):
-    """A frame for people and other languages: series in text form to value.
-
-    Values are numbers, or "nan", "inf", "-inf", which JSON has no numbers for.
-    """
+    """A frame as JSON. NaN and infinite values are the strings "nan", "inf" and "-inf"."""
 
     step: Step
+    """Completed optimizer steps."""
     time: datetime | None = None
+    """When it was measured; null takes the time of arrival."""
     values: Annotated[dict[str, float], Field(min_length=1, max_length=10_000)]
+    """Value by series in text form."""
 
 
 class JsonBatch(Message):
-    """The JSON form of a batch; catalogs are made from the names as they come."""
+    """A batch as JSON. The collector builds catalogs from the names of the series."""
 
     attempt: AttemptNumber
+    """The attempt of every frame in the batch."""
     sequence: Count
+    """Number of the batch within its attempt, from 0."""
     attempt_start: AttemptStart | None = None
+    """How the attempt started; only in its first batch."""
     markers: tuple[Marker, ...] = ()
+    """Events since the last batch."""
     snapshots: tuple[SnapshotInfo, ...] | None = None
+    """All snapshots that the job holds; null if unchanged since the last batch."""
     frames: tuple[JsonFrame, ...] = ()
+    """The measured values, oldest first."""
 
 
 class BatchAnswer(Message):
-    """What the job must know: answer to frames, heartbeats and long polls alike."""
+    """Answer to frames, heartbeats and long polls: commands, sampling, healthy snapshots."""
 
     attempt: int
+    """The attempt that the answer is about."""
     accepted_sequence: int
-    """Highest sequence stored for this attempt; -1 for none."""
+    """Highest sequence that is stored for the attempt; -1 for none."""
     duplicate: bool = False
-    """The batch had been stored before; nothing was stored twice."""
+    """Whether the batch was stored before; it is not stored twice."""
     commands: tuple[Command, ...] = ()
-    """Every command of the run that is not settled, oldest first."""
+    """Commands of the run that are not settled, oldest first."""
     plan: SamplingPlan = SamplingPlan()
+    """How often to measure from now on."""
     healthy_snapshots: tuple[str, ...] = ()
-    """Ids that the collector holds to be healthy; the newest of them must not be dropped."""
+    """Ids of the healthy snapshots; the job must keep the newest of them."""
     server: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further facts about the collector, for display only."""

@@ -1,4 +1,4 @@
-"""Commands to a running job and what comes back."""
+"""Commands to a running job, and their results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Steps = Annotated[int, Field(ge=0, le=10_000_000)]
 
 
 class CommandKind(StrEnum):
-    """What a job can be told to do."""
+    """What a command makes a job do."""
 
     ROLLBACK = "rollback"
     REDUCE_LR = "reduce_lr"
@@ -26,7 +26,7 @@ class CommandKind(StrEnum):
 
 
 class CommandState(StrEnum):
-    """Life of a command; the last five are final."""
+    """State of a command; the last five are final."""
 
     PROPOSED = "proposed"
     PENDING = "pending"
@@ -50,7 +50,7 @@ SETTLED_STATES = frozenset(
 
 
 class RejectReason(StrEnum):
-    """Why a job or a person did not carry a command out."""
+    """Why a command was not applied."""
 
     PAST_ATTEMPT = "past_attempt"
     UNKNOWN_SNAPSHOT = "unknown_snapshot"
@@ -67,57 +67,68 @@ class RejectReason(StrEnum):
 
 
 class SnapshotTarget(Message):
-    """The snapshot to go back to, named in full so that no other can be taken for it."""
+    """The snapshot to restore, identified unambiguously."""
 
     snapshot_id: str
+    """Id of the snapshot."""
     attempt: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    """The attempt in which it was taken."""
     step: Steps
+    """Completed optimizer steps when it was taken."""
 
 
 class ReduceLrParameters(Message):
-    """Multiply the learning rate of every group, on top of whatever the scheduler says."""
+    """Multiply the learning rate of every parameter group, in addition to the scheduler."""
 
     kind: Literal[CommandKind.REDUCE_LR] = CommandKind.REDUCE_LR
+    """Always `reduce_lr`."""
     factor: Factor
-    """Multiplies the present lr_scale."""
+    """Multiplies the current lr_scale."""
     hold_steps: Steps | None = None
-    """Steps at the reduced rate; None holds it until told otherwise."""
+    """Steps at the reduced rate; null keeps it until another command changes it."""
     ramp_steps: Steps = 0
-    """Steps of the linear way back to where lr_scale was, after `hold_steps`."""
+    """Steps of the linear ramp back to the lr_scale before, after `hold_steps`."""
 
 
 class RollbackParameters(Message):
-    """Rewind to a snapshot, go on behind the skipped data, and cut the rate if asked for."""
+    """Restore a snapshot, skip data, and reduce the learning rate if requested."""
 
     kind: Literal[CommandKind.ROLLBACK] = CommandKind.ROLLBACK
+    """Always `rollback`."""
     target: SnapshotTarget
+    """The snapshot to restore."""
     skip_steps: Steps = 0
-    """Steps' worth of data left out, counted in samples from the restored position onwards."""
+    """Steps' worth of data to leave out, in samples from the restored position onwards."""
     reduce_lr: ReduceLrParameters | None = None
+    """Reduction of the learning rate after the restore; null for none."""
 
 
 class PauseParameters(Message):
-    """Stand still at a step boundary until `resume` or `stop`."""
+    """Pause at a step boundary until `resume` or `stop`."""
 
     kind: Literal[CommandKind.PAUSE] = CommandKind.PAUSE
+    """Always `pause`."""
 
 
 class ResumeParameters(Message):
-    """Go on after a pause."""
+    """Resume after a pause."""
 
     kind: Literal[CommandKind.RESUME] = CommandKind.RESUME
+    """Always `resume`."""
 
 
 class StopParameters(Message):
-    """End the training orderly at a step boundary."""
+    """End the training in order at a step boundary."""
 
     kind: Literal[CommandKind.STOP] = CommandKind.STOP
+    """Always `stop`."""
 
 
 class CheckpointNowParameters(Message):
     """Write a durable checkpoint at a step boundary."""
 
     kind: Literal[CommandKind.CHECKPOINT_NOW] = CommandKind.CHECKPOINT_NOW
+    """Always `checkpoint_now`."""
 
 
 CommandParameters: TypeAlias = Annotated[
@@ -132,63 +143,85 @@ CommandParameters: TypeAlias = Annotated[
 
 
 class ReadBack(Message):
-    """What the job read from itself after it had carried a command out."""
+    """State of the job, read back after it applied a command."""
 
     attempt: int
+    """The attempt that the job is in."""
     step: int
-    """Completed optimizer steps where it now stands."""
+    """Completed optimizer steps after the command."""
     lr: dict[str, float] = Field(default_factory=dict)
     """Effective learning rate by parameter group."""
     lr_scale: float = 1.0
+    """The multiplier on the scheduler; 1 if nothing is overridden."""
     samples: int = 0
     """Position in the data, in samples of the stream."""
     skipped_samples: int = 0
+    """Samples of the stream that were left out."""
     checkpoint_path: str | None = None
+    """Where a checkpoint was written; null if none was."""
 
 
 class CommandResult(Message):
-    """A job's word on a command. Sending it twice changes nothing."""
+    """The result of a command, reported by the job. Reporting it twice changes nothing."""
 
     command_id: str
+    """The command that it is about."""
     state: Literal[
         CommandState.APPLIED, CommandState.REJECTED, CommandState.FAILED, CommandState.EXPIRED
     ]
+    """The final state."""
     reason: RejectReason | None = None
+    """Why the command was not applied; null if it was."""
     message: Annotated[str, Field(max_length=2000)] = ""
+    """Details for the reader."""
     applied_step: Annotated[int, Field(ge=0, le=2**53)] | None = None
-    """The step boundary at which it was carried out, before any rewinding."""
+    """The step boundary at which it was applied, before any rewind; null if it was not."""
     read_back: ReadBack | None = None
+    """The state of the job after the command; null if nothing was applied."""
 
 
 class Command(Message):
-    """An instruction to a job, as it is stored, shown and delivered."""
+    """An instruction to a job."""
 
     id: str
+    """Id of the command."""
     run_id: str
+    """The run that it is for."""
     attempt: int
-    """The attempt it was decided for; any later attempt refuses it."""
+    """The attempt that it was decided for; later attempts reject it."""
     parameters: CommandParameters
+    """What the job has to do."""
     state: CommandState
+    """Its state."""
     reason: str
     """A `DecisionReason` or `RejectReason` value."""
     message: str = ""
+    """Explanation of the reason."""
     incident_id: str | None = None
+    """The incident that caused it; null for a command by hand."""
     actor: str = "policy"
     """`policy`, or `person:<name>`."""
     fence: int = 0
+    """Fencing number of the collector that issued it; the job refuses lower ones."""
     issued_step: int | None = None
+    """Step of the run when it was issued; null if unknown."""
     issued_at: datetime
+    """When it was issued."""
     expires_at: datetime
+    """When it expires if no job has taken it."""
     delivered_at: datetime | None = None
+    """When it was first delivered; null if it was not."""
     settled_at: datetime | None = None
+    """When it reached a final state; null if it has not."""
     result: CommandResult | None = None
+    """The result reported by the job; null if there is none."""
 
     @property
     def kind(self) -> CommandKind:
-        """What is to be done."""
+        """What the job has to do."""
         return self.parameters.kind
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing will happen to it any more."""
+        """Whether it is in a final state."""
         return self.state in SETTLED_STATES

@@ -1,4 +1,4 @@
-"""Alerts, incidents and the typed reasons of every decision."""
+"""Alerts, incidents, and decisions with their typed reasons."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stabilizer.protocol.message import Message
 
 
 class Mode(StrEnum):
-    """How far the policy may go by itself."""
+    """Autonomy of the policy: watch only, propose commands, or send them."""
 
     OBSERVE = "observe"
     PROPOSE = "propose"
@@ -19,7 +19,7 @@ class Mode(StrEnum):
 
 
 class Severity(StrEnum):
-    """What a rule means when it fires, mildest first."""
+    """What it means when a rule fires, mildest first."""
 
     NOTICE = "notice"
     PRECURSOR = "precursor"
@@ -27,7 +27,7 @@ class Severity(StrEnum):
 
 
 class AlertState(StrEnum):
-    """State of a rule on one set of labels."""
+    """State of an alert."""
 
     INACTIVE = "inactive"
     PENDING = "pending"
@@ -36,7 +36,7 @@ class AlertState(StrEnum):
 
 
 class IncidentState(StrEnum):
-    """State of the alerts that call for one decision."""
+    """State of an incident."""
 
     OPEN = "open"
     ACTING = "acting"
@@ -45,24 +45,24 @@ class IncidentState(StrEnum):
 
 
 class DecisionKind(StrEnum):
-    """What the policy decided."""
+    """Kind of a decision of the policy."""
 
     WAIT = "wait"
     ACT = "act"
     PROPOSE = "propose"
     HOLD = "hold"
-    """Would act, but a guard or the mode holds it back."""
+    """The policy would act, but a guard or the mode holds it back."""
     RESOLVE = "resolve"
     ESCALATE = "escalate"
-    """The ladder is used up: a person is needed."""
+    """The ladder is exhausted: an operator must act."""
 
 
 class DecisionReason(StrEnum):
-    """Why."""
+    """Reason of a decision."""
 
     # for waiting
     MAY_RECOVER = "may_recover"
-    """An instant jump, or a notice: it often heals by itself. Waits until a deadline."""
+    """A sudden jump, or a notice, often recovers by itself: wait until a deadline."""
     SECOND_SIGNAL_MISSING = "second_signal_missing"
     COMMAND_IN_FLIGHT = "command_in_flight"
     WATCHING = "watching"
@@ -93,63 +93,96 @@ class Alert(Message):
     """A rule's instance on one set of labels."""
 
     id: str
+    """Id of the alert."""
     run_id: str
+    """The run that it belongs to."""
     attempt: int
+    """The attempt in which it became pending."""
     rule: str
+    """Name of the rule."""
     rule_hash: str
+    """Hash of the rule file that holds the rule."""
     severity: Severity
+    """Severity of the rule."""
     series: str
     """Text form of the series, or of the labels of the quorum."""
     state: AlertState
+    """Its state."""
     pending_step: int
+    """First step at which the condition held."""
     firing_step: int | None = None
+    """Step at which it fired; null if it has not."""
     resolved_step: int | None = None
+    """Step at which it was resolved; null if it is not."""
     value: float | None = Field(default=None)
-    """The sample that made it fire; may be NaN or Inf."""
+    """The sample that made it fire, NaN and infinity included; null if it has not fired."""
     score: float | None = None
-    """What the detector compared with its threshold."""
+    """What the detector compared with the threshold; null if there is none."""
     threshold: float | None = None
+    """The threshold; null if the detector has none."""
     message: str = ""
+    """Explanation for the reader."""
     incident_id: str | None = None
+    """The incident that it belongs to; null if none."""
 
 
 class Decision(Message):
     """One decision on an incident, with its reason."""
 
     step: int
+    """Step at which it was made."""
     attempt: int
+    """Attempt in which it was made."""
     kind: DecisionKind
+    """What was decided."""
     reason: DecisionReason
+    """Why."""
     message: str = ""
+    """Explanation for the reader."""
     rung: int | None = None
-    """Index of the ladder's rung, from 0."""
+    """Index of the rung of the ladder, from 0; null if no rung is involved."""
     deadline_step: int | None = None
+    """Step until which the policy waits or watches; null if it does neither."""
     command_id: str | None = None
+    """The command that was issued or proposed; null for none."""
 
 
 class Incident(Message):
     """The alerts of one run that call for one decision."""
 
     id: str
+    """Id of the incident."""
     run_id: str
+    """The run that it belongs to."""
     number: int
-    """Counts the incidents of the run, from 1."""
+    """Number of the incident within the run, from 1."""
     state: IncidentState
+    """Its state."""
     attempt: int
     """The attempt in which it opened."""
     first_step: int
-    """Step of the first alert in it: the first precursor."""
+    """Step of its first alert."""
     opened_step: int
+    """Step at which it opened."""
     resolved_step: int | None = None
+    """Step at which it was resolved; null while it is open."""
     severity: Severity
+    """The highest severity of its alerts."""
     rules: tuple[str, ...] = ()
-    """Rules whose alerts belong to it, in the order in which they fired."""
+    """Rules of its alerts, in the order in which they fired."""
     rung: int = 0
+    """Index of the current rung of the ladder, from 0."""
     decision: DecisionKind
+    """Kind of the latest decision."""
     reason: DecisionReason
-    """The latest decision and its reason."""
+    """Reason of the latest decision."""
     message: str = ""
+    """Explanation of the latest decision."""
     decisions: tuple[Decision, ...] = ()
+    """All decisions on it, oldest first."""
     helped: bool | None = None
+    """Whether its last intervention helped; null if that is undecided."""
     opened_at: datetime
+    """When it opened."""
     resolved_at: datetime | None = None
+    """When it was resolved; null while it is open."""

@@ -13,7 +13,7 @@ A batch body is little-endian throughout:
       K x ceil(N/8) presence bits, least significant first; only if the block says `sparse`
       K x N x f32   values in catalog order; NaN and Inf are data, absent values are 0
 
-An absent value is told by its bit, never by NaN.
+An absent value is marked by its bit, never by NaN.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class FrameBlock:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """One delivery of a job: a header and its blocks."""
+    """A header and its blocks."""
 
     header: BatchHeader
     blocks: tuple[FrameBlock, ...]
 
 
 def encode_batch(header: BatchHeader, blocks: Sequence[FrameBlock]) -> bytes:
-    """Write a batch; the header's own list of blocks is replaced by what the blocks say."""
+    """Encode a batch. The list of blocks in the header is rebuilt from the blocks."""
     described = tuple(
         BlockHeader(
             catalog=block.catalog,
@@ -92,10 +92,10 @@ def encode_batch(header: BatchHeader, blocks: Sequence[FrameBlock]) -> bytes:
 
 
 def decode_batch(body: bytes) -> Batch:
-    """Read a batch.
+    """Decode a batch.
 
     Raises:
-        InvalidInputError: The body is not a batch; code `malformed_batch`. Nothing is guessed.
+        InvalidInputError: The body is not a batch; code `malformed_batch`.
     """
     header, offset = _decode_header(body)
     blocks = []

@@ -1,4 +1,4 @@
-"""Names of the metrics that the agent measures, and of the modules they are measured on."""
+"""Names of the metrics that the agent measures, and of towers, kinds and labels."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class Metric(StrEnum):
     LOSS = "loss"
     """Cross-entropy in nats, float32; label `source` for one data source."""
     LOSS_TOTAL = "loss_total"
-    """What is backpropagated: loss with its auxiliary terms."""
+    """The backpropagated loss, auxiliary terms included."""
     Z_LOSS = "z_loss"
     """mean(logsumexp(logits)^2), before its weight."""
     LR = "lr"
     """Effective learning rate of a parameter group; label `group`."""
     LR_SCALE = "lr_scale"
-    """Our multiplier on the scheduler; 1 when nothing is overridden."""
+    """Multiplier on the scheduler; 1 if nothing is overridden."""
     GRAD_NORM = "grad_norm"
     """L2 before clipping; global without labels, per module with `module`."""
     ACTIVATION_RMS = "activation_rms"
@@ -62,4 +62,4 @@ class Kind(StrEnum):
 LABEL_NAMES: Final = frozenset(
     {"module", "layer", "tower", "kind", "head", "source", "rank", "group"}
 )
-"""Labels with a fixed meaning; a job may use others for what it logs."""
+"""Labels with a fixed meaning; a job may use others for its own metrics."""

@@ -1,4 +1,4 @@
-"""What people and pages ask the collector, and what it shows them."""
+"""Requests of users and pages to the collector, and its answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Cursor = Annotated[str, Field(max_length=500)]
 
 
 class RunSort(StrEnum):
-    """By what a list of runs is ordered."""
+    """Order of a list of runs."""
 
     CREATED_AT = "created_at"
     LAST_SEEN_AT = "last_seen_at"
@@ -38,83 +38,97 @@ class RunSort(StrEnum):
 
 
 class RunQuery(Message):
-    """Which runs to list, and in what order."""
+    """Filter and order of a list of runs."""
 
     states: tuple[RunState, ...] = ()
-    """Empty takes every state."""
+    """States of the runs; empty takes every state."""
     name: Annotated[str, Field(max_length=200)] = ""
-    """Part of the name or the key, or the beginning of the id, upper and lower case alike.
-
-    Empty takes every run.
-    """
+    """Part of the name or key, or start of the id; case is ignored. Empty takes every run."""
     sort: RunSort = RunSort.CREATED_AT
+    """Order of the list."""
     descending: bool = True
+    """Reverse the order: newest, largest or last first."""
     limit: Annotated[int, Field(ge=1, le=500)] = 50
+    """Runs per page."""
     cursor: Cursor | None = None
-    """`next_cursor` of the page before; only with the same sort and order."""
+    """`next_cursor` of the previous page, with the same sort and order."""
 
 
 class RunPage(Message):
     """A page of runs, without their attempts."""
 
     runs: tuple[Run, ...]
+    """The runs of this page."""
     total: int
-    """Runs that the query takes, on all pages."""
+    """Number of matching runs on all pages."""
     next_cursor: str | None = None
-    """None on the last page."""
+    """Cursor of the next page; null on the last one."""
 
 
 class SeriesInfo(Message):
-    """A series that a run has."""
+    """A series of a run."""
 
     series: str
-    """Text form, as `SeriesKey` writes it."""
+    """Text form: `metric{label="value"}`, labels sorted by name."""
     metric: str
+    """Name of the metric."""
     labels: dict[str, str]
+    """Labels by name."""
     catalog: str
+    """Id of the catalog that holds the series."""
 
 
 class SeriesQuery(Message):
-    """Which samples to read. Both ends of the range belong to it."""
+    """Which samples to read; the range includes both ends."""
 
     series: Annotated[tuple[str, ...], Field(min_length=1, max_length=500)]
-    """Text forms."""
+    """Series in text form."""
     attempt: AttemptNumber | None = None
-    """None reads every attempt, each on its own."""
+    """Number of the attempt; null reads every attempt."""
     from_step: Step = 0
+    """First step."""
     to_step: Step | None = None
+    """Last step; null for no end."""
     max_points: Annotated[int, Field(ge=4, le=100_000)] | None = None
-    """About how many samples to show of each series and attempt; None shows all.
+    """Approximate number of samples per series and attempt; null returns all.
 
-    Fewer are shown by buckets that keep their first minimum, first maximum, last and first
+    Samples are thinned by buckets that keep their first minimum, first maximum, last and first
     non-finite sample, so that no spike is lost.
     """
 
 
 class SeriesData(Message):
-    """Samples of one series in one attempt, steps ascending. NaN and Inf are data."""
+    """Samples of one series in one attempt. NaN and infinity are data."""
 
     series: str
+    """Text form of the series."""
     attempt: int
+    """The attempt of the samples."""
     steps: tuple[int, ...]
+    """Completed optimizer steps, ascending."""
     times: tuple[float, ...]
-    """Seconds since the epoch, by the job's clock."""
+    """Seconds since the epoch by the clock of the job, one per step."""
     values: tuple[float, ...]
+    """One value per step."""
     num_samples: int
-    """Samples in the range, before any were left out."""
+    """Samples in the range before thinning."""
     num_nonfinite: int
-    """How many of these are NaN or Inf."""
+    """How many of them are NaN or infinite."""
 
 
 class RollbackRequest(Message):
-    """A rollback by hand: to a snapshot by id, or to the newest healthy one up to a step."""
+    """A rollback by hand: to a given snapshot, or to the newest healthy one up to a step."""
 
     kind: Literal[CommandKind.ROLLBACK] = CommandKind.ROLLBACK
+    """Always `rollback`."""
     snapshot_id: Annotated[str, Field(max_length=64)] | None = None
+    """The snapshot to restore; not together with `to_step`."""
     to_step: Step | None = None
-    """The newest healthy snapshot at or before this step; without any of both, the newest."""
+    """Restore the newest healthy snapshot at or before this step; without both, the newest."""
     skip_steps: Steps = 0
+    """Steps' worth of data to leave out."""
     reduce_lr: ReduceLrParameters | None = None
+    """Reduction of the learning rate after the restore; null for none."""
 
     @model_validator(mode="after")
     def _one_way_to_name_the_target(self) -> Self:
@@ -138,36 +152,44 @@ class CommandCreate(Message):
     """A command by hand."""
 
     parameters: CommandRequest
+    """What the job has to do."""
     reason: ReasonText
+    """Why, for the audit log."""
     attempt: AttemptNumber | None = None
-    """The attempt that the person looks at; refused if the run has gone on. None: the newest."""
+    """The attempt that the user sees; rejected if a newer one exists. Null takes the newest."""
     ttl_seconds: Annotated[float, Field(gt=0, le=7 * 86400)] | None = None
-    """How long the job may take it up; None takes the collector's setting."""
+    """Seconds until the command expires; null takes the setting of the collector."""
 
 
 class Note(Message):
-    """Why a person did something."""
+    """Reason of an action of a user."""
 
     reason: ReasonText
+    """Why, for the audit log."""
 
 
 class ControlUpdate(Message):
-    """Disarm: the policy acts on no run at all. Commands by hand still work."""
+    """Disarm or arm the policy on all runs. Commands by hand always work."""
 
     disarmed: bool
+    """True stops the policy from acting, false lets it act again."""
     reason: ReasonText
+    """Why, for the audit log."""
 
 
 class SilenceCreate(Message):
-    """Mute a rule for decisions; it goes on being evaluated. Every silence has an end."""
+    """Exclude a rule from decisions until a step or moment; it is still evaluated."""
 
     rule: RuleName
-    """A rule's name; `*` is every rule."""
+    """Name of the rule; `*` is every rule."""
     run_id: str | None = None
-    """None is every run."""
+    """The run that it is for; null is every run."""
     until_step: Step | None = None
+    """Step at which it ends; needs `run_id`. Give this or `until`."""
     until: datetime | None = None
+    """Moment at which it ends, with a time zone. Give this or `until_step`."""
     reason: ReasonText
+    """Why, for the audit log."""
 
     @model_validator(mode="after")
     def _has_an_end(self) -> Self:
@@ -183,49 +205,69 @@ class SilenceCreate(Message):
 
 
 class Silence(Message):
-    """A mute that is in force."""
+    """A silence in force."""
 
     id: str
+    """Id of the silence."""
     rule: str
+    """Name of the rule; `*` is every rule."""
     run_id: str | None
+    """The run that it is for; null is every run."""
     until_step: int | None
+    """Step at which it ends; null if it ends at a moment."""
     until: datetime | None
+    """Moment at which it ends; null if it ends at a step."""
     reason: str
+    """Why it was created."""
     actor: str
+    """Who created it."""
     created_at: datetime
+    """When it was created."""
 
 
 class ControlState(Message):
-    """The switch over all runs."""
+    """State of the global switch."""
 
     disarmed: bool
+    """Whether the policy is kept from acting on any run."""
     reason: str
+    """Why it was last changed."""
     actor: str
+    """Who changed it last."""
     changed_at: datetime | None
-    """None if it was never touched."""
+    """When it was last changed; null if never."""
     silences: tuple[Silence, ...] = ()
+    """The silences in force."""
 
 
 class RuleHealthInfo(Message):
-    """Whether a rule of a run works."""
+    """Health of a rule of a run."""
 
     name: str
+    """Name of the rule."""
     ok: bool
+    """Whether its last evaluation succeeded."""
     last_error: str | None
+    """Message of its last error; null if there was none."""
     evaluations: int
+    """Number of evaluations."""
 
 
 class RunRules(Message):
-    """The rules by which a run is judged."""
+    """The rules of a run."""
 
     hash: str
+    """Hash of the rule file."""
     text: str
+    """The rule file (YAML)."""
     mode: Mode
+    """How far the policy may go by itself."""
     health: tuple[RuleHealthInfo, ...]
+    """State of each rule."""
 
 
 class AuditAction(StrEnum):
-    """What was done."""
+    """Kind of an audited action."""
 
     RUN_REGISTERED = "run_registered"
     RUN_STATE_CHANGED = "run_state_changed"
@@ -244,7 +286,7 @@ class AuditAction(StrEnum):
 
 
 class AuditReason(StrEnum):
-    """Why, where it is neither a decision of the policy nor a job's refusal."""
+    """Why, unless it is a decision of the policy or a rejection by the job."""
 
     REGISTERED = "registered"
     REPORTED_BY_JOB = "reported_by_job"
@@ -260,26 +302,34 @@ class AuditReason(StrEnum):
 
 
 class AuditEntry(Message):
-    """One row of the append-only log."""
+    """An entry of the append-only audit log."""
 
     id: int
-    """Ascending in the order of writing."""
+    """Number of the entry, ascending."""
     at: datetime
+    """When it happened."""
     run_id: str | None
+    """The run that it is about; null if it is about all."""
     actor: str
-    """`policy`, `job`, `collector` or `person:<name>`."""
+    """Who did it: `policy`, `job`, `collector` or `person:<name>`."""
     action: AuditAction
+    """What was done."""
     subject: str
-    """Id of the command, incident, silence or run it is about."""
+    """Id of the command, incident, silence or run that it is about."""
     reason: DecisionReason | RejectReason | AuditReason
+    """Why."""
     message: str
+    """Explanation for the reader."""
     before: dict[str, JsonValue] | None
+    """State before the action; null if there was none."""
     after: dict[str, JsonValue] | None
+    """State after the action; null if there is none."""
 
 
 class AuditPage(Message):
-    """Entries behind `after`, oldest first."""
+    """A page of the audit log, oldest entry first."""
 
     entries: tuple[AuditEntry, ...]
+    """The entries of this page."""
     next_after: int | None = None
-    """Give it as `after` for the next page; None on the last page."""
+    """`after` of the next page; null on the last one."""

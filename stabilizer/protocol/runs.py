@@ -1,4 +1,4 @@
-"""Runs: registration, state, lists."""
+"""Runs and their attempts: registration, state, lineage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Key = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f]*$")]
 
 
 class RunState(StrEnum):
-    """State of a run; `lost` is the collector's word for no sign of life."""
+    """State of a run; `lost` means that its heartbeats have stopped."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -31,94 +31,136 @@ class RunState(StrEnum):
 
 
 class RunRegister(Message):
-    """A job's first word. The same name and key come back to the same run."""
+    """Registration of a job. The same name and key resume the same run."""
 
     model_config = ConfigDict(ser_json_inf_nan="null")  # in `config`, as always
 
     protocol_version: int
+    """Protocol version of the job."""
     name: Name
+    """Name of the training job."""
     key: Key = ""
-    """Tells runs of the same name apart, for example a scheduler's job id."""
+    """Distinguishes runs of the same name, for example the job id of the scheduler."""
     mode: Mode | None = None
-    """None leaves it to the policy, which ships with `propose`."""
+    """How far the policy may go by itself; null takes the mode of the rule file."""
     policy: str | None = Field(default=None, max_length=200_000)
-    """A rule file (YAML) for this run; None takes the collector's."""
+    """A rule file (YAML) for this run; null takes that of the collector."""
     config: dict[str, JsonValue] = Field(default_factory=dict)
+    """Configuration of the job, for display."""
     world_size: Annotated[int, Field(ge=1, le=2**31 - 1)] = 1
+    """Number of ranks."""
     global_batch: Annotated[int, Field(ge=1, le=2**53)] | None = None
-    """Samples of one optimizer step over all ranks and microbatches."""
+    """Samples of one optimizer step over all ranks and microbatches; null if unknown."""
     catalogs: tuple[Catalog, ...] = ()
+    """The series that the job measures together."""
     git_revision: Annotated[str, Field(max_length=80)] | None = None
+    """Revision of the training code."""
     start_step: Step = 0
+    """Completed optimizer steps at which the attempt starts."""
     heartbeat_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
-    """The job promises a sign of life at least this often."""
+    """Longest time between two reports of the job, in seconds."""
 
 
 class RunRegistered(Message):
-    """The collector's answer to a registration."""
+    """Answer to a registration."""
 
     run_id: str
+    """Id of the run."""
     attempt: int
-    """The number of the attempt that begins now."""
+    """Number of the attempt that starts now."""
     plan: SamplingPlan
+    """How often to measure."""
     mode: Mode
+    """How far the policy may go by itself."""
     protocol_version: int
+    """Protocol version of the collector."""
 
 
 class CatalogsAdd(Message):
-    """More series, found after the registration."""
+    """Catalogs found after the registration."""
 
     catalogs: Annotated[tuple[Catalog, ...], Field(min_length=1, max_length=100)]
+    """The catalogs to add."""
 
 
 class RunUpdate(Message):
-    """A person's change to a run."""
+    """A change to a run by a user."""
 
     mode: Mode
+    """How far the policy may go by itself."""
     reason: Annotated[str, Field(min_length=1, max_length=2000, pattern=r"\S")]
+    """Why, for the audit log."""
 
 
 class Heartbeat(Message):
-    """A sign of life without frames, or a change of state."""
+    """A report without frames: the job is alive, or its state has changed."""
 
     attempt: AttemptNumber
+    """The attempt that the job is in."""
     step: Step
+    """Completed optimizer steps."""
     state: RunState = RunState.RUNNING
+    """State of the job."""
     message: Annotated[str, Field(max_length=2000)] = ""
+    """Explanation of the state, for example of a failure."""
 
 
 class Attempt(Message):
     """A stretch of a run between two starts or rollbacks."""
 
     number: int
+    """Number of the attempt within the run, from 1."""
     from_step: int
+    """Completed optimizer steps at which it started."""
     last_step: int
+    """Newest step that was reported in it."""
     parent: int | None
+    """The attempt that it continues; null if unknown."""
     reason: str
+    """Why it started."""
     command_id: str | None
+    """The command that caused it; null if none did."""
     skipped_samples: int
+    """Samples of the stream left out between parent and attempt."""
     started_at: datetime
+    """When it was registered."""
 
 
 class Run(Message):
     """A training job through all restarts and rollbacks."""
 
     id: str
+    """Id of the run."""
     name: str
+    """Name of the training job."""
     key: str
+    """Distinguishes runs of the same name; empty if the job gave none."""
     state: RunState
+    """State of the run."""
     mode: Mode
+    """How far the policy may go by itself."""
     attempt: int
+    """Number of the newest attempt."""
     step: int
+    """Newest step of the newest attempt."""
     world_size: int
+    """Number of ranks."""
     global_batch: int | None
+    """Samples of one optimizer step; null if the job did not report it."""
     git_revision: str | None
+    """Revision of the training code; null if unknown."""
     rules_hash: str
+    """Hash of the rule file of the run."""
     config: dict[str, JsonValue]
+    """Configuration that the job reported."""
     created_at: datetime
+    """When it was first registered."""
     last_seen_at: datetime
+    """When the job last reported."""
     open_incident_id: str | None
+    """The incident that is not resolved; null if there is none."""
     attempts: tuple[Attempt, ...] = ()
+    """All attempts by number; empty in lists."""
 
 
 _NOTHING: Final = -1
@@ -126,31 +168,34 @@ _NOTHING: Final = -1
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """An attempt with the end of its live part."""
+    """An attempt with the end of its live part.
+
+    A step is live if it is on the path to the newest attempt, abandoned if a rollback left it.
+    """
 
     attempt: int
     from_step: int
     live_to: int | None
-    """Last step that is live; None: all of it, the attempt is under way. Below `from_step` where
-    nothing of its own is live."""
+    """Last live step; None for the newest attempt, which has no end yet. Below `from_step` if no
+    step of the attempt is live."""
 
     def is_live(self, step: int) -> bool:
-        """Whether a sample of this attempt at this step lies on the way to the newest attempt."""
+        """Return whether a step of this attempt is live."""
         return self.live_to is None or step <= self.live_to
 
 
 def trace_lineage(attempts: Sequence[Attempt]) -> tuple[Branch, ...]:
     """Follow the newest attempt back to the first, from parent to parent.
 
-    An attempt without a known parent before it goes on from the attempt of the next lower number:
-    a job that was started anew does not know how its predecessor was counted.
+    An attempt without a known parent continues the attempt with the next lower number: a restarted
+    job does not know the number of its predecessor.
 
     Args:
         attempts: Of one run, in any order.
 
     Returns:
         One branch for each attempt, numbers ascending. Live parts of successive attempts do not
-        overlap, except for a sample that an attempt has at the very step it begins at.
+        overlap, except at the step at which the later one starts.
     """
     by_number = {attempt.number: attempt for attempt in attempts}
     numbers = sorted(by_number)

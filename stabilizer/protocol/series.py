@@ -1,4 +1,4 @@
-"""Series keys and catalogs: what a frame's columns are."""
+"""Series and catalogs: the columns of frames."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ LabelValue = Annotated[str, Field(max_length=400)]
 
 
 class SeriesKey(Message):
-    """A metric with labels; equal keys are the same series.
+    """A metric with labels, which identifies a series.
 
-    Its text form is Prometheus': `activation_rms{kind="o_proj",layer="3"}`, labels sorted by name.
+    The text form is that of Prometheus: `activation_rms{kind="o_proj",layer="3"}`, labels sorted
+    by name.
     """
 
     metric: Annotated[str, Field(max_length=120)]
+    """Name of the metric in snake_case."""
     labels: dict[str, LabelValue] = Field(default_factory=dict, max_length=12)
+    """Labels by name."""
 
     @field_validator("metric")
     @classmethod
@@ -53,7 +56,7 @@ class SeriesKey(Message):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read the text form.
+        """Parse the text form.
 
         Raises:
             ValueError: The text is not `metric` or `metric{name="value",...}`.
@@ -77,7 +80,7 @@ def _parse_labels(text: str) -> dict[str, str]:
 
 
 def format_series(metric: str, labels: Mapping[str, str]) -> str:
-    """Write a series as text, labels sorted by name, quotes and backslashes escaped."""
+    """Return the text form: labels sorted by name, quotes and backslashes escaped."""
     if not labels:
         return metric
     escaped = (
@@ -87,18 +90,19 @@ def format_series(metric: str, labels: Mapping[str, str]) -> str:
 
 
 class Catalog(Message):
-    """The ordered list of series that are measured together.
+    """An ordered list of series that are measured together.
 
-    Its id is the hash of its content: two jobs with the same model have the same catalog.
+    Its id is the hash of its content, so that jobs with the same model share a catalog.
     """
 
     series: Annotated[tuple[SeriesKey, ...], Field(min_length=1, max_length=MAX_SERIES_PER_CATALOG)]
+    """The series in the order of the columns; none twice."""
 
     @model_validator(mode="after")
     def _series_are_distinct(self) -> Self:
         if len(set(self.series)) != len(self.series):
             twice, _ = Counter(self.series).most_common(1)[0]
-            raise ValueError(f"series {twice} stands in the catalog twice")
+            raise ValueError(f"series {twice} is in the catalog twice")
         return self
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What the dashboard and scripts are shown of runs: rows of a list, maps, previews, events."""
+"""Views of runs for pages and scripts: lists, heatmaps, previews, events."""
 
 from __future__ import annotations
 
@@ -20,144 +20,159 @@ LabelText = Annotated[str, Field(max_length=400)]
 HELLO_EVENT = "hello"
 """Name of the first server-sent event of a stream; its data is a `HelloEvent`."""
 CHANGE_EVENT = "change"
-"""Name of every later one; its data is a `ChangeEvent`."""
+"""Name of every later event; its data is a `ChangeEvent`."""
 
 
 class Sparkline(Message):
-    """The loss over the whole run in few points, extremes kept. NaN and Inf are data."""
+    """The loss over the whole run in few points that keep its extremes."""
 
     steps: tuple[int, ...]
-    """Ascending; the live lineage only, so that no step stands twice."""
+    """Completed optimizer steps, ascending; steps that rollbacks abandoned are left out."""
     values: tuple[float, ...]
+    """One loss per step."""
 
 
 class IncidentHead(Message):
-    """What a list shows of an open incident."""
+    """Summary of an open incident."""
 
     id: str
+    """Id of the incident."""
     number: int
-    """Counts the incidents of the run, from 1."""
+    """Number of the incident within the run, from 1."""
     state: IncidentState
+    """Its state."""
     severity: Severity
+    """The highest severity of its alerts."""
     decision: DecisionKind
+    """Kind of the latest decision."""
     reason: DecisionReason
-    """The latest decision and its reason."""
+    """Reason of the latest decision."""
     rules: tuple[str, ...]
-    """Rules whose alerts belong to it, in the order in which they fired."""
+    """Rules of its alerts, in the order in which they fired."""
     opened_step: int
+    """Step at which it opened."""
     first_step: int
-    """Step of the first alert in it: the first precursor."""
+    """Step of its first alert."""
 
 
 class RunSummary(Message):
-    """A run as one row of a list."""
+    """A run as a row of a list."""
 
     run: Run
-    """Without its attempts."""
+    """The run without its attempts."""
     phase: str | None = None
-    """Text of the newest phase change in the live lineage; None if the job announced none."""
+    """The newest phase that the job reported, abandoned steps aside; null if none."""
     incident: IncidentHead | None = None
-    """The newest one that is not resolved."""
+    """The newest incident that is not resolved; null if there is none."""
     last_intervention: Command | None = None
-    """The command that the job carried out last, of any kind."""
+    """The last command that the job applied; null if there is none."""
     num_proposed: int = 0
-    """Commands that wait for a person's word."""
+    """Number of commands that wait for approval."""
     sparkline: Sparkline | None = None
-    """None if there is no loss yet, or if the collector is still reading a long history."""
+    """The loss; null if there is none, or while the collector still reads a long history."""
 
 
 class Overview(Message):
-    """A page of runs, each with what a list shows of it."""
+    """A page of runs with their summaries."""
 
     rows: tuple[RunSummary, ...]
+    """The runs of this page."""
     total: int
-    """Runs that the query takes, on all pages."""
+    """Number of matching runs on all pages."""
     next_cursor: str | None = None
-    """None on the last page."""
+    """Cursor of the next page; null on the last one."""
 
 
 class SnapshotState(Message):
-    """A snapshot that the job holds, with the collector's word on it."""
+    """A snapshot that the job holds, and whether it is healthy."""
 
     snapshot: SnapshotInfo
+    """The snapshot."""
     healthy: bool
-    """Finite, and no alert in the steps after it."""
+    """Whether it is finite and no alert followed it."""
 
 
 class MarkerInfo(Message):
-    """An event that the job has told."""
+    """An event that the job reported."""
 
     attempt: int
+    """The attempt in which it happened."""
     step: int
+    """Completed optimizer steps when it happened."""
     kind: MarkerKind
+    """What happened."""
     text: str
+    """Detail, for example the name of a phase."""
     at: datetime
-    """When the collector heard of it."""
+    """When the collector received it."""
 
 
 class CommandPreviewRequest(Message):
-    """A command by hand that is thought of, not given."""
+    """A command by hand to preview."""
 
     parameters: CommandRequest
+    """What the job would have to do."""
     attempt: AttemptNumber | None = None
-    """The attempt that the person looks at; refused if the run has gone on. None: the newest."""
+    """The attempt that the user sees; rejected if a newer one exists. Null takes the newest."""
 
 
 class PreviewWarning(StrEnum):
-    """What a person should know before giving a command; none of them forbids it."""
+    """What a user should know before sending a command; none of them prevents it."""
 
     TARGET_NOT_HEALTHY = "target_not_healthy"
-    """The snapshot is finite, but not held to be healthy (yet)."""
+    """The snapshot is finite, but not (yet) healthy."""
     TARGET_ABANDONED = "target_abandoned"
-    """The snapshot lies on a branch that a rollback has left."""
+    """The snapshot is on a branch that a rollback abandoned."""
     RUN_NOT_REPORTING = "run_not_reporting"
-    """The run is lost: nobody may be there to take the command."""
+    """The run is lost: its job may be unable to receive the command."""
     RUN_PAUSED = "run_paused"
-    """The run stands still, and goes on standing after the command."""
+    """The run is paused, and stays paused after the command."""
     RUN_NOT_PAUSED = "run_not_paused"
-    """There is nothing to resume: the job will refuse."""
+    """The run is not paused: the job will reject the command."""
     OTHER_COMMAND_IN_FLIGHT = "other_command_in_flight"
-    """The job has another command, or will get one, that is not settled."""
+    """Another command for the job is not settled."""
     COMMAND_PROPOSED = "command_proposed"
-    """Another command waits for a person's word."""
+    """Another command waits for approval."""
     GLOBAL_BATCH_UNKNOWN = "global_batch_unknown"
-    """The job did not say how many samples a step takes: what is skipped cannot be counted."""
+    """The job did not report its global batch: skipped samples cannot be counted."""
 
 
 class CommandPreview(Message):
-    """What a command would do if the job took it up now. Nothing has been written."""
+    """What a command would do if the job applied it now. Nothing is written."""
 
     parameters: CommandParameters
-    """As the job would get them: a rollback names its target in full."""
+    """The parameters that the job would receive, with the target of a rollback resolved."""
     attempt: int
-    """The attempt that it would be given to."""
+    """The attempt that it would be for."""
     step: int
-    """Where the run stands, in completed optimizer steps."""
+    """Completed optimizer steps of the run now."""
     steps_lost: int = 0
-    """Steps that have to be trained again; 0 for everything but a rollback."""
+    """Steps to train again; 0 for everything but a rollback."""
     seconds_lost: float | None = None
-    """`steps_lost` times the median of recent step_seconds; None if those were not measured."""
+    """`steps_lost` times the median of recent step_seconds; null if those are unknown."""
     skip_steps: int = 0
-    """Steps' worth of data left out."""
+    """Steps' worth of data to leave out."""
     skipped_samples: int | None = None
-    """`skip_steps` times the global batch; None if that is not known."""
+    """`skip_steps` times the global batch; null if that is unknown."""
     skip_from_sample: int | None = None
-    """Where in the stream the job goes on and the skip begins; None if nothing is rewound."""
+    """Position in the stream at which the skip starts; null if nothing is rewound."""
     target_healthy: bool | None = None
-    """Whether the target is held to be healthy; None if there is no target."""
+    """Whether the target is healthy; null if there is no target."""
     lr_scale_before: float | None = None
-    """Newest measured lr_scale of the live lineage; None if not measured."""
+    """The newest lr_scale, abandoned steps aside; null if not measured."""
     lr_scale_after: float | None = None
+    """The lr_scale after the command; null if not known."""
     lr: dict[str, float] = Field(default_factory=dict)
-    """Newest measured learning rate of the live lineage, by parameter group."""
+    """The newest learning rate by parameter group, abandoned steps aside."""
     lr_after: dict[str, float] = Field(default_factory=dict)
-    """The same behind the command: for a rollback the rate at its target, with lr_scale_after.
+    """The learning rate after the command: for a rollback that at its target, with lr_scale_after.
 
-    The scheduler's next step is not foreseen.
+    Changes by the scheduler are not predicted.
     """
     unsettled: tuple[str, ...] = ()
-    """Ids of the run's other commands that are not settled, oldest first."""
+    """Ids of the other commands of the run that are not settled, oldest first."""
     warnings: tuple[PreviewWarning, ...] = ()
+    """What speaks against the command."""
 
 
 class HeatmapStatistic(StrEnum):
@@ -170,88 +185,107 @@ class HeatmapStatistic(StrEnum):
 
 
 class HeatmapQuery(Message):
-    """Which series of a metric to show over which steps. Both ends of the range belong to it."""
+    """Which series of a metric to show over which steps; the range includes both ends."""
 
     metric: Annotated[str, Field(min_length=1, max_length=120)]
+    """Name of the metric."""
     kind: LabelText | None = None
-    """None takes every kind of module; likewise for `tower` and `head`."""
+    """Role of the module; null takes every role."""
     tower: LabelText | None = None
+    """Part of the model; null takes every part."""
     head: LabelText | None = None
+    """Value of the label `head`; null takes every value."""
     attempt: AttemptNumber | None = None
-    """None shows the live lineage: what rollbacks have abandoned is left out."""
+    """Number of the attempt; null shows all steps but those that rollbacks abandoned."""
     from_step: Step = 0
+    """First step."""
     to_step: Step | None = None
+    """Last step; null for no end."""
     max_columns: Annotated[int, Field(ge=4, le=2000)] = 200
+    """Largest number of columns."""
     statistic: HeatmapStatistic = HeatmapStatistic.MAX
+    """How the samples of a column become one value."""
 
 
 class HeatmapRow(Message):
-    """One series."""
+    """A row of a heatmap: one series."""
 
     series: str
-    """Text form."""
+    """Text form of the series."""
     module: str | None
+    """Dotted name of the module; null if there is none."""
     tower: str | None
+    """Part of the model; null if there is none."""
     kind: str | None
+    """Role of the module; null if there is none."""
     layer: int | None
-    """Depth index within the tower; None for what is on no layer."""
+    """Depth index within the tower; null if there is none."""
 
 
 class HeatmapColumn(Message):
-    """A bucket of measured steps; both ends belong to it."""
+    """A column of a heatmap: a bucket of measured steps, both ends included."""
 
     first_step: int
+    """First step of the bucket."""
     last_step: int
+    """Last step of the bucket."""
 
 
 class Heatmap(Message):
-    """Series of one metric over the same columns, the bottom of the model first.
+    """Series of one metric over the same columns, from the bottom of the model upwards.
 
-    Rows are in the order of towers (vision, resampler, language, cross_attention, none), then of
-    layers, kinds and modules. Columns hold equally many of the steps at which any of the rows was
-    measured.
+    Rows are ordered by tower (vision, resampler, language, cross_attention, none), then by layer,
+    kind and module. Each column holds equally many of the steps at which any row was measured.
     """
 
     metric: str
+    """Name of the metric."""
     statistic: HeatmapStatistic
+    """How the samples of a column became one value."""
     rows: tuple[HeatmapRow, ...]
+    """The series, one per row."""
     columns: tuple[HeatmapColumn, ...]
+    """The buckets of steps, one per column."""
     values: tuple[tuple[float | None, ...], ...]
-    """One tuple a row. None: not measured; NaN or Inf: measured, and nothing finite was there."""
+    """One list per row. Null: not measured. NaN or infinity: no finite sample in the bucket."""
     nonfinite: tuple[tuple[int, ...], ...]
-    """How many samples of each bucket are NaN or Inf."""
+    """Number of NaN and infinite samples of each bucket, one list per row."""
 
 
 class MetricInfo(Message):
-    """A metric that a run has, with the labels that it can be narrowed by."""
+    """A metric of a run, with the labels that it can be filtered by."""
 
     metric: str
+    """Name of the metric."""
     kinds: tuple[str, ...]
-    """Sorted; likewise `towers` and `heads`."""
+    """Roles of the modules that it is measured on, sorted."""
     towers: tuple[str, ...]
+    """Parts of the model that it is measured on, sorted."""
     heads: tuple[str, ...]
+    """Values of the label `head`, sorted."""
     num_series: int
+    """Number of its series."""
     has_modules: bool
-    """Whether any series of it is of a module, so that a heatmap says something."""
+    """Whether any of its series belongs to a module, so that a heatmap makes sense."""
 
 
 class HelloEvent(Message):
-    """First event of a stream."""
+    """The first event of a stream."""
 
     start_id: str
-    """Names this start of the collector; another one means that events may have been missed."""
+    """Identifies this start of the collector; after a change events may be missing."""
 
 
 class ChangeEvent(Message):
-    """Something has changed. Changes in quick succession are told as one."""
+    """A change of a run, or of the global switch and silences. Rapid changes are merged."""
 
     run_id: str | None
-    """None: the switch over all runs, or silences."""
+    """The run that changed; null for the global switch and silences."""
     frames: bool
-    """Samples were stored."""
+    """Whether samples were stored."""
     decisions: bool
-    """Something else that a page shows has changed, down to the run being deleted."""
+    """Whether anything else that a page shows has changed, deletion of the run included."""
     version: int
-    """Counts the run's changes since the collector started; grows with every event of a run."""
+    """Number of changes of the run since the collector started; ascending."""
     step: int
-    """Where the run stands; 0 if there is no run."""
+    """Completed optimizer steps of the run; 0 without a run."""

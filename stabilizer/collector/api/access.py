@@ -20,8 +20,17 @@ from stabilizer.errors import AuthenticationError, InvalidInputError
 from stabilizer.settings import CollectorSettings
 from stabilizer.web.access import HostCheck, is_loopback_origin
 
+DOCS_FILES: Final = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
+"""Files of Swagger UI, served below /docs."""
 OPEN_PATHS: Final = frozenset(
-    {"/healthz", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json"}
+    {
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/openapi.json",
+        "/docs",
+        *(f"/docs/{name}" for name in DOCS_FILES),
+    }
 )
 """Need no token: they change nothing, and show only counts and the description of the API."""
 

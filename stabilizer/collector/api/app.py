@@ -7,17 +7,17 @@ import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache, partial
-from importlib.metadata import version
 from typing import Final
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
+from stabilizer import __version__
 from stabilizer.clock import Clock
 from stabilizer.collector.api.access import ApiGuard
 from stabilizer.collector.api.error_handlers import add_error_handlers
 from stabilizer.collector.api.metrics import Metrics, RequestMetrics
-from stabilizer.collector.api.openapi import describe, operation_id
+from stabilizer.collector.api.openapi import add_docs_page, describe, operation_id
 from stabilizer.collector.api.routers import (
     commands,
     control,
@@ -45,10 +45,10 @@ def create_app(
     """Build the collector.
 
     Args:
-        settings: Surroundings; nothing else is read from the environment.
+        settings: Configuration; nothing else is read from the environment.
         clock: Source of time.
-        services: Given by tests; otherwise built here, with the database brought up to date, and
-            closed when the app ends.
+        services: Given by tests. Otherwise they are built here, with the database upgraded, and
+            closed with the app.
 
     Raises:
         ConfigurationError: The settings or the rules cannot be used.
@@ -59,9 +59,9 @@ def create_app(
     metrics = Metrics(clock, services.feed)
     app = FastAPI(
         title="Stabilizer",
-        version=version("stabilizer"),
+        version=__version__,
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
         generate_unique_id_function=operation_id,
         lifespan=_lifespan_of(owns_services),
     )
@@ -80,6 +80,7 @@ def create_app(
         events,
     ):
         app.include_router(group.router)
+    add_docs_page(app)
     add_error_handlers(app)
     app.add_middleware(ApiGuard, settings=settings)
     app.add_middleware(RequestMetrics, metrics=metrics, clock=clock)  # outermost: counts refusals

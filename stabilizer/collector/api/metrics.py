@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from importlib.metadata import version
 from itertools import product
 from typing import Final
 
@@ -16,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from stabilizer import __version__
 from stabilizer.clock import Clock
 from stabilizer.collector.services.change_feed import Audience, ChangeFeed
 from stabilizer.collector.services.overview import StateCounts
@@ -93,7 +93,7 @@ class Metrics:
         info = Info("stabilizer_build", "This collector.", registry=registry)
         info.info(
             {
-                "version": version("stabilizer"),
+                "version": __version__,
                 "python": platform.python_version(),
                 "protocol_version": str(PROTOCOL_VERSION),
             }

@@ -1,17 +1,22 @@
-"""The description of the API: tags, problem answers, the bodies that endpoints read themselves."""
+"""The OpenAPI document and the page /docs, which loads nothing from other hosts."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Final
 
+import fastapi_offline
 from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from stabilizer.collector.api.access import OPEN_PATHS
+from stabilizer.collector.api.access import DOCS_FILES, OPEN_PATHS
 from stabilizer.collector.api.bodies import JSON
 from stabilizer.protocol.batches import JsonBatch
 from stabilizer.protocol.message import PROBLEM_CONTENT_TYPE, Problem
@@ -19,41 +24,44 @@ from stabilizer.protocol.runs import CatalogsAdd, RunRegister
 from stabilizer.protocol.views import ChangeEvent, HelloEvent
 
 PREFIX: Final = "/api/v1"
-"""Stands in every router itself, so that a route knows its whole template."""
+"""Part of every router itself, so that a route knows its whole template."""
+
+_STATIC: Final = Path(fastapi_offline.__file__).parent / "static"
+"""Swagger UI from the package fastapi-offline; FastAPI's own page loads it from a CDN."""
 
 TAGS: Final[list[dict[str, Any]]] = [
-    {"name": "runs", "description": "Training jobs: register, look up, change, remove."},
-    {"name": "telemetry", "description": "What jobs report: catalogs, frames, signs of life."},
-    {"name": "series", "description": "What was measured."},
+    {"name": "runs", "description": "Training jobs: register, list, change, delete."},
+    {"name": "telemetry", "description": "Reports of jobs: catalogs, frames, heartbeats."},
+    {"name": "series", "description": "Measured values."},
     {"name": "incidents", "description": "Alerts, incidents, rules and the audit log."},
-    {"name": "commands", "description": "Instructions to jobs, by the policy or by hand."},
-    {"name": "control", "description": "The switch over all runs, and silences."},
-    {"name": "events", "description": "Changes as they happen, for pages that are open."},
-    {"name": "health", "description": "For probes and scrapers; open without a token."},
+    {"name": "commands", "description": "Instructions to jobs, from the policy or a user."},
+    {"name": "control", "description": "The global switch of the policy, and silences."},
+    {"name": "events", "description": "Changes as they happen, for open pages."},
+    {"name": "health", "description": "Probes and metrics; no token needed."},
 ]
 
 DESCRIPTION: Final = """
-Watches training jobs, decides, and tells them what to do.
+Watches training jobs, decides, and sends them commands.
 
-Every refusal is an `application/problem+json` document with a stable `code` and, where fields
-cannot be used, all of them in `errors`. A request that changes something may name its person in
+Every error is an `application/problem+json` document with a stable `code`; `errors` lists all
+fields that cannot be used. A request that changes something may name its author in
 `X-Stabilizer-Actor`. NaN and infinite values are the strings `"NaN"`, `"Infinity"`, `"-Infinity"`.
 """
 
 _ALWAYS: Final = (401, 403, 421, 422, 500, 503)
 _EXPLANATIONS: Final = {
-    400: "The body is not JSON, or broke off.",
-    401: "No token, or not one of ours.",
+    400: "The body is not JSON, or is incomplete.",
+    401: "The token is missing or unknown.",
     403: "A page of another site made the request.",
     404: "It does not exist.",
-    409: "The present state forbids it; `code` says which.",
+    409: "The current state does not allow it; `code` names the reason.",
     413: "The body is too large.",
-    415: "The body is of an unknown kind.",
+    415: "The content type of the body is not supported.",
     421: "The Host header is not a name of this collector.",
     422: "Fields cannot be used; `errors` lists all of them.",
-    426: "The job speaks a protocol version that this collector does not.",
-    500: "The collector failed; its log tells why.",
-    503: "The database does not answer; `Retry-After` says when to come again.",
+    426: "The collector does not support the protocol version of the job.",
+    500: "The collector failed; see its log.",
+    503: "The database does not respond; retry after `Retry-After` seconds.",
 }
 _OWN_BODIES: Final[tuple[type[BaseModel], ...]] = (
     RunRegister,
@@ -66,7 +74,7 @@ _OWN_BODIES: Final[tuple[type[BaseModel], ...]] = (
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Document refusals of an endpoint, beside those that every endpoint may give."""
+    """Document the errors of an endpoint, in addition to those of every endpoint."""
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
         status: {
@@ -78,7 +86,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def json_body(model: type[BaseModel]) -> dict[str, Any]:
-    """Document a body that an endpoint reads in a worker thread, not FastAPI in the event loop."""
+    """Document a body that an endpoint parses itself, in a worker thread."""
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {"requestBody": {"required": True, "content": {JSON: {"schema": schema}}}}
 
@@ -105,9 +113,37 @@ def describe(app: FastAPI) -> dict[str, Any]:
     schemas = components.setdefault("schemas", {})
     for name, schema in definitions.get("$defs", {}).items():
         schemas.setdefault(name, schema)
+    if "JsonValue" in schemas:
+        schemas["JsonValue"] = {"description": "Any JSON value."}
     components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{"bearer": []}] if app.state.settings.tokens else [{"bearer": []}, {}]
     for path in OPEN_PATHS & set(document["paths"]):
         for operation in document["paths"][path].values():
             operation["security"] = []
     return document
+
+
+def add_docs_page(app: FastAPI) -> None:
+    """Serve Swagger UI at /docs with its files."""
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        script, style, icon = (f"/docs/{name}" for name in DOCS_FILES)
+        return get_swagger_ui_html(
+            openapi_url=app.openapi_url or "",
+            title=app.title,
+            swagger_js_url=script,
+            swagger_css_url=style,
+            swagger_favicon_url=icon,
+            swagger_ui_parameters={"validatorUrl": None},  # asks a public server otherwise
+        )
+
+    for name in DOCS_FILES:
+        app.add_api_route(f"/docs/{name}", _file(_STATIC / name), include_in_schema=False)
+
+
+def _file(path: Path) -> Callable[[], Awaitable[FileResponse]]:
+    async def serve() -> FileResponse:
+        return FileResponse(path, headers={"Cache-Control": "max-age=3600"})
+
+    return serve

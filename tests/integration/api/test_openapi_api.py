@@ -1,5 +1,7 @@
 """The surface that others depend on: paths, operation ids, tags, refusals. Frozen here."""
 
+import re
+
 import pytest
 
 OPERATIONS = {
@@ -121,5 +123,46 @@ def test_probes_and_scrapers_need_no_token_and_all_else_may(document, operations
     assert open_paths == {"/healthz", "/readyz", "/metrics"}
 
 
-def test_the_page_for_people_is_there(client):
-    assert "swagger" in client.get("/docs").text.lower()
+def test_the_docs_page_loads_nothing_from_other_hosts(client):
+    page = client.get("/docs").text
+    loaded = re.findall(r"""(?:src|href|url)\s*[=:]\s*["']([^"']+)""", page)
+    assert {"/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/openapi.json"} <= set(loaded)
+    assert [url for url in loaded if not re.match(r"/[^/]", url)] == []
+    assert '"validatorUrl": null' in page
+    for url in loaded:
+        assert client.get(url).status_code == 200
+    style = client.get("/docs/swagger-ui.css").text
+    assert re.findall(r"""(?:@import|url\()\s*["']?(?:https?:)?//""", style) == []
+
+
+class TestProse:
+    """Every part of the document explains itself."""
+
+    def test_every_property_of_every_schema_has_a_description(self, document):
+        missing = [
+            f"{name}.{field}"
+            for name, schema in document["components"]["schemas"].items()
+            for field, found in schema.get("properties", {}).items()
+            if not found.get("description", "").strip()
+        ]
+        assert missing == []
+
+    def test_every_schema_has_a_description(self, document):
+        schemas = document["components"]["schemas"].items()
+        assert [name for name, schema in schemas if not schema.get("description")] == []
+
+    def test_every_parameter_has_a_description(self, operations):
+        missing = [
+            f"{key}: {parameter['name']}"
+            for key, operation in operations.items()
+            for parameter in operation.get("parameters", ())
+            if not parameter.get("description", "").strip()
+        ]
+        assert missing == []
+
+    def test_every_response_has_a_description(self, operations):
+        assert all(
+            answer["description"]
+            for operation in operations.values()
+            for answer in operation["responses"].values()
+        )

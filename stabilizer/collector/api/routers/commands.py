@@ -9,7 +9,7 @@ from typing import Annotated, Final, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from stabilizer.collector.api.bodies import JSON, BoundedRoute
 from stabilizer.collector.api.dependencies import (
@@ -23,6 +23,7 @@ from stabilizer.collector.services.change_feed import Audience, ChangeFeed, Chan
 from stabilizer.errors import InvalidInputError
 from stabilizer.protocol.batches import BatchAnswer
 from stabilizer.protocol.commands import Command, CommandResult, CommandState
+from stabilizer.protocol.message import Message
 from stabilizer.protocol.queries import CommandCreate, Note
 from stabilizer.protocol.views import CommandPreview, CommandPreviewRequest
 
@@ -34,19 +35,15 @@ Answer = TypeVar("Answer")
 router = APIRouter(prefix=PREFIX, tags=["commands"], route_class=BoundedRoute)
 
 
-class CommandQuery(BaseModel):
+class CommandQuery(Message):
     """Which commands to list."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     states: tuple[CommandState, ...] = ()
     """Empty: all states."""
 
 
-class NextQuery(BaseModel):
+class NextQuery(Message):
     """Parameters of the long poll for commands."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     attempt: Annotated[int, Field(ge=1, le=2**31 - 1)]
     """The attempt that the job runs."""

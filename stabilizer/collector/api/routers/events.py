@@ -9,12 +9,13 @@ from fastapi import APIRouter, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse, format_sse_event
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from stabilizer.collector.api.bodies import BoundedRoute
 from stabilizer.collector.api.dependencies import ServicesDep
 from stabilizer.collector.api.openapi import PREFIX, problems
 from stabilizer.collector.services.change_feed import Audience, ChangeFeed
+from stabilizer.protocol.message import Message
 from stabilizer.protocol.views import CHANGE_EVENT, HELLO_EVENT, ChangeEvent, HelloEvent
 
 router = APIRouter(prefix=PREFIX, tags=["events"], route_class=BoundedRoute)
@@ -46,10 +47,8 @@ _STREAM: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-class EventQuery(BaseModel):
+class EventQuery(Message):
     """Which changes to follow."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_id: Annotated[str | None, Field(max_length=64)] = None
     """Follow this run only; the global switch and silences are always included."""

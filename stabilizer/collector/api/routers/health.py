@@ -6,22 +6,21 @@ from typing import Literal
 
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel, ConfigDict
 
 from stabilizer.collector.api.dependencies import MetricsDep, ServicesDep, SweeperDep
 from stabilizer.collector.api.metrics import CONTENT_TYPE
 from stabilizer.collector.api.openapi import problems
 from stabilizer.errors import StorageError
+from stabilizer.protocol.message import Message
 
 router = APIRouter(tags=["health"])
 
 
-class Health(BaseModel):
+class Health(Message):
     """The answer of a passing probe."""
 
-    model_config = ConfigDict(frozen=True)
-
     status: Literal["ok"] = "ok"
+    """Always `ok`."""
 
 
 @router.get("/healthz", summary="Is the process alive?", responses=problems())

@@ -5,34 +5,34 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from stabilizer.collector.api.bodies import BoundedRoute
 from stabilizer.collector.api.dependencies import IncidentId, RunId, ServicesDep
 from stabilizer.collector.api.openapi import PREFIX, problems
 from stabilizer.protocol.decisions import Alert, AlertState, Incident
+from stabilizer.protocol.message import Message
 from stabilizer.protocol.queries import AuditPage, RunRules
 
 router = APIRouter(prefix=PREFIX, tags=["incidents"], route_class=BoundedRoute)
 
 
-class AlertQuery(BaseModel):
+class AlertQuery(Message):
     """Which alerts to list."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     state: AlertState | None = None
+    """State of the alerts; leave out for every state."""
     limit: Annotated[int, Field(ge=1, le=10_000)] = 200
+    """Largest number of alerts."""
 
 
-class AuditQuery(BaseModel):
+class AuditQuery(Message):
     """Page of the audit log."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     after: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     """`next_after` of the previous page."""
     limit: Annotated[int, Field(ge=1, le=1000)] = 200
+    """Entries per page."""
 
 
 @router.get("/runs/{run_id}/alerts", summary="List alerts of a run", responses=problems(404))
