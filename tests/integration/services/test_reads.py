@@ -8,6 +8,8 @@ import pytest
 from sqlalchemy import text
 
 from stabilizer.collector.services.unit_of_work import UnitOfWork
+from stabilizer.collector.storage.engine import build_engine, parse_url
+from stabilizer.collector.storage.migrate import downgrade
 from stabilizer.protocol.queries import CommandCreate
 from stabilizer.protocol.runs import Heartbeat
 from stabilizer.protocol.views import CommandPreviewRequest
@@ -97,3 +99,17 @@ def test_the_status_survives_a_restart_and_is_gone_with_its_run(open_services, m
     services.runs.delete(run_id, "person:ada", "done")
     with services.database.reading() as session:
         assert session.scalar(text("SELECT count(*) FROM rule_statuses")) == 0
+
+
+def test_a_migration_reads_the_status_out_of_the_saved_state(open_services, make, database_url):
+    services = open_services()
+    run_id = services.runs.register(make.register()).run_id
+    services.ingest.accept(run_id, make.batch(0, range(1, 13), snapshots=(make.snapshot(3),)))
+    services.runs.heartbeat(run_id, Heartbeat(attempt=1, step=12, state="finished"))
+    before = services.queries.snapshots(run_id), services.queries.rules(run_id)
+    services.close()
+    engine = build_engine(parse_url(database_url))
+    downgrade(engine, "0004")
+    engine.dispose()
+    services = open_services()
+    assert (services.queries.snapshots(run_id), services.queries.rules(run_id)) == before
