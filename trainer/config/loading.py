@@ -78,8 +78,12 @@ def check_draft(draft: ConfigDraft) -> RunConfig:
 
 
 def config_to_yaml(config: RunConfig) -> str:
-    """Write a configuration so that `parse_config` reads the same one back."""
-    return to_yaml(_plain(asdict(config)))
+    """Write a configuration as `parse_config` reads it back; faults that are off are null."""
+    from trainer.faults import FAULTS  # noqa: PLC0415  loads torch
+
+    values = asdict(config)
+    values["faults"] = dict.fromkeys(kind.name for kind in FAULTS) | values["faults"]
+    return to_yaml(_plain(values))
 
 
 def _explain(item: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails
