@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from dashboard.__main__ import serve as dashboard_serve
 from stabilizer.cli.main import app as stabilizer_app
-from trainer.cli import app as trainer_app
+from trainer.__main__ import app as trainer_app
 
 FROZEN = Path(__file__).with_suffix(".json")
 
