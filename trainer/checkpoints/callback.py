@@ -137,7 +137,7 @@ class SnapshotHealth(Protocol):
 
 
 class Checkpoints(Callback):
-    """Writes a checkpoint every `every` steps and behind the last one, and keeps the newest.
+    """Write a checkpoint every `every` steps and after the last one, and keep the newest.
 
     When the job is rewound, the checkpoints behind that step are abandoned, and one is written with
     the next step. A failed write is logged and costs only that checkpoint; training continues.

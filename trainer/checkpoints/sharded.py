@@ -73,7 +73,7 @@ class ShardedStrategy(ModelParallelStrategy):
         try:
             self._write(folder, skeleton, tensors)
         except CheckpointError:
-            if self.is_global_zero:  # all ranks have failed: nobody writes any more
+            if self.is_global_zero:  # all ranks have failed: no rank writes any more
                 drop_part(folder)
             raise
 
@@ -132,7 +132,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self._agree(error, folder)
 
     def _agree(self, error: Exception | None, folder: Path) -> None:
-        """Raise on all ranks if one has failed; nobody must wait for a rank that gave up."""
+        """Raise on all ranks if one has failed, so that no rank waits for it."""
         verdict = torch.tensor(float(error is None), device=self.root_device)
         dist.all_reduce(verdict, dist.ReduceOp.MIN)
         if error is not None:

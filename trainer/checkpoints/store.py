@@ -126,7 +126,7 @@ class CheckpointStore:
         return left
 
     def sweep(self) -> None:
-        """Remove what broken writes have left; only while nobody writes.
+        """Remove the remains of broken writes; call it only while no write is running.
 
         Raises:
             OSError: Something cannot be removed.

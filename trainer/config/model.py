@@ -198,7 +198,7 @@ class ModelConfig:
     max_positions: Annotated[int, Field(ge=2)]
     """Longest sequence in tokens."""
     additional_tokens: Natural = 0
-    """Rows behind the vocabulary, for tokens that a pretrained model lacks; part `new_tokens`."""
+    """Rows after the vocabulary, for tokens that a pretrained model lacks; part `new_tokens`."""
     rope_theta: Positive = 10000.0
     """Base of the rotary embedding's wavelengths; a pretrained language model's own."""
     norm_eps: Positive = 1e-6

@@ -234,7 +234,7 @@ class StreamRecorder(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin behind the steps that are done."""
+        """Begin after the completed steps."""
         self._last_step = trainer.global_step
         self._parts = []
 

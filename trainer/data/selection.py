@@ -43,7 +43,7 @@ class DocumentFilter:
         self._is_idle = config == FiltersConfig()
 
     def judge(self, document: Document) -> FilterVerdict:
-        """Take out unfit pictures, and say everything that speaks against the rest."""
+        """Remove unfit pictures, and list every limit that the rest violates."""
         if self._is_idle:
             return FilterVerdict(document, (), ())
         kept, removed = self._without_unfit_pictures(document)

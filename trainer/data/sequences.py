@@ -137,7 +137,7 @@ class Piece:
     """Files, one for every `<image>` in the tokens."""
 
     def teaches(self) -> bool:
-        """Whether any token behind the first one is predicted."""
+        """Whether any token after the first one is predicted."""
         return any(self.learned[1:])
 
 
@@ -334,7 +334,7 @@ class SequenceEncoder:
         position: int,
         fault: TokenFault | None = None,
     ) -> EncodedSample:
-        """Lay out pieces one behind the other; together they fit.
+        """Lay out pieces one after the other; together they fit.
 
         Args:
             pieces: In order, at least one.
@@ -383,7 +383,7 @@ class SequenceEncoder:
         images = torch.arange(self._max_images)
         newest = is_image.cumsum(0)[:, None] - 1  # number of the last picture, -1: none
         seen = images <= newest if self._sees_all else images == newest
-        owners = torch.full((self._max_images,), -2, dtype=torch.int64)  # of nobody
+        owners = torch.full((self._max_images,), -2, dtype=torch.int64)  # no owner
         shown = document_ids[is_image][: self._max_images]
         owners[: len(shown)] = shown
         return (seen & document_ids[:, None].eq(owners)).to(torch.int64)

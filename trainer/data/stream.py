@@ -102,7 +102,7 @@ class PackedRow:
     """Of all pieces."""
 
     def add(self, piece: Piece) -> None:
-        """Put a piece behind the others."""
+        """Append a piece."""
         self.pieces.append(piece)
         self.tokens += len(piece.tokens)
         self.pictures += len(piece.pictures)

@@ -31,7 +31,7 @@ def train_tokenizer(
     Args:
         texts: What to learn from.
         vocabulary_size: At most so many tokens; at least 256 bytes and the special tokens.
-        for_conversations: Whether there is a token for the end of a turn, behind the others.
+        for_conversations: Whether there is a token for the end of a turn, after the others.
 
     Raises:
         ConfigurationError: The vocabulary is too small to hold every byte.

@@ -247,7 +247,7 @@ def demo(
             seed=seed,
             steps=steps,
             report=report,
-            # Without a terminal nobody could press Ctrl-C.
+            # Without a terminal there is no Ctrl-C.
             exit_when_done=exit_when_done or not sys.stdin.isatty(),
         )
         code = run_demo(options)

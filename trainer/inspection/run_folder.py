@@ -34,7 +34,7 @@ class Window:
     start: int
     """First step (from 1) or sample (from 0)."""
     end: int
-    """The one behind the last."""
+    """End of the window, exclusive."""
     unit: Unit
     """What is counted."""
 
@@ -115,7 +115,7 @@ class SkippedWindow:
     start: int
     """First position."""
     end: int
-    """Position behind the last."""
+    """End position, exclusive."""
 
 
 class RunFolder:

@@ -55,7 +55,7 @@ class TokenLosses:
         Returns:
             Both [D], on the same device; no host synchronisation.
         """
-        # Whatever is not counted goes to one more document, which nobody sees.
+        # Tokens that are not counted go to one extra document, which is dropped.
         owner = torch.where(self.counted, document_ids[:, 1:], documents).flatten()
         sums = self.cross_entropy.new_zeros(documents + 1)
         counts = torch.zeros_like(sums)

@@ -64,7 +64,7 @@ def follow_names(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any] 
     before. New weights begin without moments, moments of others are dropped.
 
     Raises:
-        ConfigurationError: It has other groups; nobody could say which rates are theirs.
+        ConfigurationError: It has other groups, so its rates cannot be assigned.
     """
     saved, live = state["param_groups"], optimizer.param_groups
     names_then, names_now = ([group.get("name", "?") for group in each] for each in (saved, live))

@@ -64,7 +64,7 @@ def find_folder(source: str, field: str) -> Path:
 
 
 class WeightFiles:
-    """Tensors of a folder by name; each is read when it is asked for, and held by nobody here."""
+    """Tensors of a folder by name; each is read on demand and not kept."""
 
     def __init__(self, folder: Path, field: str) -> None:
         """Open the files.

@@ -38,7 +38,7 @@ _SECRETS: Final = re.compile(r"(?<=://)[^/@\s]*@|\?[\w.-]+=\S*\Z")
 
 
 def build_watcher(monitor: MonitorConfig, *, token: str | None) -> StabilizerCallback | None:
-    """Return the agent's callback; None where nobody watches.
+    """Return the agent's callback; None without monitoring.
 
     Args:
         monitor: Who watches.

@@ -162,7 +162,7 @@ class ConfiguredRates(Callback):
 
     Optimizer and schedule restore their own values from a checkpoint, over those of the
     configuration. What has not changed in the configuration stays as it was restored: so do a cut
-    by the agent and the rate of a fault. Put it in front of what watches.
+    by the agent and the rate of a fault. Put it before the callback of the agent.
     """
 
     def __init__(self, config: RunConfig) -> None:

@@ -107,7 +107,7 @@ class Throughput(Callback):
     Tokens are those of the sequences without padding, counted on this rank and multiplied by the
     number of ranks, which all get as many sequences. The time is that from the end of one step to
     the end of the next, everything included. `mfu` is the part of `peak_flops` that the model's own
-    operations use. The health of the data goes with them. Put it in front of the agent's callback,
+    operations use. The health of the data goes with them. Put it before the agent's callback,
     which closes the step.
     """
 

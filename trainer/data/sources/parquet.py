@@ -143,7 +143,7 @@ def _open(file: StoredFile) -> pq.ParquetFile:
 
 
 def _row_group_ends(file: StoredFile) -> Content[list[int]]:
-    """Find the number behind the last row of every row group."""
+    """Return the cumulative row count at the end of every row group."""
     try:
         with _open(file) as opened:
             _check_schema(file.url, opened.schema_arrow)
