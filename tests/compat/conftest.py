@@ -1,0 +1,104 @@
+"""What version 0.1 left behind, unpacked, and today's commands on it."""
+
+import gzip
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from tests.compat.wire import RECORDED
+from tests.postgres import PostgresServer, find_programs
+
+SECONDS = 90
+
+
+def start(environment, log, *arguments):
+    """Start `python -m arguments`; what it says goes to a file."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            env={**os.environ, **environment},
+            stdout=output,
+            stderr=output,
+        )
+
+
+def wait_until(predicate, process, log):
+    """Ask again until the answer is true; a process that ends badly ends the wait with its log."""
+    deadline, pause = time.monotonic() + SECONDS, threading.Event()
+    while not (answer := predicate()):
+        assert process.poll() in (None, 0), log.read_text()[-4000:]
+        assert time.monotonic() < deadline, log.read_text()[-4000:]
+        pause.wait(0.05)
+    return answer
+
+
+def unpack_job(folder):
+    """Unpack what jobs left on disk."""
+    packed = gzip.decompress((RECORDED / "job.tar.gz").read_bytes())
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        tar.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Serve a database by today's collector: `with serve(database) as url`."""
+
+    @contextmanager
+    def served(database, lost_after="1e7"):
+        ready, log = tmp_path / "url", tmp_path / "collector.log"
+        ready.unlink(missing_ok=True)
+        # What was running when the database was recorded is lost only where a test wants it.
+        environment = {"STABILIZER_LOST_AFTER_HEARTBEATS": lost_after}
+        arguments = ["--port", "0", "--database", database, "--ready-file", str(ready)]
+        process = start(environment, log, "stabilizer", "serve", *arguments)
+        try:
+            wait_until(lambda: ready.exists() and ready.read_text().strip(), process, log)
+            yield ready.read_text().strip()
+        finally:
+            process.terminate()
+            assert process.wait(30) == 0, log.read_text()[-4000:]
+
+    return served
+
+
+@pytest.fixture(scope="session")
+def server():
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL programs on PATH or under /usr/lib/postgresql")
+    server = PostgresServer(programs)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def sqlite_database(tmp_path):
+    file = tmp_path / "collector.db"
+    file.write_bytes(gzip.decompress((RECORDED / "collector.db.gz").read_bytes()))
+    return f"sqlite:///{file}"
+
+
+@pytest.fixture
+def postgresql_database(server):
+    name = server.create("template1")
+    dump = server.folder / f"{name}.sql"
+    dump.write_bytes(gzip.decompress((RECORDED / "collector.sql.gz").read_bytes()))
+    dump.chmod(0o644)
+    where = ["-h", str(server.folder), "-U", "stabilizer", "-v", "ON_ERROR_STOP=1", "-q"]
+    server.run("psql", *where, "-f", str(dump), name)
+    return server.url(name)
+
+
+@pytest.fixture
+def job_folder(tmp_path):
+    """The corpus, the folder of a run with a checkpoint, and the spool of a job that was killed."""
+    return unpack_job(tmp_path / "job")
