@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
 import fastapi_offline
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -125,25 +126,23 @@ def describe(app: FastAPI) -> dict[str, Any]:
 
 def add_docs_page(app: FastAPI) -> None:
     """Serve Swagger UI at /docs with its files."""
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        script, style, icon = (f"/docs/{name}" for name in DOCS_FILES)
-        return get_swagger_ui_html(
-            openapi_url=app.openapi_url or "",
-            title=app.title,
-            swagger_js_url=script,
-            swagger_css_url=style,
-            swagger_favicon_url=icon,
-            swagger_ui_parameters={"validatorUrl": None},  # asks a public server otherwise
-        )
-
+    script, style, icon = (f"/docs/{name}" for name in DOCS_FILES)
+    page = get_swagger_ui_html(
+        openapi_url=app.openapi_url or "",
+        title=app.title,
+        swagger_js_url=script,
+        swagger_css_url=style,
+        swagger_favicon_url=icon,
+        swagger_ui_parameters={"validatorUrl": None},  # asks a public server otherwise
+    )
+    app.add_route("/docs", _answer(lambda: page), include_in_schema=False)
     for name in DOCS_FILES:
-        app.add_api_route(f"/docs/{name}", _file(_STATIC / name), include_in_schema=False)
+        file = partial(FileResponse, _STATIC / name, headers={"Cache-Control": "max-age=3600"})
+        app.add_route(f"/docs/{name}", _answer(file), include_in_schema=False)
 
 
-def _file(path: Path) -> Callable[[], Awaitable[FileResponse]]:
-    async def serve() -> FileResponse:
-        return FileResponse(path, headers={"Cache-Control": "max-age=3600"})
+def _answer(build: Callable[[], Response]) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(_request: Request) -> Response:
+        return build()
 
-    return serve
+    return answer
