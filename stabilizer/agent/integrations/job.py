@@ -7,6 +7,7 @@ it measures and reports nothing, but obeys: snapshots, agreement and rewinding h
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +22,7 @@ from stabilizer.agent.control.executor import Executor, Training
 from stabilizer.agent.control.inbox import CommandInbox
 from stabilizer.agent.control.optimizer_step import LrOverride, NonfiniteGuard
 from stabilizer.agent.control.snapshots import Snapshot, SnapshotRing, default_max_bytes
-from stabilizer.agent.integrations.revision import git_revision
 from stabilizer.agent.integrations.settings import JobSettings
-from stabilizer.agent.integrations.silence import Silence
 from stabilizer.agent.integrations.solo import SoloBrain
 from stabilizer.agent.probes.probe_set import ProbeSet
 from stabilizer.agent.probes.record import PendingFrames
@@ -49,6 +48,7 @@ logger = logging.getLogger(__name__)
 _CLOSE_SECONDS: Final = 5.0
 _MAX_TEXT: Final = 500
 """Characters of a marker's text."""
+_HASH: Final = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
 
 
 class Telemetry(Protocol):
@@ -85,6 +85,42 @@ class Telemetry(Protocol):
 
     def close(self, state: RunState, timeout_seconds: float = 5.0) -> None:
         """Send what is left and end."""
+
+
+class NullTelemetry:
+    """Telemetry of other ranks than 0, and before training starts: counts attempts only."""
+
+    plan = SamplingPlan()
+
+    def __init__(self) -> None:
+        self.attempt = 1
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def put(self, frames: PendingFrames) -> None:
+        """Do nothing."""
+
+    def marker(self, marker: Marker) -> None:
+        """Do nothing."""
+
+    def set_snapshots(self, infos: Sequence[SnapshotInfo]) -> None:
+        """Do nothing."""
+
+    def begin_attempt(self, start: AttemptStart) -> int:
+        """Count the attempt; rank 0 knows the collector's number."""
+        del start
+        self.attempt += 1
+        return self.attempt
+
+    def result(self, result: CommandResult) -> None:
+        """Do nothing: rank 0 reports it."""
+
+    def set_state(self, state: RunState, step: int, message: str = "") -> None:
+        """Do nothing: rank 0 reports it."""
+
+    def close(self, state: RunState, timeout_seconds: float = 5.0) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +162,7 @@ class Job:
         self._clock = clock
         self._transport = transport
         self._reporting = reporting or ReporterSettings()
-        self._telemetry: Telemetry = Silence()
+        self._telemetry: Telemetry = NullTelemetry()
         self._probes: ProbeSet | None = None
         self._executor: Executor | None = None
         self._subject: JobSubject | None = None
@@ -379,3 +415,35 @@ class Job:
             self._probes.detach()
         self.override.detach()
         self.ring.clear()
+
+
+def git_revision(start: Path) -> str | None:
+    """Find the commit that is checked out in or above a folder; None if there is none to read."""
+    for folder in (start, *start.parents):
+        entry = folder / ".git"
+        if entry.exists():
+            return _read_head(entry)
+    return None
+
+
+def _read_head(entry: Path) -> str | None:
+    try:
+        if entry.is_file():  # a worktree or submodule points to its folder
+            entry = entry.parent / entry.read_text().removeprefix("gitdir:").strip()
+        head = (entry / "HEAD").read_text().strip()
+        return head if _HASH.match(head) else _resolve(entry, head.removeprefix("ref:").strip())
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _resolve(entry: Path, reference: str) -> str | None:
+    common = entry / "commondir"
+    shared = (entry / common.read_text().strip()) if common.exists() else entry
+    for folder in (entry, shared):
+        if (folder / reference).is_file():
+            text = (folder / reference).read_text().strip()
+            return text if _HASH.match(text) else None
+    packed = shared / "packed-refs"
+    lines = packed.read_text().splitlines() if packed.is_file() else []
+    found = (line.split()[0] for line in lines if line.endswith(f" {reference}"))
+    return next((text for text in found if _HASH.match(text)), None)

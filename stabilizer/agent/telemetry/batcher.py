@@ -19,7 +19,7 @@ from stabilizer.agent.telemetry.attempts import (
     move_snapshots,
     move_start,
 )
-from stabilizer.agent.telemetry.buffer import Entry, PendingFrames
+from stabilizer.agent.telemetry.buffer import Entry, FrameSource
 from stabilizer.agent.telemetry.context import Context
 from stabilizer.agent.telemetry.disk.records import Record, RecordKind
 from stabilizer.errors import TelemetryError
@@ -93,7 +93,7 @@ class Batcher:
 
         Raises:
             TelemetryError: The frames do not fit their catalog; they are counted as dropped. The
-                same holds for whatever else `PendingFrames.blocks` raises.
+                same holds for whatever else `FrameSource.blocks` raises.
         """
         content = entry.content
         if isinstance(content, CommandResult):
@@ -132,7 +132,7 @@ class Batcher:
             self._open = _OpenBatch(attempt)
         return self._open
 
-    def _add_frames(self, frames: PendingFrames, attempt: int, num_steps: int) -> list[Record]:
+    def _add_frames(self, frames: FrameSource, attempt: int, num_steps: int) -> list[Record]:
         with self._counted_if_lost(1):
             blocks = [pair for pair in frames.blocks() if len(pair[1])]
             for catalog, block in blocks:

@@ -24,7 +24,7 @@ MAX_NOTES = 10_000
 """Markers, starts and results that wait; far more than any job has without a fault."""
 
 
-class PendingFrames(Protocol):
+class FrameSource(Protocol):
     """The frames of one step, perhaps still on their way from the device."""
 
     def blocks(self) -> Sequence[tuple[Catalog, FrameBlock]]:
@@ -49,7 +49,7 @@ class Entry:
     ticket: int
     attempt: int
     put_at: float
-    content: PendingFrames | Note
+    content: FrameSource | Note
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Buffer:
         self._state = StateChange()
         self._is_state_told = True
 
-    def put_frames(self, frames: PendingFrames, attempt: int, now: float) -> None:
+    def put_frames(self, frames: FrameSource, attempt: int, now: float) -> None:
         """Append frames; drop the oldest when full."""
         with self._condition:
             self._frames.append(self._entry(frames, attempt, now))
@@ -222,7 +222,7 @@ class Buffer:
             self._is_woken = True
             self._condition.notify()
 
-    def _entry(self, content: PendingFrames | Note, attempt: int, now: float) -> Entry:
+    def _entry(self, content: FrameSource | Note, attempt: int, now: float) -> Entry:
         self._ticket += 1
         return Entry(self._ticket, attempt, now, content)
 

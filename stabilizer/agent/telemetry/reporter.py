@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Sequence
 
 from stabilizer.agent.telemetry.attempts import AttemptBook, SnapshotNumbers, Start
-from stabilizer.agent.telemetry.buffer import Buffer, PendingFrames, StateChange
+from stabilizer.agent.telemetry.buffer import Buffer, FrameSource, StateChange
 from stabilizer.agent.telemetry.context import Context
 from stabilizer.agent.telemetry.counters import Counters
 from stabilizer.agent.telemetry.sender import Ending, Sender
@@ -138,7 +138,7 @@ class Reporter:
         """What was lost, failed or spooled; frames of one step count once."""
         return self._context.counters.health
 
-    def put(self, frames: PendingFrames) -> None:
+    def put(self, frames: FrameSource) -> None:
         """Hand over the frames of one step. Never blocks, never raises; the oldest give way."""
         if self._takes():
             context = self._context

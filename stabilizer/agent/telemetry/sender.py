@@ -7,7 +7,9 @@ long; what else earlier processes left; a long poll while the job stands still.
 
 from __future__ import annotations
 
+import logging
 import os
+import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,12 +24,13 @@ from stabilizer.agent.telemetry.disk.records import Record
 from stabilizer.agent.telemetry.disk.spool import Spool
 from stabilizer.agent.telemetry.intake import Intake
 from stabilizer.agent.telemetry.leftovers import Leftovers
-from stabilizer.agent.telemetry.trouble import TroubleLog
-from stabilizer.agent.telemetry.wire.backoff import Backoff
 from stabilizer.agent.telemetry.wire.client import CollectorClient, RefusedError
+from stabilizer.clock import Clock
 from stabilizer.errors import TelemetryError
 from stabilizer.protocol.batches import BatchAnswer
 from stabilizer.protocol.runs import Heartbeat, RunRegister, RunRegistered, RunState
+
+logger = logging.getLogger("stabilizer.agent.telemetry")
 
 _POLL_GAP_SECONDS = 0.25
 """Least time between two polls."""
@@ -53,6 +56,89 @@ class Pause:
 
     seconds: float
     wake_at: int
+
+
+class FailureLog:
+    """Logs a failure once, and not again with every retry.
+
+    Args:
+        clock: Source of time.
+        every_seconds: Shortest time between two lines about the same failure.
+    """
+
+    def __init__(self, clock: Clock, every_seconds: float) -> None:
+        self._clock = clock
+        self._every = every_seconds
+        self._logged_at: dict[str, float] = {}
+
+    def warn(self, key: str, message: str, *args: object) -> None:
+        """Log a transient failure; the same key again only after `every_seconds`."""
+        if self._may_log(key):
+            logger.warning(message, *args)
+
+    def unexpected(self, error: Exception, message: str) -> None:
+        """Log an unexpected exception with its traceback; each type at the same rate."""
+        if self._may_log(type(error).__name__):
+            logger.error(message, exc_info=error)
+
+    def error_once(self, key: str, message: str, *args: object) -> None:
+        """Log a failure that an operator must fix; once until `recovered`."""
+        if key not in self._logged_at:
+            self._logged_at[key] = float("inf")
+            logger.error(message, *args)
+
+    def recovered(self, message: str, *args: object) -> None:
+        """Log the recovery, if a failure was logged before."""
+        if self._logged_at:
+            self._logged_at.clear()
+            logger.warning(message, *args)
+
+    def _may_log(self, key: str) -> bool:
+        now = self._clock.monotonic()
+        if now - self._logged_at.get(key, float("-inf")) < self._every:
+            return False
+        self._logged_at[key] = now
+        return True
+
+
+class Backoff:
+    """Exponential backoff with jitter.
+
+    The jitter has its own generator: the job's random state is never touched.
+
+    Args:
+        first_seconds: Upper bound of the first wait.
+        max_seconds: Upper bound of the longest wait.
+        seed: Differs between jobs, so that they do not retry all at once.
+    """
+
+    def __init__(self, first_seconds: float, max_seconds: float, seed: str) -> None:
+        self._first = first_seconds
+        self._max = max_seconds
+        self._random = random.Random(seed)  # noqa: S311  jitter is no secret
+        self._until = 0.0
+        self.num_failures = 0
+        """Failures since the last success."""
+
+    def fail(self, now: float, at_least_seconds: float = 0.0) -> None:
+        """Count a failure and schedule the next try, after half to all of the present wait."""
+        ceiling = min(self._max, self._first * 2.0 ** min(self.num_failures, 60))
+        wait = ceiling * (0.5 + 0.5 * self._random.random())
+        self._until = now + max(wait, at_least_seconds)
+        self.num_failures += 1
+
+    def succeed(self) -> None:
+        """Reset."""
+        self._until = 0.0
+        self.num_failures = 0
+
+    def try_now(self) -> None:
+        """Allow the next try at once, and keep the count of failures."""
+        self._until = 0.0
+
+    def seconds_left(self, now: float) -> float:
+        """Return the seconds until the next try; 0 if it is due."""
+        return max(0.0, self._until - now) if self.num_failures else 0.0
 
 
 class Sender:
@@ -94,7 +180,7 @@ class Sender:
         self._leftovers = Leftovers(client, context.counters, settings)
         seed = f"{register.name}/{register.key}/{os.getpid()}"
         self._backoff = Backoff(settings.backoff_first_seconds, settings.backoff_max_seconds, seed)
-        self._trouble = TroubleLog(clock, settings.log_every_seconds)
+        self._failure_log = FailureLog(clock, settings.log_every_seconds)
         self._has_looked = False
         self._is_ending = False
         self._is_closing = False
@@ -150,7 +236,7 @@ class Sender:
         """Take note of an exception that a turn has raised."""
         self._counters.add(failures=1)
         self._backoff.fail(self._clock.monotonic())
-        self._trouble.mistake(error, "a mistake in the sender; training is not affected")
+        self._failure_log.unexpected(error, "a mistake in the sender; training is not affected")
 
     @property
     def _never(self) -> int:
@@ -174,7 +260,7 @@ class Sender:
             self._leftovers.add(self._spool.take_over())
         except TelemetryError as error:
             self._counters.add(failures=1)
-            self._trouble.warn(error.code, "%s", error)
+            self._failure_log.warn(error.code, "%s", error)
 
     def _next_exchange(self, now: float) -> _Exchange | None:
         """Choose what is sent next."""
@@ -214,7 +300,7 @@ class Sender:
         failures = self._backoff.num_failures
         self._backoff.succeed()
         self.is_connected = self._own.is_registered
-        self._trouble.recovered("the collector is well again after %d failures", failures)
+        self._failure_log.recovered("the collector is well again after %d failures", failures)
 
     def _settle(self, error: TelemetryError) -> bool:
         """Draw the consequences of a failure; tell whether the collector is well nevertheless."""
@@ -224,7 +310,7 @@ class Sender:
         self._counters.add(failures=1)
         verdict = judge(error)
         if verdict is Verdict.FINAL and self._own.is_registered:
-            self._trouble.warn(error.code, "the collector did not take a message: %s", error)
+            self._failure_log.warn(error.code, "the collector did not take a message: %s", error)
             self._poll_at = now + self._heartbeat_seconds
             self._last_sent_at = now
             self._backoff.succeed()
@@ -232,7 +318,7 @@ class Sender:
         self.is_connected = False
         wait = getattr(error, "retry_after_seconds", None) or 0.0
         if verdict in (Verdict.REFUSED, Verdict.FINAL):
-            self._trouble.error_once(
+            self._failure_log.error_once(
                 error.code,
                 "the collector refuses this job (%s); training goes on unwatched, next try in %d s",
                 error,
@@ -241,7 +327,7 @@ class Sender:
             wait = self._settings.refused_retry_seconds
             self.settled.set()
         else:
-            self._trouble.warn("away", "%s (%s); frames are kept for later", error, error.code)
+            self._failure_log.warn("away", "%s (%s); frames are kept for later", error, error.code)
         if verdict is Verdict.LOST_RUN:
             self._own.forget()
         self._backoff.fail(now, wait)
@@ -292,11 +378,13 @@ class Sender:
             self._struck = record
             if self._strikes < self._settings.poison_tries:
                 raise error
-            answer = self._beat(self._buffer.state)  # raises where not this record is the trouble
+            answer = self._beat(self._buffer.state)  # raises if the record is not the cause
         elif judge(error) is not Verdict.FINAL:
             raise error
         self._counters.add(dropped=record.num_frames, failures=1)
-        self._trouble.warn(error.code, "a record is given up, the collector refuses it: %s", error)
+        self._failure_log.warn(
+            error.code, "a record is given up, the collector refuses it: %s", error
+        )
         self._backlog.pop(record, self._clock.monotonic())
         return answer
 

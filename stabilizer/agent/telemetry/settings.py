@@ -63,7 +63,7 @@ class ReporterSettings:
     answer_bytes: int = 8 * 2**20
     """Longest answer that is read; a longer one is a failure."""
     log_every_seconds: float = 60.0
-    """Shortest time between two log lines about the same trouble."""
+    """Shortest time between two log lines about the same failure."""
     exit_flush_seconds: float = 2.0
     """Seconds that a dying interpreter spends on sending or spooling what nobody closed."""
     strict: bool = field(default_factory=_strict_from_environment)

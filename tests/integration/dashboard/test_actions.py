@@ -170,7 +170,7 @@ class TestCommands:
 
     @pytest.mark.parametrize(
         ("snapshot", "said"),
-        [("s7", "holds no snapshot 's7'; it holds s4"), ("s5", "not finite")],
+        [("s7", "holds no snapshot 's7'; it holds s4"), ("s5", "non-finite")],
     )
     def test_a_snapshot_that_cannot_be_gone_back_to_is_told(self, ada, job, snapshot, said):
         held = [job.snapshot(4), job.snapshot(5) | {"finite": False}]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stabilizer.agent import StabilizerCallback
-from stabilizer.agent.integrations.silence import Silence
+from stabilizer.agent.integrations.job import NullTelemetry
 from stabilizer.agent.telemetry.settings import ReporterSettings
 from trainer.config import load_config
 from trainer.module import IdeficsModule, build_model
@@ -80,7 +80,7 @@ class History(pl.Callback):
         self.weights.append({name: p.detach().clone() for name, p in named})
 
 
-class Ear(Silence):
+class Ear(NullTelemetry):
     """Records the markers of the job."""
 
     def __init__(self):

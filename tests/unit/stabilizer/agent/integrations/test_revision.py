@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from stabilizer.agent.integrations.revision import git_revision
+from stabilizer.agent.integrations.job import git_revision
 
 HASH = "0123456789abcdef0123456789abcdef01234567"
 
