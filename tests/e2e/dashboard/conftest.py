@@ -2,6 +2,7 @@
 
 import re
 from contextlib import closing, contextmanager
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -101,7 +102,7 @@ def stack(tmp_path_factory):
 
 @pytest.fixture
 def open_page(browser, stack, request):
-    """Open a page; what the browser complains about fails the test at its end."""
+    """Open a page; complaints of the browser and foreign requests fail the test at its end."""
     contexts, complaints = [], []
 
     def open_(path="/", width=1440, height=900, url=None, scheme="light") -> Page:
@@ -112,6 +113,7 @@ def open_page(browser, stack, request):
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: _note(message, complaints))
+        page.on("request", lambda request: _note_foreign(request.url, complaints))
         page.goto((url or stack.page_url) + path)
         return page
 
@@ -127,6 +129,12 @@ def open_page(browser, stack, request):
 def _note(message, complaints):
     if message.type == "error":
         complaints.append(message.text)
+
+
+def _note_foreign(url, complaints):
+    """Nothing that we serve loads anything from elsewhere."""
+    if urlsplit(url).hostname not in {"127.0.0.1", "localhost", None}:
+        complaints.append(f"loads {url}")
 
 
 def chart_steps(page, chart="chart-loss", trace=0):

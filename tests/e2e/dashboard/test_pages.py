@@ -163,3 +163,8 @@ class TestNarrow:
         expect(page.locator("html")).to_have_attribute("data-mantine-color-scheme", "dark")
         page.get_by_label("Switch between light and dark").click()
         expect(page.locator("html")).to_have_attribute("data-mantine-color-scheme", "light")
+
+
+def test_the_api_documentation_needs_no_other_host(stack, open_page):
+    page = open_page("/docs", url=stack.url)
+    expect(page.get_by_text("Register a job")).to_be_visible(timeout=30_000)
