@@ -3,7 +3,7 @@
     python tests/compat/record.py      (in a checkout of the version; needs PostgreSQL's programs)
 
 It uses the project as a user does, by its commands and over HTTP, and imports nothing of it. Run it
-for a new version into a new folder; the folder of a released version is never recorded again.
+for a new version into a new folder (`RECORDED` in wire.py); it never overwrites a recording.
 """
 
 from __future__ import annotations
@@ -532,6 +532,8 @@ def record_command_lines(folder):
 
 
 if __name__ == "__main__":
+    if any(RECORDED.glob("*.gz")) and "--overwrite" not in sys.argv:
+        sys.exit(f"{RECORDED} holds a recording; a released version is never recorded again")
     scratch = Path(tempfile.mkdtemp(prefix="stabilizer-compat-"))
     try:
         record_sqlite(scratch / "sqlite")
