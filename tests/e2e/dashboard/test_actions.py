@@ -165,7 +165,7 @@ class TestByHand:
         page = open_page(f"/runs/{run.run_id}")
         page.get_by_role("button", name="Send command").click()
         dialog = page.get_by_role("dialog")
-        dialog.get_by_role("radio", name=re.compile("^Reduce the learning rate")).check()
+        dialog.get_by_role("radio", name=re.compile("^Cut the learning rate")).check()
         expect(dialog.locator(".form-preview")).to_contain_text("0.0005")
         confirm(page, "Send command", "calmer")
         expect(dialog).not_to_be_visible()
