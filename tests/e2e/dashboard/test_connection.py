@@ -163,7 +163,7 @@ class TestSigningIn:
         dialog = page.get_by_role("dialog")
         dialog.get_by_label("observe").check()
         dialog.get_by_label("Reason").fill("Ada was here")
-        dialog.get_by_role("button", name="Change the mode").click()
+        dialog.get_by_role("button", name="Change mode").click()
         expect(page.locator("#run-header")).to_contain_text("observe")
         entries = run.http.get(f"/runs/{run.run_id}/audit", params={"limit": 100}).json()
         assert entries["entries"][-1]["actor"] == "person:Ada"
