@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -133,9 +133,9 @@ class Programs:
                 process.kill()
 
 
-def wait_for(condition: object, what: str) -> None:
+def wait_for(condition: Callable[[], object], what: str) -> None:
     until = time.monotonic() + LIMIT_SECONDS
-    while not condition():  # type: ignore[operator]
+    while not condition():
         if time.monotonic() > until:
             raise TimeoutError(f"waited {LIMIT_SECONDS:.0f} s for {what}")
         time.sleep(0.02)
