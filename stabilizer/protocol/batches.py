@@ -4,17 +4,32 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
-from stabilizer.protocol.commands import Command
+from stabilizer.protocol.commands import AttemptId, Command
 from stabilizer.protocol.message import Message
 
 Step = Annotated[int, Field(ge=0, le=2**53)]
 AttemptNumber = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """As large as a database column allows."""
+
+
+class NamesAttempt(Message):
+    """Base of messages of one attempt. A job of protocol version 2 names it by id."""
+
+    attempt: AttemptNumber | None = None
+    """Number, counted by a job of protocol version 1; null where `attempt_id` is given."""
+    attempt_id: AttemptId | None = None
+    """Id minted by the job; the collector numbers attempts as they arrive."""
+
+    @model_validator(mode="after")
+    def _check_named(self) -> Self:
+        if self.attempt is None and self.attempt_id is None:
+            raise ValueError("attempt_id or attempt is required")
+        return self
 
 
 class SamplingPlan(Message):
@@ -40,7 +55,9 @@ class SnapshotInfo(Message):
     id: Annotated[str, Field(max_length=64)]
     """Id of the snapshot, unique within the run."""
     attempt: AttemptNumber
-    """The attempt in which it was taken."""
+    """Number of the attempt it was taken in; the collector sets it where `attempt_id` is given."""
+    attempt_id: AttemptId | None = None
+    """Id of the attempt it was taken in."""
     step: Step
     """Completed optimizer steps when it was taken."""
     finite: bool
@@ -72,12 +89,20 @@ class Marker(Message):
 
 
 class AttemptStart(Message):
-    """Where an attempt starts; sent with the first batch of every attempt after the first."""
+    """Where an attempt begins.
+
+    A job that mints ids sends it with every batch, so that batches may arrive in any order of
+    attempts. A job of protocol version 1 sends it with the first batch of every later attempt.
+    """
 
     from_step: Step
     """Completed optimizer steps at which the attempt starts."""
     parent: AttemptNumber | None = None
-    """The attempt that it continues; null if unknown."""
+    """Number of the attempt it continues from, in protocol version 1."""
+    parent_id: AttemptId | None = None
+    """Id of the attempt it continues from."""
+    origin_id: AttemptId | None = None
+    """Id of the first attempt of the same process: the one with which it registered."""
     reason: MarkerKind = MarkerKind.RESUME
     """Why the attempt started."""
     command_id: str | None = None
@@ -110,11 +135,9 @@ class AgentHealth(Message):
     """Frames written to the spool on disk."""
 
 
-class BatchHeader(Message):
+class BatchHeader(NamesAttempt):
     """Header of a binary batch. A batch with the same attempt and sequence is a duplicate."""
 
-    attempt: AttemptNumber
-    """The attempt of every frame in the batch."""
     sequence: Count
     """Number of the batch within its attempt, from 0."""
     attempt_start: AttemptStart | None = None
@@ -140,11 +163,9 @@ class JsonFrame(Message):
     """Value by series in text form."""
 
 
-class JsonBatch(Message):
+class JsonBatch(NamesAttempt):
     """A batch as JSON. The collector builds catalogs from the names of the series."""
 
-    attempt: AttemptNumber
-    """The attempt of every frame in the batch."""
     sequence: Count
     """Number of the batch within its attempt, from 0."""
     attempt_start: AttemptStart | None = None
@@ -161,7 +182,9 @@ class BatchAnswer(Message):
     """Answer to frames, heartbeats and long polls: commands, sampling, healthy snapshots."""
 
     attempt: int
-    """The attempt that the answer is about."""
+    """Number of the attempt; 0 for one that the collector does not know."""
+    attempt_id: AttemptId | None = None
+    """Id of the attempt."""
     accepted_sequence: int
     """Highest sequence that is stored for the attempt; -1 for none."""
     duplicate: bool = False
@@ -172,5 +195,7 @@ class BatchAnswer(Message):
     """How often to measure from now on."""
     healthy_snapshots: tuple[str, ...] = ()
     """Ids of the healthy snapshots; the job must keep the newest of them."""
+    notice: str = ""
+    """For the job's log: another live job has registered under the same name."""
     server: dict[str, JsonValue] = Field(default_factory=dict)
     """Further facts about the collector, for display only."""

@@ -12,6 +12,8 @@ from stabilizer.protocol.message import Message
 
 Factor = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Steps = Annotated[int, Field(ge=0, le=10_000_000)]
+AttemptId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+"""Minted by the job: 32 hexadecimal digits."""
 
 
 class CommandKind(StrEnum):
@@ -72,7 +74,9 @@ class SnapshotTarget(Message):
     snapshot_id: str
     """Id of the snapshot."""
     attempt: Annotated[int, Field(ge=1, le=2**31 - 1)]
-    """The attempt in which it was taken."""
+    """Number of the attempt in which it was taken."""
+    attempt_id: AttemptId | None = None
+    """Id of that attempt; set on delivery to a job."""
     step: Steps
     """Completed optimizer steps when it was taken."""
 
@@ -147,6 +151,8 @@ class ReadBack(Message):
 
     attempt: int
     """The attempt that the job is in."""
+    attempt_id: AttemptId | None = None
+    """The attempt as the job names it; the collector sets `attempt` by it."""
     step: int
     """Completed optimizer steps after the command."""
     lr: dict[str, float] = Field(default_factory=dict)
@@ -189,6 +195,8 @@ class Command(Message):
     """The run that it is for."""
     attempt: int
     """The attempt that it was decided for; later attempts reject it."""
+    attempt_id: AttemptId | None = None
+    """Id of that attempt; set on delivery to a job."""
     parameters: CommandParameters
     """What the job has to do."""
     state: CommandState

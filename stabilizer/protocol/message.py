@@ -6,8 +6,11 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-PROTOCOL_VERSION: Final = 1
-"""Raised when a message changes its meaning; a new optional field does not raise it."""
+PROTOCOL_VERSION: Final = 2
+"""Raised when a message changes its meaning; a new optional field does not raise it.
+
+Version 1: the job numbers its attempts. Version 2: it mints their ids, the collector numbers them.
+"""
 
 MIN_PROTOCOL_VERSION: Final = 1
 """The oldest version that this collector still accepts."""

@@ -10,7 +10,8 @@ from typing import Annotated, Final
 
 from pydantic import ConfigDict, Field, JsonValue
 
-from stabilizer.protocol.batches import AttemptNumber, SamplingPlan, Step
+from stabilizer.protocol.batches import NamesAttempt, SamplingPlan, Step
+from stabilizer.protocol.commands import AttemptId
 from stabilizer.protocol.decisions import Mode
 from stabilizer.protocol.message import Message
 from stabilizer.protocol.series import Catalog
@@ -30,8 +31,32 @@ class RunState(StrEnum):
     LOST = "lost"
 
 
+class ResumedFrom(Message):
+    """The run and attempt stored in the checkpoint that a job resumes from."""
+
+    run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = None
+    """Id of the run that wrote the checkpoint; null if the job had not reached the collector."""
+    attempt_id: AttemptId
+    """Id of the attempt that wrote the checkpoint."""
+
+
+class SchedulerJob(Message):
+    """How the scheduler names a job; the same id with a higher restart count is a restart."""
+
+    id: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+    """Name of the scheduler and its id of the job."""
+    restarts: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    """How often the scheduler has restarted it."""
+
+
 class RunRegister(Message):
-    """Registration of a job. The same name and key resume the same run."""
+    """Registration of a process of a job.
+
+    A restart comes back to its run: by an explicit `key`, by the checkpoint that it `resumes`, by
+    the scheduler's id, or by the name alone where no job of that name is live. Two live jobs of
+    one name and no key never share a run. Without `attempt_id` (version 1) it comes back to the
+    run of its name and key.
+    """
 
     model_config = ConfigDict(ser_json_inf_nan="null")  # in `config`, as always
 
@@ -58,7 +83,13 @@ class RunRegister(Message):
     start_step: Step = 0
     """Completed optimizer steps at which the attempt starts."""
     heartbeat_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
-    """Longest time between two reports of the job, in seconds."""
+    """The job promises a heartbeat at least this often."""
+    attempt_id: AttemptId | None = None
+    """Id of the attempt that begins; registering it again changes nothing. Version 2."""
+    resumes: ResumedFrom | None = None
+    """From the checkpoint that the job resumes from."""
+    scheduler: SchedulerJob | None = None
+    """From the scheduler's environment."""
 
 
 class RunRegistered(Message):
@@ -73,7 +104,9 @@ class RunRegistered(Message):
     mode: Mode
     """How far the policy may go by itself."""
     protocol_version: int
-    """Protocol version of the collector."""
+    """Protocol version of the conversation: that of the job, which the collector speaks."""
+    notice: str = ""
+    """For the job's log: why it became a run of its own."""
 
 
 class CatalogsAdd(Message):
@@ -92,11 +125,9 @@ class RunUpdate(Message):
     """Why, for the audit log."""
 
 
-class Heartbeat(Message):
-    """A report without frames: the job is alive, or its state has changed."""
+class Heartbeat(NamesAttempt):
+    """A heartbeat without frames, or a change of state."""
 
-    attempt: AttemptNumber
-    """The attempt that the job is in."""
     step: Step
     """Completed optimizer steps."""
     state: RunState = RunState.RUNNING
@@ -124,6 +155,8 @@ class Attempt(Message):
     """Samples of the stream left out between parent and attempt."""
     started_at: datetime
     """When it was registered."""
+    late: bool = False
+    """It arrived after a later process had registered, and was never the newest."""
 
 
 class Run(Message):
@@ -187,8 +220,8 @@ class Branch:
 def trace_lineage(attempts: Sequence[Attempt]) -> tuple[Branch, ...]:
     """Follow the newest attempt back to the first, from parent to parent.
 
-    An attempt without a known parent continues the attempt with the next lower number: a restarted
-    job does not know the number of its predecessor.
+    An attempt without a known parent continues from the attempt of the next lower number: a job
+    that was restarted without a checkpoint of ours does not know its predecessor.
 
     Args:
         attempts: Of one run, in any order.
@@ -201,20 +234,22 @@ def trace_lineage(attempts: Sequence[Attempt]) -> tuple[Branch, ...]:
     numbers = sorted(by_number)
     ends: dict[int, int | None] = {}
     end: int | None = None
-    at = numbers[-1] if numbers else None
-    while at is not None:
+    in_time = [number for number in numbers if not by_number[number].late]
+    at = in_time[-1] if in_time else None
+    while at is not None and at not in ends:
         attempt = by_number[at]
         ends[at] = end
         end = attempt.from_step if end is None else min(end, attempt.from_step)
-        at = _parent(attempt, numbers)
+        parent = by_number.get(attempt.parent or 0)
+        if parent is not None and (parent.number < at or parent.late):
+            at = parent.number
+        else:
+            at = _before(at, in_time)
     return tuple(
         Branch(number, by_number[number].from_step, ends.get(number, _NOTHING))
         for number in numbers
     )
 
 
-def _parent(attempt: Attempt, numbers: Sequence[int]) -> int | None:
-    before = [number for number in numbers if number < attempt.number]
-    if attempt.parent in before:
-        return attempt.parent
-    return before[-1] if before else None
+def _before(number: int, numbers: Sequence[int]) -> int | None:
+    return max((other for other in numbers if other < number), default=None)

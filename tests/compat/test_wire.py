@@ -6,10 +6,15 @@ from tests.compat.wire import Mapping, load, replay
 
 pytestmark = pytest.mark.timeout(300)
 
+NEWEST_PROTOCOL = ": POST /api/v1/runs: answer.protocol_version is 2 instead of 1"
+"""The refusal of version 99 names the newest version that the collector speaks, which has risen."""
+
 
 def test_recorded_exchanges_are_answered_as_before(serve, tmp_path):
     with serve(f"sqlite:///{tmp_path}/collector.db") as url:
-        assert replay(url, load("wire.json.gz"), Mapping()) == []
+        differences = replay(url, load("wire.json.gz"), Mapping())
+    assert [each for each in differences if not each.endswith(NEWEST_PROTOCOL)] == []
+    assert len(differences) == 1
 
 
 def test_the_recording_holds_what_an_agent_can_send():

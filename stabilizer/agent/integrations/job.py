@@ -39,7 +39,6 @@ from stabilizer.protocol.batches import (
     SnapshotInfo,
 )
 from stabilizer.protocol.commands import CommandResult
-from stabilizer.protocol.message import PROTOCOL_VERSION
 from stabilizer.protocol.metrics import Metric
 from stabilizer.protocol.runs import RunRegister, RunState
 
@@ -345,7 +344,7 @@ class Job:
 
     def _introduce(self, subject: JobSubject, probes: ProbeSet) -> RunRegister:
         return RunRegister(
-            protocol_version=PROTOCOL_VERSION,
+            protocol_version=1,  # it numbers its attempts
             name=self.settings.run,
             key=self.settings.key,
             mode=self.settings.mode,

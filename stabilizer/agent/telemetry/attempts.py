@@ -128,7 +128,7 @@ def move_header(header: BatchHeader, old_base: int, new_base: int) -> BatchHeade
     start = header.attempt_start
     return header.model_copy(
         update={
-            "attempt": header.attempt + shift,
+            "attempt": (header.attempt or 1) + shift,
             "attempt_start": None if start is None else move_start(start, old_base, new_base),
             "snapshots": move_snapshots(header.snapshots, shift),
         }

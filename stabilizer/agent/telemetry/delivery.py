@@ -153,7 +153,7 @@ class Delivery:
         if not self._is_live:
             header = header.model_copy(update={"snapshots": None})
         if with_start:
-            start = self._start(header.attempt - self.base + 1)
+            start = self._start((header.attempt or 1) - self.base + 1)
             header = header.model_copy(update={"attempt_start": start})
         return encode_batch(header, batch.blocks)
 

@@ -28,6 +28,13 @@ class RunRow(Table):
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     name: Mapped[str]
     key: Mapped[str]
+    keyless: Mapped[bool]
+    """Whether the job gave no key; the collector has chosen one if others live under its name."""
+    scheduler: Mapped[str]
+    """Scheduler's id of the process that registered last; empty for none."""
+    scheduler_restarts: Mapped[int]
+    notice: Mapped[str]
+    """Told to the job with every answer: another live job has its name."""
     state: Mapped[str] = mapped_column(String(16))
     state_before_lost: Mapped[str | None] = mapped_column(String(16))
     mode: Mapped[str] = mapped_column(String(16))
@@ -52,11 +59,21 @@ class AttemptRow(Table):
     """A stretch of a run between two starts or rollbacks."""
 
     __tablename__ = "attempts"
+    __table_args__ = (
+        Index(None, "run_id", "attempt_id", unique=True),
+        Index(None, "attempt_id"),
+    )
 
     run_id: Mapped[str] = mapped_column(
         Id, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True
     )
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """Given by the collector in the order of arrival."""
+    attempt_id: Mapped[str] = mapped_column(Id)
+    """Minted by the job."""
+    origin_id: Mapped[str] = mapped_column(Id)
+    """First attempt of the same process."""
+    parent_id: Mapped[str | None] = mapped_column(Id)
     from_step: Mapped[int]
     last_step: Mapped[int]
     parent: Mapped[int | None]
@@ -66,6 +83,8 @@ class AttemptRow(Table):
     started_at: Mapped[datetime]
     accepted_sequence: Mapped[int]
     """Highest sequence stored; -1 for none."""
+    late: Mapped[bool]
+    """It arrived after a later process had registered, and was never the newest."""
     num_batches: Mapped[int]
     """Batches stored; accepted_sequence + 1 - num_batches are missing."""
 

@@ -27,7 +27,7 @@ class TestRegister:
 
     def test_an_old_protocol_is_refused_with_both_versions(self, job, refused):
         problem = refused(job.register(protocol_version=0), 426, "protocol_version_unsupported")
-        assert (problem["protocol_version"], problem["min_protocol_version"]) == (1, 1)
+        assert (problem["protocol_version"], problem["min_protocol_version"]) == (2, 1)
         assert "0" in problem["detail"]
 
     def test_a_newer_protocol_is_told_so_before_its_unknown_fields_are(self, job, refused):

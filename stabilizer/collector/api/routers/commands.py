@@ -21,7 +21,7 @@ from stabilizer.collector.api.dependencies import (
 from stabilizer.collector.api.openapi import PREFIX, problems
 from stabilizer.collector.services.change_feed import Audience, ChangeFeed, ChangeListener
 from stabilizer.errors import InvalidInputError
-from stabilizer.protocol.batches import BatchAnswer
+from stabilizer.protocol.batches import BatchAnswer, NamesAttempt
 from stabilizer.protocol.commands import Command, CommandResult, CommandState
 from stabilizer.protocol.message import Message
 from stabilizer.protocol.queries import CommandCreate, Note
@@ -42,11 +42,9 @@ class CommandQuery(Message):
     """Empty: all states."""
 
 
-class NextQuery(Message):
-    """Parameters of the long poll for commands."""
+class NextQuery(NamesAttempt):
+    """For which commands to wait, and how long; names the attempt that the job is in."""
 
-    attempt: Annotated[int, Field(ge=1, le=2**31 - 1)]
-    """The attempt that the job runs."""
     wait: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS)] = 0.0
     """Seconds; 0 answers at once."""
     known: Annotated[tuple[str, ...] | None, Field(max_length=100)] = None
@@ -114,7 +112,7 @@ async def next_commands(
             delivered = services.commands.list(run_id, {CommandState.DELIVERED})
             known = {command.id for command in delivered}
         had = known
-        answer = services.commands.poll(run_id, query.attempt)
+        answer = services.commands.poll(run_id, query.attempt, query.attempt_id)
         return answer, any(command.id not in had for command in answer.commands)
 
     with services.feed.listening(Audience.JOB, run_id) as listener:

@@ -15,6 +15,7 @@ from stabilizer.collector.services.commands.lifecycle import (
 )
 from stabilizer.collector.services.commands.targets import check_open, resolve
 from stabilizer.collector.services.evaluation.judge import Judge
+from stabilizer.collector.services.runs.attempts import is_newest, number_of
 from stabilizer.collector.services.runs.presence import heard
 from stabilizer.collector.services.unit_of_work import (
     JOB,
@@ -26,7 +27,7 @@ from stabilizer.collector.services.unit_of_work import (
 from stabilizer.collector.storage.models import CommandRow
 from stabilizer.collector.storage.repositories.decisions import to_command
 from stabilizer.errors import ConflictError, NotFoundError
-from stabilizer.protocol.batches import BatchAnswer
+from stabilizer.protocol.batches import BatchAnswer, NamesAttempt
 from stabilizer.protocol.commands import (
     Command,
     CommandResult,
@@ -155,16 +156,19 @@ class CommandService:
             self._judge.settle(tx)
             return to_command(row)
 
-    def poll(self, run_id: str, attempt: int) -> BatchAnswer:
+    def poll(
+        self, run_id: str, attempt: int | None = None, attempt_id: str | None = None
+    ) -> BatchAnswer:
         """Return a job's commands; counts as a heartbeat, unless from an earlier attempt.
 
         Raises:
             NotFoundError: There is no such run.
         """
         with self._uow.run(run_id) as tx:
-            if attempt >= tx.run.attempt:
+            number = number_of(tx, NamesAttempt(attempt=attempt, attempt_id=attempt_id))
+            if is_newest(tx, number):
                 heard(tx)
-            return build_answer(tx, self._judge, attempt)
+            return build_answer(tx, self._judge, number)
 
     def result(self, run_id: str, result: CommandResult) -> Command:
         """Record a job's result of a command; idempotent.
@@ -182,6 +186,7 @@ class CommandService:
                     f"run {run_id} has no command {result.command_id!r}", code="unknown_command"
                 )
             heard(tx)
+            result = _numbered(tx, result)
             if row.result is not None:
                 _check_same_result(row, result)
             else:
@@ -201,6 +206,17 @@ class CommandService:
             except NotFoundError:  # deleted in the meantime
                 continue
         return expired
+
+
+def _numbered(tx: RunTransaction, result: CommandResult) -> CommandResult:
+    """Set the number of the attempt that the job names by its id."""
+    read_back = result.read_back
+    if read_back is None or read_back.attempt_id is None:
+        return result
+    row = tx.repos.attempts.by_id(tx.run.id, read_back.attempt_id)
+    number = tx.run.attempt if row is None else row.number
+    numbered = read_back.model_copy(update={"attempt": number})
+    return result.model_copy(update={"read_back": numbered})
 
 
 def _check_same_result(row: CommandRow, result: CommandResult) -> None:

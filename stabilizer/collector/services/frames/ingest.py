@@ -12,12 +12,17 @@ from stabilizer.collector.services.frames.validation import (
     check_catalogs,
     check_header,
 )
+from stabilizer.collector.services.runs.attempts import (
+    find_attempt,
+    is_newest,
+    number_of,
+    number_snapshots,
+    receive_attempt,
+    unknown_attempt,
+)
 from stabilizer.collector.services.runs.presence import heard
-from stabilizer.collector.services.runs.registration import add_attempt, begin_attempt
 from stabilizer.collector.services.unit_of_work import RunTransaction, UnitOfWork
-from stabilizer.collector.storage.models import AttemptRow
 from stabilizer.collector.storage.repositories import StoredBatch
-from stabilizer.errors import ConflictError
 from stabilizer.protocol.batches import BatchAnswer, BatchHeader, JsonBatch
 from stabilizer.protocol.frames import Batch, FrameBlock
 from stabilizer.protocol.series import Catalog
@@ -60,20 +65,19 @@ class IngestService:
     def _accept(self, run_id: str, batch: Batch, catalogs: Sequence[Catalog]) -> BatchAnswer:
         header = batch.header
         with self._uow.run(run_id) as tx:
-            if tx.repos.frames.has_batch(run_id, header.attempt, header.sequence):
-                if header.attempt >= tx.run.attempt:
+            number = number_of(tx, header)
+            if tx.repos.frames.has_batch(run_id, number, header.sequence):
+                if is_newest(tx, number):
                     heard(tx)
-                return build_answer(tx, self._judge, header.attempt, duplicate=True)
-            check_header(header, header.attempt, header.attempt_start)
+                return build_answer(tx, self._judge, number, duplicate=True)
+            check_header(header)
             new = self._check(tx, header, batch.blocks, catalogs)
-            if header.attempt >= tx.run.attempt:
-                heard(tx)
             if new:
                 tx.repos.catalogs.add(run_id, new, tx.now)
                 self._judge.add_catalogs(tx, new)
                 tx.is_visible = True
-            self._store(tx, header, batch.blocks)
-            return build_answer(tx, self._judge, header.attempt)
+            number = self._store(tx, header, batch.blocks)
+            return build_answer(tx, self._judge, number)
 
     def _check(
         self,
@@ -86,22 +90,16 @@ class IngestService:
         widths = tx.repos.catalogs.of_run(tx.run.id)
         new = [catalog for catalog in catalogs if catalog.id not in widths]
         check_catalogs(new, len(widths))
-        known = tx.repos.attempts.get(tx.run.id, header.attempt)
-        start = header.attempt_start
-        if known is None and start is None:
-            raise ConflictError(
-                f"the run has no attempt {header.attempt}; its newest is {tx.run.attempt}; "
-                "send attempt_start with its first batch",
-                code="unknown_attempt",
-            )
-        from_step = known.from_step if known is not None else start.from_step if start else 0
+        begun = find_attempt(tx, header) or header.attempt_start
+        if begun is None:
+            raise unknown_attempt(tx, header)
         widths |= {catalog.id: len(catalog) for catalog in new}
-        check_blocks(blocks, widths, from_step)
+        check_blocks(blocks, widths, begun.from_step)
         return new
 
-    def _store(self, tx: RunTransaction, header: BatchHeader, blocks: Sequence[FrameBlock]) -> None:
-        attempt = self._attempt(tx, header)
-        is_newest = attempt.number == tx.run.attempt
+    def _store(self, tx: RunTransaction, header: BatchHeader, blocks: Sequence[FrameBlock]) -> int:
+        attempt = receive_attempt(tx, self._judge, header)
+        is_current = attempt.number == tx.run.attempt
         in_order = header.sequence > attempt.accepted_sequence
         attempt.accepted_sequence = max(attempt.accepted_sequence, header.sequence)
         attempt.num_batches += 1
@@ -109,11 +107,13 @@ class IngestService:
         tx.repos.attempts.add_markers(tx.run.id, attempt.number, header.markers, tx.now)
         if header.health is not None:
             tx.run.agent_health = header.health.model_dump()
-        if is_newest:
+        if is_current:
+            heard(tx)
             tx.run.step = max(tx.run.step, attempt.last_step)
             if in_order and header.snapshots is not None:
-                tx.repos.attempts.replace_snapshots(tx.run.id, header.snapshots)
-                self._judge.set_snapshots(tx, header.snapshots)
+                snapshots = number_snapshots(tx, header.snapshots, attempt.number)
+                tx.repos.attempts.replace_snapshots(tx.run.id, snapshots)
+                self._judge.set_snapshots(tx, snapshots)
             self._judge.feed(tx, blocks, header.markers if in_order else ())
         else:
             self._judge.pass_by(tx)
@@ -126,19 +126,9 @@ class IngestService:
                 attempt=attempt.number,
                 sequence=header.sequence,
                 version=tx.run.version,
-                evaluated=is_newest,
+                evaluated=is_current,
                 received_at=tx.now,
             ),
             blocks,
         )
-
-    def _attempt(self, tx: RunTransaction, header: BatchHeader) -> AttemptRow:
-        known = tx.repos.attempts.get(tx.run.id, header.attempt)
-        if known is not None:
-            return known
-        start = header.attempt_start
-        if start is None:
-            raise ConflictError(f"the run has no attempt {header.attempt}", code="unknown_attempt")
-        if header.attempt > tx.run.attempt:
-            return begin_attempt(tx, self._judge, header.attempt, start)
-        return add_attempt(tx, header.attempt, start)
+        return attempt.number

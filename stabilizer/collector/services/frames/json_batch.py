@@ -47,6 +47,7 @@ def read_json_batch(message: JsonBatch, now: datetime) -> ReadBatch:
         position += len(frames)
     header = BatchHeader(
         attempt=message.attempt,
+        attempt_id=message.attempt_id,
         sequence=message.sequence,
         attempt_start=message.attempt_start,
         markers=message.markers,

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from stabilizer.errors import ConflictError, InvalidInputError
-from stabilizer.protocol.batches import AttemptStart, BatchHeader, SnapshotInfo
+from stabilizer.protocol.batches import BatchHeader, SnapshotInfo
 from stabilizer.protocol.frames import FrameBlock
 from stabilizer.protocol.series import Catalog
 
@@ -92,14 +92,17 @@ def _bad_step(field: str, value: int, allowed: str) -> InvalidInputError:
     )
 
 
-def check_header(header: BatchHeader, attempt: int, start: AttemptStart | None) -> None:
+def check_header(header: BatchHeader) -> None:
     """Check what a batch says beside its frames.
 
     Raises:
         InvalidInputError: A snapshot is named twice, or an attempt has a parent behind it.
     """
     check_snapshots(header.snapshots or ())
-    if start is not None and start.parent is not None and start.parent >= attempt:
+    attempt, start = header.attempt, header.attempt_start
+    if attempt is None or start is None or start.parent is None:
+        return
+    if start.parent >= attempt:
         raise InvalidInputError(
             f"attempt_start.parent is {start.parent}; allowed: an attempt before {attempt}",
             field="attempt_start.parent",

@@ -9,9 +9,11 @@ from stabilizer.collector.services.commands.answers import build_answer
 from stabilizer.collector.services.commands.lifecycle import Cause, withdraw
 from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.frames.validation import check_catalogs
+from stabilizer.collector.services.runs.attempts import is_newest, number_of
 from stabilizer.collector.services.runs.presence import LIVING, heard, lose, report_state
 from stabilizer.collector.services.runs.registration import Registration
 from stabilizer.collector.services.unit_of_work import AuditEvent, UnitOfWork, audit
+from stabilizer.collector.storage.models import RunRow
 from stabilizer.collector.storage.repositories.runs import to_run
 from stabilizer.errors import ConflictError, InvalidInputError, NotFoundError
 from stabilizer.protocol.batches import BatchAnswer
@@ -41,7 +43,7 @@ class RunService:
     def __init__(self, uow: UnitOfWork, judge: Judge, lost_after_heartbeats: float) -> None:
         self._uow = uow
         self._judge = judge
-        self._registration = Registration(uow, judge)
+        self._registration = Registration(uow, judge, self._is_live)
         self._lost_after = lost_after_heartbeats
         self._since = uow.clock.now()
 
@@ -125,12 +127,13 @@ class RunService:
                 allowed="running, paused, finished, failed",
             )
         with self._uow.run(run_id) as tx:
-            if heartbeat.attempt >= tx.run.attempt:
+            number = number_of(tx, heartbeat)
+            if is_newest(tx, number):
                 heard(tx)
                 tx.is_visible = heartbeat.step > tx.run.step
                 tx.run.step = max(tx.run.step, heartbeat.step)
                 report_state(tx, self._judge, heartbeat.state, heartbeat.message)
-            return build_answer(tx, self._judge, heartbeat.attempt)
+            return build_answer(tx, self._judge, number)
 
     def sweep_lost(self) -> list[str]:
         """Declare the runs lost that have been silent for too long; return their ids.
@@ -156,6 +159,10 @@ class RunService:
         except NotFoundError:  # deleted in between
             return False
         return True
+
+    def _is_live(self, row: RunRow) -> bool:
+        silent = self._silent_seconds(row.last_seen_at)
+        return row.state in LIVING and silent <= self._patience(row.heartbeat_seconds)
 
     def _silent_seconds(self, last_seen_at: datetime) -> float:
         listening_since = max(last_seen_at, self._since)

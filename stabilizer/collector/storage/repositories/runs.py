@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from stabilizer.collector.storage.models import AttemptRow, MarkerRow, RunRow, SnapshotRow
@@ -37,6 +37,10 @@ class RunRepository:
     def __init__(self, session: Session) -> None:
         self._session = session
 
+    def get(self, run_id: str) -> RunRow | None:
+        """Return a run, or None."""
+        return self._session.get(RunRow, run_id)
+
     def require(self, run_id: str) -> RunRow:
         """Return a run.
 
@@ -60,6 +64,11 @@ class RunRepository:
         """Return the run of a name and key."""
         query = select(RunRow).where(RunRow.name == name, RunRow.key == key)
         return self._session.scalar(query)
+
+    def keyless(self, name: str) -> list[RunRow]:
+        """Return the runs of a name whose jobs gave no key, last seen first."""
+        query = select(RunRow).where(RunRow.name == name, RunRow.keyless)
+        return list(self._session.scalars(query.order_by(RunRow.last_seen_at.desc(), RunRow.id)))
 
     def add(self, row: RunRow) -> None:
         """Store a new run."""
@@ -102,6 +111,32 @@ class AttemptRepository:
     def get(self, run_id: str, number: int) -> AttemptRow | None:
         """Return an attempt, or None."""
         return self._session.get(AttemptRow, (run_id, number))
+
+    def by_id(self, run_id: str, attempt_id: str) -> AttemptRow | None:
+        """Return the attempt that a job named so, or None."""
+        query = select(AttemptRow).where(
+            AttemptRow.run_id == run_id, AttemptRow.attempt_id == attempt_id
+        )
+        return self._session.scalar(query)
+
+    def run_of(self, attempt_id: str) -> str | None:
+        """Return the run that has an attempt of this id, or None."""
+        return self._session.scalar(
+            select(AttemptRow.run_id).where(AttemptRow.attempt_id == attempt_id).limit(1)
+        )
+
+    def next_number(self, run_id: str) -> int:
+        """Return the number of the next attempt to arrive."""
+        query = select(func.max(AttemptRow.number)).where(AttemptRow.run_id == run_id)
+        return (self._session.scalar(query) or 0) + 1
+
+    def adopt(self, row: AttemptRow) -> None:
+        """Number the parent of attempts that named this one before it arrived."""
+        self._session.execute(
+            update(AttemptRow)
+            .where(AttemptRow.run_id == row.run_id, AttemptRow.parent_id == row.attempt_id)
+            .values(parent=row.number)
+        )
 
     def add(self, row: AttemptRow) -> None:
         """Store a new attempt."""
@@ -154,7 +189,11 @@ class AttemptRepository:
         """Replace the whole inventory of snapshots."""
         self._session.execute(delete(SnapshotRow).where(SnapshotRow.run_id == run_id))
         rows = [
-            {"run_id": run_id, "position": position, **snapshot.model_dump()}
+            {
+                "run_id": run_id,
+                "position": position,
+                **snapshot.model_dump(exclude={"attempt_id"}),
+            }
             for position, snapshot in enumerate(snapshots)
         ]
         if rows:
