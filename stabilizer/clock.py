@@ -1,4 +1,4 @@
-"""The only source of time. Everything that needs the time is given a `Clock`."""
+"""The only source of time. Whatever needs the time takes a `Clock`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Wall time for people and records, monotonic time for waiting."""
+    """Wall time for records, monotonic time for durations."""
 
     def now(self) -> datetime:
         """Return the present moment, time zone UTC."""

@@ -1,28 +1,28 @@
-"""Errors of all rooms.
+"""Errors of all packages.
 
 StabilizerError(message, code)
-├── ConfigurationError          what a person wrote cannot be used; exit status 2
+├── ConfigurationError          an invalid setting, option or file; exit status 2
 │   └── RuleDefinitionError     .file .line .field; raised together in a RuleFileError group
-├── InvalidInputError           a request or a batch that means nothing; .field .value .allowed
-├── ProtocolVersionError        a job speaks a version that this side does not
+├── InvalidInputError           an invalid request or batch; .field .value .allowed
+├── ProtocolVersionError        the protocol version of the other side is not supported
 ├── NotFoundError               run, incident, command or series that does not exist
-├── ConflictError               the state forbids it: settled command, past attempt, other catalog
-├── AuthenticationError         no token, or one that is not ours
-├── StorageError                the database did not take or give what was asked
+├── ConflictError               the current state forbids it, e.g. the command is settled
+├── AuthenticationError         the token is missing or unknown
+├── StorageError                the database failed or does not respond
 ├── TelemetryError              never leaves the sender thread
-└── ControlError                a command could not be carried out
-    ├── CommandRejectedError    refused before anything was touched; .reason
+└── ControlError                a command could not be applied
+    ├── CommandRejectedError    rejected before anything was changed; .reason
     └── RestoreError            state may be half restored: the job must stop
 
-`code` is stable and machine-readable; HTTP statuses are given in collector/api only, since these
-errors also travel to training jobs, where a status means nothing.
+`code` is stable and machine-readable. Only collector/api maps errors to HTTP statuses: the agent
+uses these errors too.
 """
 
 from __future__ import annotations
 
 
 class StabilizerError(Exception):
-    """Base of all errors of this project; catch it to catch them all."""
+    """Base of all errors of this project."""
 
     code = "internal_error"
 
@@ -34,13 +34,13 @@ class StabilizerError(Exception):
 
 
 class ConfigurationError(StabilizerError):
-    """A setting or file cannot be used. The message names field, value and what is allowed."""
+    """A setting or file is invalid. The message names the field, its value and what is allowed."""
 
     code = "invalid_configuration"
 
 
 class RuleDefinitionError(ConfigurationError):
-    """One mistake in a rule file, at a line (from 1) and a dotted field."""
+    """One error in a rule file, with its line (from 1) and dotted field."""
 
     code = "invalid_rule"
 
@@ -53,11 +53,11 @@ class RuleDefinitionError(ConfigurationError):
 
 
 class RuleFileError(ExceptionGroup[RuleDefinitionError]):
-    """Every mistake of a rule file at once."""
+    """All errors of a rule file."""
 
 
 class InvalidInputError(StabilizerError):
-    """Input that means nothing. Nothing of it has been stored."""
+    """Invalid input. Nothing of it has been stored."""
 
     code = "invalid_input"
 
@@ -77,49 +77,49 @@ class InvalidInputError(StabilizerError):
 
 
 class ProtocolVersionError(StabilizerError):
-    """The other side speaks a protocol version that this side does not."""
+    """The protocol version of the other side is not supported."""
 
     code = "protocol_version_unsupported"
 
 
 class NotFoundError(StabilizerError):
-    """What was asked for does not exist."""
+    """The requested object does not exist."""
 
     code = "not_found"
 
 
 class ConflictError(StabilizerError):
-    """The present state forbids what was asked for; `code` says which state."""
+    """The current state forbids the request; `code` names the reason."""
 
     code = "conflict"
 
 
 class AuthenticationError(StabilizerError):
-    """No token was given, or one that this collector does not know."""
+    """The token is missing or unknown."""
 
     code = "unauthenticated"
 
 
 class StorageError(StabilizerError):
-    """The database did not take or give what was asked."""
+    """The database failed or does not respond."""
 
     code = "storage_unavailable"
 
 
 class TelemetryError(StabilizerError):
-    """A report could not be delivered. Handled inside the sender thread, never seen by training."""
+    """A report could not be delivered. Handled in the sender thread; never reaches the training."""
 
     code = "telemetry_failed"
 
 
 class ControlError(StabilizerError):
-    """A command could not be carried out."""
+    """A command could not be applied."""
 
     code = "control_failed"
 
 
 class CommandRejectedError(ControlError):
-    """Refused before anything of the job was touched; `reason` is a `RejectReason` value."""
+    """Rejected before the job was changed; `reason` is a `RejectReason` value."""
 
     code = "command_rejected"
 
@@ -129,6 +129,6 @@ class CommandRejectedError(ControlError):
 
 
 class RestoreError(ControlError):
-    """A restore broke off half way. The job must stop: it never trains on half-restored state."""
+    """A restore failed half way. The job must stop: it never trains on half-restored state."""
 
     code = "restore_failed"

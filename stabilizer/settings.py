@@ -1,4 +1,4 @@
-"""Settings of the processes: read from the environment once, at the start, and then passed on."""
+"""Settings, read from the environment once, at the start of a process."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MIN_TOKEN_LENGTH: Final = 16
 """Characters; `stabilizer token new` makes 43. Shorter ones can be guessed."""
 
 DEFAULT_MAX_BODY_BYTES: Final = 64 * 2**20
-"""As much as the agent ever puts into one batch."""
+"""The largest batch that an agent sends."""
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address can only mean this machine.
+    """Return whether a host name or address can only mean this machine.
 
     Args:
         host: Name or address without port; IPv6 with or without brackets.
@@ -39,9 +39,9 @@ def is_loopback(host: str) -> bool:
 
 
 class CollectorSettings(BaseSettings):
-    """Surroundings of a collector; each field is also an environment variable `STABILIZER_...`.
+    """Settings of a collector; each field is also an environment variable `STABILIZER_...`.
 
-    Beyond loopback there is no collector without a token: such settings cannot be made.
+    A collector that other machines can reach needs a token: settings without one are invalid.
     """
 
     model_config = SettingsConfigDict(
@@ -54,25 +54,25 @@ class CollectorSettings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """0 takes any free port."""
     token_file: Path | None = None
-    """File with one token a line, added to `tokens`; empty lines and lines with # are left out."""
+    """File with one token per line, added to `tokens`; empty lines and lines with # are ignored."""
     tokens: Annotated[tuple[SecretStr, ...], NoDecode] = ()
-    """Bearer tokens that are let in; in the environment separated by commas."""
+    """Accepted bearer tokens; separated by commas in the environment."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Further names under which a collector on loopback is reached, behind a proxy for example."""
+    """Further host names of a collector on loopback, for example behind a proxy."""
     rules_file: Path | None = None
-    """Rules of runs that bring none of their own; None takes the packaged file."""
+    """Rules for runs without rules of their own; None takes the packaged file."""
     lost_after_heartbeats: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 3.0
-    """A run is lost after so many of its own heartbeat intervals without a sign of life."""
+    """A run is lost after this many of its heartbeat intervals without a report."""
     command_ttl_seconds: Annotated[float, Field(gt=0, le=7 * 86400)] = 600.0
-    """How long a job may take a command up, unless the command says otherwise."""
+    """Seconds until an undelivered command expires, unless the command sets its own lifetime."""
     sweep_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0
-    """Time between two looks for lost runs and expired commands."""
+    """Seconds between two sweeps for lost runs and expired commands."""
     max_body_bytes: Annotated[int, Field(ge=1024, le=2**30)] = DEFAULT_MAX_BODY_BYTES
-    """Largest body of frames, of a registration or of catalogs; other bodies stay below 1 MiB."""
+    """Largest body of frames, registrations and catalogs; the limit of all others is fixed."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """How much is logged on standard error."""
+    """Level of the log on standard error."""
     shutdown_seconds: Annotated[float, Field(gt=0, le=300)] = 5.0
-    """How long requests may take to end after SIGTERM before they are cut off."""
+    """Seconds that open requests may take after SIGTERM before they are cut off."""
 
     @field_validator("tokens", "allowed_hosts", mode="before")
     @classmethod
@@ -88,12 +88,12 @@ class CollectorSettings(BaseSettings):
             return data
         given = cls._split_at_commas(data.get("tokens", ()))
         if not isinstance(given, (list, tuple)):
-            return data  # refused by the field itself
+            return data  # the field reports it
         return {**data, "tokens": (*given, *read_tokens(Path(data["token_file"])))}
 
     @field_validator("tokens")
     @classmethod
-    def _tokens_cannot_be_guessed(cls, tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    def _check_tokens(cls, tokens: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         for number, token in enumerate(tokens, start=1):
             text = token.get_secret_value()
             if len(text) < MIN_TOKEN_LENGTH or not text.isascii() or not text.isprintable():
@@ -105,7 +105,7 @@ class CollectorSettings(BaseSettings):
         return tokens
 
     @model_validator(mode="after")
-    def _no_open_door(self) -> CollectorSettings:
+    def _require_token_beyond_loopback(self) -> CollectorSettings:
         if not self.tokens and not self.is_loopback:
             raise ValueError(
                 f"host {self.host!r} can be reached from other machines, and there is no token; "
@@ -139,19 +139,19 @@ def read_tokens(path: Path) -> tuple[str, ...]:
 
 
 def load_collector_settings(**given: object) -> CollectorSettings:
-    """Make settings from what was given, else from the environment, else from the defaults.
+    """Load settings: given values first, then the environment, then the defaults.
 
     Raises:
-        ConfigurationError: Something given cannot be used; every mistake stands in the message.
+        ConfigurationError: A setting is invalid; the message lists all errors.
     """
     return load_settings(CollectorSettings, given)
 
 
 def load_settings(kind: type[Settings], given: Mapping[str, object]) -> Settings:
-    """Make settings of a kind, with all mistakes told at once, a line each.
+    """Load settings of a class; given values precede the environment and the defaults.
 
     Raises:
-        ConfigurationError: Something given cannot be used.
+        ConfigurationError: A setting is invalid; the message has one line per error.
     """
     try:
         return kind(**given)  # type: ignore[arg-type]  # pydantic checks each one

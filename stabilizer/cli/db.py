@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stabilizer.cli.failures import EXIT_UNUSABLE, needs_extra, told_plainly
+from stabilizer.cli.failures import EXIT_UNUSABLE, exit_on_error, needs_extra
 from stabilizer.errors import ConfigurationError
 from stabilizer.settings import load_collector_settings
 
@@ -21,12 +21,12 @@ DatabaseOption = Annotated[
 
 @app.command()
 def upgrade(database: DatabaseOption = None) -> None:
-    """Bring the database to the schema of this version; `serve` does it by itself."""
-    with told_plainly():
+    """Migrate the database to the schema of this version; `serve` does so by itself."""
+    with exit_on_error():
         url = _database_url(database)
         with needs_extra("collector"):
             from stabilizer.collector.storage import engine, migrate  # noqa: PLC0415  an extra
-        # Through the lock: a running collector must not lose its tables under its feet.
+        # Takes the lock: never migrate the database of a running collector.
         opened = engine.Database(engine.parse_url(url))
         try:
             migrate.upgrade(opened.engine)
@@ -38,19 +38,19 @@ def upgrade(database: DatabaseOption = None) -> None:
 
 @app.command()
 def current(database: DatabaseOption = None) -> None:
-    """Show the revision of the database; status 2 if it is not that of this version."""
-    with told_plainly():
+    """Show the revision of the database; status 2 if it is not the newest one."""
+    with exit_on_error():
         url = _database_url(database)
         with needs_extra("collector"):
             from stabilizer.collector.storage import engine, migrate  # noqa: PLC0415  an extra
         parsed = engine.parse_url(url)
         if parsed.get_backend_name() == "sqlite" and not Path(str(parsed.database)).exists():
             raise ConfigurationError(f"there is no database file {parsed.database}")
-        looked_at = engine.build_engine(parsed)  # without the lock: looking is always allowed
+        engine_read = engine.build_engine(parsed)  # without the lock: reading is always allowed
         try:
-            revision, newest = migrate.current(looked_at), migrate.head()
+            revision, newest = migrate.current(engine_read), migrate.head()
         finally:
-            looked_at.dispose()
+            engine_read.dispose()
     is_newest = revision == newest
     typer.echo(f"revision {revision or 'none'}" + ("" if is_newest else f", newest {newest}"))
     if not is_newest:

@@ -1,4 +1,4 @@
-"""How a command ends when what a person gave it cannot be used."""
+"""Errors of commands as messages and exit statuses."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import typer
 from stabilizer.errors import RuleFileError, StabilizerError
 
 EXIT_UNUSABLE: Final = 2
-"""Exit status for settings, files and databases that cannot be used, as for wrong options."""
+"""Exit status for invalid settings, files and databases, as for invalid options."""
 
 
 @contextmanager
-def told_plainly() -> Iterator[None]:
-    """End with a message on standard error and status 2 instead of a traceback."""
+def exit_on_error() -> Iterator[None]:
+    """Exit with a message on standard error and status 2 instead of a traceback."""
     try:
         yield
     except RuleFileError as group:
@@ -31,15 +31,15 @@ def told_plainly() -> Iterator[None]:
 
 @contextmanager
 def needs_extra(extra: str) -> Iterator[None]:
-    """Name the extra that a missing library belongs to.
+    """Exit with a message that names the extra to install if a library is missing.
 
     Args:
-        extra: Of this project, for example `collector`.
+        extra: Extra of this project, for example `collector`.
     """
     try:
         yield
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "stabilizer":
-            raise  # a mistake of ours, not of the installation
+            raise  # a bug, not an incomplete installation
         typer.echo(f"error: {error.name} is not installed; install stabilizer[{extra}]", err=True)
         raise typer.Exit(EXIT_UNUSABLE) from error

@@ -8,9 +8,9 @@ from stabilizer.cli import db, rules, serve, token
 
 app = typer.Typer(
     name="stabilizer",
-    help="Watches training jobs, decides, and tells them what to do.",
+    help="Watches training jobs, decides, and sends them commands.",
     no_args_is_help=True,
-    # Their frames would show the values of settings.
+    # Their tracebacks show local variables, secrets included.
     pretty_exceptions_enable=False,
 )
 app.command("serve")(serve.serve)

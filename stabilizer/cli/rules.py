@@ -1,4 +1,4 @@
-"""`stabilizer rules`: look at rule files before a collector does."""
+"""`stabilizer rules`: check and show rule files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stabilizer.cli.failures import EXIT_UNUSABLE, told_plainly
+from stabilizer.cli.failures import EXIT_UNUSABLE, exit_on_error
 from stabilizer.errors import ConfigurationError, RuleDefinitionError, RuleFileError
 from stabilizer.rules.loader import default_rules, load_rules
 
@@ -18,7 +18,7 @@ app = typer.Typer(help="Rule files.", no_args_is_help=True)
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Rule files (YAML).")],
 ) -> None:
-    """Check rule files as a whole; every mistake is a line `file:line: field: message`."""
+    """Check rule files; print one line `file:line: field: message` per error."""
     num_bad = 0
     for file in files:
         mistakes = _mistakes(file)
@@ -30,7 +30,7 @@ def check(
 
 
 def _mistakes(file: Path) -> list[str]:
-    with told_plainly():
+    with exit_on_error():
         text = _read(file)
     try:
         rules = load_rules(text, str(file))
@@ -56,5 +56,5 @@ def _leaves(group: ExceptionGroup[RuleDefinitionError]) -> list[RuleDefinitionEr
 
 @app.command()
 def show() -> None:
-    """Print the rule file that runs get if they bring none of their own."""
+    """Print the default rule file, used by runs without rules of their own."""
     typer.echo(default_rules().text, nl=False)

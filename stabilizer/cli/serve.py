@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from stabilizer.cli.failures import needs_extra, told_plainly
+from stabilizer.cli.failures import exit_on_error, needs_extra
 from stabilizer.clock import SystemClock
 from stabilizer.settings import load_collector_settings
 
@@ -22,19 +22,19 @@ def serve(
         str | None, typer.Option(help="sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.")
     ] = None,
     rules: Annotated[
-        Path | None, typer.Option(help="Rules of runs that bring none of their own.")
+        Path | None, typer.Option(help="Rules for runs without rules of their own.")
     ] = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="File with one token a line; needed beyond loopback.")
+        Path | None, typer.Option(help="File with one token per line; required beyond loopback.")
     ] = None,
     ready_file: Annotated[
-        Path | None, typer.Option(help="Written with the URL when requests are answered.")
+        Path | None, typer.Option(help="Write the URL to this file once requests are accepted.")
     ] = None,
 ) -> None:
-    """Collect, judge and command: serve the REST API until SIGTERM or Ctrl-C.
+    """Run the collector: serve the REST API until SIGTERM or Ctrl-C.
 
-    What is not given here comes from the environment (STABILIZER_HOST, STABILIZER_DATABASE_URL,
-    STABILIZER_TOKENS, ...), and then from the defaults. The database is brought up to date first.
+    Options that are not given come from the environment (STABILIZER_HOST, STABILIZER_DATABASE_URL,
+    STABILIZER_TOKENS, ...), then from the defaults. The database is migrated first.
     """
     given = {
         "host": host,
@@ -48,16 +48,16 @@ def serve(
         typer.echo(f"listening on {url}")
         if settings.is_loopback:
             page = f"python -m dashboard --collector {url}"
-            typer.echo(f"page for people: http://127.0.0.1:8050, served by `{page}`")
+            typer.echo(f"for the dashboard, run `{page}` and open http://127.0.0.1:8050")
         if ready_file is not None:
             write_ready_file(ready_file, url)
 
-    with told_plainly():
+    with exit_on_error():
         settings = load_collector_settings(
             **{name: value for name, value in given.items() if value is not None}
         )
         logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
-        logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # tells its imports
+        logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # logs its imports
         with needs_extra("collector"):
             from stabilizer.collector.api.app import run_server  # noqa: PLC0415  an extra
             from stabilizer.web.server import write_ready_file  # noqa: PLC0415  an extra

@@ -1,4 +1,4 @@
-"""`stabilizer token`: secrets that let callers in."""
+"""`stabilizer token`: bearer tokens."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ app = typer.Typer(help="Tokens for collectors beyond loopback.", no_args_is_help
 
 @app.callback()
 def _group() -> None:
-    """Keep `new` a command of its own while it is the only one."""
+    """Keep `new` a subcommand although it is the only one."""
 
 
 @app.command()
 def new() -> None:
-    """Make a token. It is shown once; put it into a token file or STABILIZER_TOKENS."""
+    """Create a token and print it; put it into a token file or STABILIZER_TOKENS."""
     typer.echo(secrets.token_urlsafe(32))  # 256 bits

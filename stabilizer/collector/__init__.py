@@ -1,1 +1,1 @@
-"""The service: hears, remembers, decides, tells."""
+"""The service: stores frames, evaluates rules, and sends commands."""

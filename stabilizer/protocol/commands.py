@@ -179,7 +179,7 @@ class CommandResult(Message):
     reason: RejectReason | None = None
     """Why the command was not applied; null if it was."""
     message: Annotated[str, Field(max_length=2000)] = ""
-    """Details for the reader."""
+    """Explanation for the reader."""
     applied_step: Annotated[int, Field(ge=0, le=2**53)] | None = None
     """The step boundary at which it was applied, before any rewind; null if it was not."""
     read_back: ReadBack | None = None
@@ -194,7 +194,7 @@ class Command(Message):
     run_id: str
     """The run that it is for."""
     attempt: int
-    """The attempt that it was decided for; later attempts reject it."""
+    """The attempt that it was issued for; later attempts reject it."""
     attempt_id: AttemptId | None = None
     """Id of that attempt; set on delivery to a job."""
     parameters: CommandParameters
@@ -204,7 +204,7 @@ class Command(Message):
     reason: str
     """A `DecisionReason` or `RejectReason` value."""
     message: str = ""
-    """Explanation of the reason."""
+    """Explanation for the reader."""
     incident_id: str | None = None
     """The incident that caused it; null for a command by hand."""
     actor: str = "policy"

@@ -19,7 +19,7 @@ class Mode(StrEnum):
 
 
 class Severity(StrEnum):
-    """What it means when a rule fires, mildest first."""
+    """Severity of a rule, mildest first."""
 
     NOTICE = "notice"
     PRECURSOR = "precursor"
@@ -148,7 +148,7 @@ class Decision(Message):
 
 
 class Incident(Message):
-    """The alerts of one run that call for one decision."""
+    """A group of alerts of one run that is decided on together."""
 
     id: str
     """Id of the incident."""

@@ -1,4 +1,4 @@
-"""What all messages share: their base class, the protocol version, and how errors travel."""
+"""Base class of all messages, protocol version, and problem documents."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 PROTOCOL_VERSION: Final = 2
-"""Raised when a message changes its meaning; a new optional field does not raise it.
+"""Increased when a message changes its meaning, not for a new optional field.
 
 Version 1: the job numbers its attempts. Version 2: it mints their ids, the collector numbers them.
 """
@@ -34,12 +34,12 @@ class Message(BaseModel):
 
 
 class FieldProblem(Message):
-    """One field that cannot be used."""
+    """An invalid field."""
 
     field: str
     """Dotted name of the field."""
     value: JsonValue = None
-    """The value that was given; long ones are shortened."""
+    """The given value; long ones are cut."""
     allowed: str
     """What the field accepts."""
     line: int | None = None
@@ -62,4 +62,4 @@ class Problem(Message):
     detail: str
     """Explanation for the reader; its wording may change."""
     errors: tuple[FieldProblem, ...] = ()
-    """Every field that cannot be used."""
+    """All invalid fields."""

@@ -229,7 +229,7 @@ class ControlState(Message):
     """State of the global switch."""
 
     disarmed: bool
-    """Whether the policy is kept from acting on any run."""
+    """Whether the policy is disarmed on all runs."""
     reason: str
     """Why it was last changed."""
     actor: str

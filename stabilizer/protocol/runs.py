@@ -79,7 +79,7 @@ class RunRegister(Message):
     catalogs: tuple[Catalog, ...] = ()
     """The series that the job measures together."""
     git_revision: Annotated[str, Field(max_length=80)] | None = None
-    """Revision of the training code."""
+    """Git revision of the training code."""
     start_step: Step = 0
     """Completed optimizer steps at which the attempt starts."""
     heartbeat_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0

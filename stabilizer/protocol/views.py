@@ -117,7 +117,7 @@ class CommandPreviewRequest(Message):
 
 
 class PreviewWarning(StrEnum):
-    """What a user should know before sending a command; none of them prevents it."""
+    """Warnings before sending a command; none of them prevents it."""
 
     TARGET_NOT_HEALTHY = "target_not_healthy"
     """The snapshot is finite, but not (yet) healthy."""
@@ -165,14 +165,14 @@ class CommandPreview(Message):
     lr: dict[str, float] = Field(default_factory=dict)
     """The newest learning rate by parameter group, abandoned steps aside."""
     lr_after: dict[str, float] = Field(default_factory=dict)
-    """The learning rate after the command: for a rollback that at its target, with lr_scale_after.
+    """The learning rate after the command; for a rollback that of its target, with lr_scale_after.
 
     Changes by the scheduler are not predicted.
     """
     unsettled: tuple[str, ...] = ()
     """Ids of the other commands of the run that are not settled, oldest first."""
     warnings: tuple[PreviewWarning, ...] = ()
-    """What speaks against the command."""
+    """Warnings for the operator; none of them prevents the command."""
 
 
 class HeatmapStatistic(StrEnum):
@@ -273,7 +273,7 @@ class HelloEvent(Message):
     """The first event of a stream."""
 
     start_id: str
-    """Identifies this start of the collector; after a change events may be missing."""
+    """Identifies this start of the collector; if it changed, events may be missing."""
 
 
 class ChangeEvent(Message):

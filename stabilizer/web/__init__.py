@@ -1,1 +1,1 @@
-"""What collector and dashboard share as web servers: access checks, body limits, the process."""
+"""Web server code of collector and dashboard: access checks, body limits, the process."""

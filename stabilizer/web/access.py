@@ -2,7 +2,7 @@
 
 A server on loopback may need no credentials, yet any web page can make a browser send requests to
 it. The Host check stops DNS rebinding: a page that resolves its own name to 127.0.0.1 still sends
-its own name. The origin of a request tells which page made it.
+its own name. The Origin header names the page that made a request.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from uvicorn.server import HANDLED_SIGNALS
 from stabilizer.errors import ConfigurationError
 
 _BACKLOG: Final = 2048
-"""Connections that may wait to be accepted: a whole cluster may start at once."""
+"""Connections waiting to be accepted: a whole cluster may start at once."""
 
 
 class Server(uvicorn.Server):
@@ -27,7 +27,7 @@ class Server(uvicorn.Server):
         config: Configuration of uvicorn.
         on_ready: Called once when the server accepts requests.
         on_shutdown: Called before the server waits for open requests; must end those that would
-            stay open by themselves. uvicorn tells the app only after the wait.
+            not end by themselves. uvicorn notifies the app only after the wait.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ def run(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind a socket. Do it before anything else, so that a taken port fails at once.
+    """Bind a socket. Call it first, so that a taken port fails at once.
 
     Args:
         host: Name or address.
@@ -124,7 +124,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 def write_ready_file(path: Path, url: str) -> None:
-    """Write the URL to a file atomically, so that no reader sees half of it.
+    """Write the URL to a file atomically.
 
     Raises:
         ConfigurationError: The file cannot be written.

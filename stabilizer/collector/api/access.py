@@ -32,7 +32,7 @@ OPEN_PATHS: Final = frozenset(
         *(f"/docs/{name}" for name in DOCS_FILES),
     }
 )
-"""Need no token: they change nothing, and show only counts and the description of the API."""
+"""Paths that need no token: they only show counts and the description of the API."""
 
 ACTOR_HEADER: Final = "X-Stabilizer-Actor"
 DEFAULT_ACTOR: Final = "api"
@@ -40,7 +40,7 @@ _ACTOR: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@+-]{0,99}\Z")
 
 
 class ApiGuard:
-    """ASGI middleware that lets a request through or refuses it, by its headers alone."""
+    """ASGI middleware that admits or refuses a request by its headers."""
 
     def __init__(self, app: ASGIApp, settings: CollectorSettings) -> None:
         self._app = app
@@ -50,7 +50,7 @@ class ApiGuard:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through or answer it with a refusal."""
+        """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -85,7 +85,7 @@ class ApiGuard:
     def _check_token(self, authorization: str) -> None:
         scheme, _, credentials = authorization.partition(" ")
         given = credentials.strip().encode("utf-8", "surrogateescape")
-        # Compare all tokens, so that the time taken reveals nothing about any of them.
+        # Compare all tokens, so that the duration reveals nothing about any of them.
         matches = [hmac.compare_digest(given, token) for token in self._tokens]
         if scheme.lower() != "bearer" or not any(matches):
             what = "the token is unknown" if authorization else "the token is missing"

@@ -36,7 +36,7 @@ from stabilizer.web import server
 logger = logging.getLogger(__name__)
 
 _KEEP_ALIVE_SECONDS: Final = 75
-"""Longer than an agent ever pauses between two requests, so that it keeps its connection."""
+"""Longer than any pause of an agent between two requests, so that it keeps its connection."""
 
 
 def create_app(
@@ -51,7 +51,7 @@ def create_app(
             closed with the app.
 
     Raises:
-        ConfigurationError: The settings or the rules cannot be used.
+        ConfigurationError: The settings or the rules are invalid.
         StorageError: The database cannot be opened, or another collector holds it.
     """
     owns_services = services is None
@@ -113,7 +113,7 @@ def run_server(settings: CollectorSettings, clock: Clock, on_ready: Callable[[st
         on_ready: Called once with the URL when the collector accepts requests.
 
     Raises:
-        ConfigurationError: Settings, rules or address cannot be used.
+        ConfigurationError: The settings or the rules are invalid, or the address is taken.
         StorageError: The database cannot be opened, or another collector holds it.
     """
     with server.listen(settings.host, settings.port) as listener:

@@ -18,7 +18,7 @@ from stabilizer.web.bodies import BodyTooLargeError, limit_body
 
 JSON: Final = "application/json"
 SMALL_BODY_BYTES: Final = 2**20
-"""For all bodies but frames, registrations and catalogs; the longest field has 2,000 characters."""
+"""Limit of all bodies but frames, registrations and catalogs; their fields are short."""
 
 Message = TypeVar("Message", bound=BaseModel)
 
@@ -36,9 +36,9 @@ class BoundedRequest(Request):
         except BodyTooLargeError as error:
             raise HttpProblem(413, error.code, error.message) from error
         except ClientDisconnect as error:  # no reader is left; keep the log quiet
-            raise HttpProblem(400, "body_incomplete", "the body broke off") from error
+            raise HttpProblem(400, "body_incomplete", "the body is incomplete") from error
 
-    async def json(self) -> Any:  # noqa: ANN401  whatever JSON says
+    async def json(self) -> Any:  # noqa: ANN401  any JSON value
         """Parse the body as strict JSON: no NaN, no Infinity, UTF-8 only."""
         return parse_json(await self.body())
 
@@ -85,11 +85,11 @@ def check_content_type(request: Request, *allowed: str) -> str:
     return kind
 
 
-def parse_json(body: bytes) -> Any:  # noqa: ANN401  whatever JSON says
+def parse_json(body: bytes) -> Any:  # noqa: ANN401  any JSON value
     """Parse strict JSON.
 
     Raises:
-        HttpProblem: The body is not JSON; NaN and Infinity are not JSON either.
+        HttpProblem: The body is not JSON; NaN and Infinity are not JSON.
     """
     try:
         return orjson.loads(body)
@@ -105,7 +105,7 @@ def parse_message(body: bytes, model: type[Message]) -> Message:
 
     Raises:
         HttpProblem: The body is not JSON.
-        RequestValidationError: Fields cannot be used; lists all of them.
+        RequestValidationError: Fields are invalid; lists all of them.
     """
     try:
         return model.model_validate(parse_json(body))

@@ -1,4 +1,4 @@
-"""Errors to HTTP: the one place that knows which status an error has."""
+"""Map errors to HTTP statuses and problem documents."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ STATUSES: Final[dict[type[StabilizerError], int]] = {
     ConflictError: 409,
     StorageError: 503,
 }
-"""By class, the nearest one of an error counts; what is not here is our own mistake: 500."""
+"""Status by class; the nearest base class of an error counts. Any other error is a bug: 500."""
 
 HEADERS: Final[dict[type[StabilizerError], dict[str, str]]] = {
     AuthenticationError: {"WWW-Authenticate": "Bearer"},
@@ -50,19 +50,19 @@ HEADERS: Final[dict[type[StabilizerError], dict[str, str]]] = {
 }
 
 _ROUTER_REFUSALS: Final = {
-    404: ("path_not_found", "there is nothing at this path; /docs lists what there is"),
-    405: ("method_not_allowed", "this path has no such method; /docs lists what there is"),
+    404: ("path_not_found", "there is nothing at this path; see /docs for all paths"),
+    405: ("method_not_allowed", "this path does not allow the method; see /docs for all paths"),
 }
-_INTERNAL_DETAIL: Final = "the collector failed on this request; its log tells why"
+_INTERNAL_DETAIL: Final = "the collector failed on this request; see its log"
 
 
 def status_of(error: StabilizerError) -> int:
-    """Find the status of an error by the nearest class in the table."""
+    """Return the HTTP status of an error."""
     return next((STATUSES[cls] for cls in type(error).__mro__ if cls in STATUSES), 500)
 
 
 def error_response(error: StabilizerError) -> Response:
-    """Write one of our errors as a problem document."""
+    """Build the problem document of one of our errors."""
     status = status_of(error)
     if status == 500:
         logger.error("unexpected %s: %s", type(error).__name__, error.message, exc_info=error)
@@ -100,7 +100,7 @@ def _members_of(error: StabilizerError) -> dict[str, object]:
 
 
 def validation_response(error: RequestValidationError) -> Response:
-    """List every field that cannot be used; 400 if the body is not even JSON."""
+    """List all invalid fields; 400 if the body is not JSON."""
     found = list(error.errors())
     if any(item["type"] == "json_invalid" for item in found):
         context = found[0].get("ctx", {})
@@ -110,12 +110,12 @@ def validation_response(error: RequestValidationError) -> Response:
     fields = field_problems(found)
     names = ", ".join(field.field for field in fields[:5])
     more = f" and {len(fields) - 5} more" if len(fields) > 5 else ""
-    detail = f"{len(fields)} field(s) cannot be used: {names}{more}"
+    detail = f"{len(fields)} invalid field(s): {names}{more}"
     return problem_response(422, InvalidInputError.code, detail, errors=fields)
 
 
 def rule_file_response(error: RuleFileError) -> Response:
-    """List every mistake of a rule file with its line."""
+    """List all errors of a rule file with their lines."""
     leaves = _leaves(error)
     fields = [field for leaf in leaves for field in _fields_of(leaf)]
     detail = "\n".join(str(leaf) for leaf in leaves)
@@ -130,7 +130,7 @@ def _leaves(group: ExceptionGroup[RuleDefinitionError]) -> list[RuleDefinitionEr
 
 
 def http_response(error: HTTPException) -> Response:
-    """Write a refusal of the router or of this layer as a problem document."""
+    """Build the problem document of a refusal by the router or this package."""
     if isinstance(error, HttpProblem):
         code, detail = error.code, error.detail
     else:
@@ -139,13 +139,13 @@ def http_response(error: HTTPException) -> Response:
 
 
 def internal_response(error: Exception) -> Response:
-    """Answer a mistake of ours without telling anything of the inside; the log has it all."""
+    """Log an unexpected error and answer without its details."""
     logger.error("unexpected %s", type(error).__name__, exc_info=error)
     return problem_response(500, StabilizerError.code, _INTERNAL_DETAIL)
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Teach an app to answer every error with a problem document."""
+    """Make an app answer every error with a problem document."""
 
     def add(cls: type[Exception], respond: Callable[..., Response]) -> None:
         async def handle(_request: Request, error: Exception) -> Response:

@@ -1,7 +1,7 @@
-"""What the collector tells Prometheus about itself.
+"""Metrics of the collector for Prometheus.
 
-Labels take values from fixed sets only: route templates, states, codes. A raw path or a run's id
-would let a caller make as many series as it likes.
+Labels take values from fixed sets only (route templates, states, codes), so that no caller can
+create series at will.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2
 
 
 class Metrics:
-    """The counters of one app, in a registry of its own: two apps in one process never mix.
+    """The metrics of one app, in a registry of its own: apps in one process share none.
 
     Args:
         clock: Source of time.
@@ -52,8 +52,8 @@ class Metrics:
         )
         self.request_seconds = Histogram(
             "stabilizer_http_request_seconds",
-            "Time from the first byte of a request to the last of its answer; long polls and event "
-            "streams wait.",
+            "Seconds from the first byte of a request to the last of its answer; long polls and "
+            "event streams include their wait.",
             ("method", "route"),
             buckets=_BUCKETS,
             registry=registry,
@@ -68,26 +68,22 @@ class Metrics:
         self.points = Counter("stabilizer_points", "Values stored.", registry=registry)
         self.last_frame = Gauge(
             "stabilizer_last_frame_timestamp_seconds",
-            "When frames were last stored; 0 for never since the start.",
+            "When frames were last stored; 0 if none since the start.",
             registry=registry,
         )
-        waiting = Gauge(
-            "stabilizer_long_polls", "Requests that wait for commands now.", registry=registry
-        )
+        waiting = Gauge("stabilizer_long_polls", "Open long polls for commands.", registry=registry)
         waiting.set_function(lambda: feed.num_listeners(Audience.JOB))
-        following = Gauge(
-            "stabilizer_event_streams", "Streams of events that are open now.", registry=registry
-        )
+        following = Gauge("stabilizer_event_streams", "Open event streams.", registry=registry)
         following.set_function(lambda: feed.num_listeners(Audience.PAGE))
         self.sweeps = Counter(
             "stabilizer_sweeps",
-            "Looks for lost runs and expired commands, by outcome.",
+            "Sweeps for lost runs and expired commands, by outcome.",
             ("outcome",),
             registry=registry,
         )
         self.scrape_failures = Counter(
             "stabilizer_scrape_failures",
-            "Scrapes that the database did not answer; they show no state.",
+            "Scrapes during which the database did not respond; they lack the state of runs.",
             registry=registry,
         )
         info = Info("stabilizer_build", "This collector.", registry=registry)
@@ -100,7 +96,7 @@ class Metrics:
         )
 
     def stored(self, answer: BatchAnswer, frames: int, points: int) -> None:
-        """Count a batch that was taken, or had been before."""
+        """Count an accepted batch or a duplicate."""
         if answer.duplicate:
             self.batches.labels("duplicate", "").inc()
             return
@@ -111,7 +107,7 @@ class Metrics:
             self.last_frame.set(self._clock.now().timestamp())
 
     def refused(self, code: str) -> None:
-        """Count a batch that was refused."""
+        """Count a refused batch."""
         self.batches.labels("refused", code).inc()
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -121,10 +117,10 @@ class Metrics:
         self.request_seconds.labels(name, route).observe(seconds)
 
     def exposition(self, count: Callable[[], StateCounts]) -> bytes:
-        """Write all metrics in Prometheus' text format.
+        """Return all metrics in Prometheus text format.
 
         Args:
-            count: Asks the database; if it does not answer, only this process is shown.
+            count: Reads the database; if it does not respond, only this process is covered.
         """
         try:
             state = _state_of(count())
@@ -135,7 +131,7 @@ class Metrics:
 
 
 def _state_of(counts: StateCounts) -> CollectorRegistry:
-    """Put counts into gauges; every state is there from the start, so that rates have a zero."""
+    """Put counts into gauges, with a zero for every absent state."""
     registry = CollectorRegistry()
     runs = Gauge("stabilizer_runs", "Runs by state.", ("state",), registry=registry)
     for state in RunState:
@@ -150,14 +146,16 @@ def _state_of(counts: StateCounts) -> CollectorRegistry:
         count = counts.commands.get((kind, command_state), 0)
         commands.labels(kind.value, command_state.value).set(count)
     broken = Gauge(
-        "stabilizer_broken_rules", "Rules of runs in memory that failed last.", registry=registry
+        "stabilizer_broken_rules",
+        "Rules of runs in memory whose last evaluation failed.",
+        registry=registry,
     )
     broken.set(counts.broken_rules)
     return registry
 
 
 def count_points(batch: Batch) -> tuple[int, int]:
-    """Count the frames and the values of a batch; absent values do not count."""
+    """Return the number of frames and of values in a batch, absent values excluded."""
     frames = sum(len(block) for block in batch.blocks)
     points = sum(
         block.values.size if block.present is None else int(block.present.sum())
@@ -167,7 +165,7 @@ def count_points(batch: Batch) -> tuple[int, int]:
 
 
 class RequestMetrics:
-    """ASGI middleware that counts and times every request, refused and failed ones too."""
+    """ASGI middleware that counts and times every request, refused and failed ones included."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, clock: Clock) -> None:
         self._app = app
@@ -175,12 +173,12 @@ class RequestMetrics:
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on and note how it ended."""
+        """Pass a request on and record its status and duration."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began = self._clock.monotonic()
-        status = 500  # what the outermost layer answers if nothing is sent from here
+        status = 500  # sent by the outermost layer if the app sends nothing
 
         async def note_status(message: Message) -> None:
             nonlocal status
@@ -196,7 +194,7 @@ class RequestMetrics:
 
 
 def route_template(scope: Scope) -> str:
-    """Name the route that a request took, never its path; `none` if it reached no route."""
+    """Return the template of a request's route, never its path; `none` without a route."""
     route: BaseRoute | None = scope.get("route")
     template: str = getattr(route, "path", "none")
     return template

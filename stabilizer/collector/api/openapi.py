@@ -25,7 +25,7 @@ from stabilizer.protocol.runs import CatalogsAdd, RunRegister
 from stabilizer.protocol.views import ChangeEvent, HelloEvent
 
 PREFIX: Final = "/api/v1"
-"""Part of every router itself, so that a route knows its whole template."""
+"""Prefix of every router, so that a route knows its whole template."""
 
 _STATIC: Final = Path(fastapi_offline.__file__).parent / "static"
 """Swagger UI from the package fastapi-offline; FastAPI's own page loads it from a CDN."""
@@ -37,7 +37,7 @@ TAGS: Final[list[dict[str, Any]]] = [
     {"name": "incidents", "description": "Alerts, incidents, rules and the audit log."},
     {"name": "commands", "description": "Instructions to jobs, from the policy or a user."},
     {"name": "control", "description": "The global switch of the policy, and silences."},
-    {"name": "events", "description": "Changes as they happen, for open pages."},
+    {"name": "events", "description": "Live notifications of changes, for pages."},
     {"name": "health", "description": "Probes and metrics; no token needed."},
 ]
 
@@ -45,8 +45,8 @@ DESCRIPTION: Final = """
 Watches training jobs, decides, and sends them commands.
 
 Every error is an `application/problem+json` document with a stable `code`; `errors` lists all
-fields that cannot be used. A request that changes something may name its author in
-`X-Stabilizer-Actor`. NaN and infinite values are the strings `"NaN"`, `"Infinity"`, `"-Infinity"`.
+invalid fields. A request that changes something may name its author in `X-Stabilizer-Actor`.
+NaN and infinite values are the strings `"NaN"`, `"Infinity"`, `"-Infinity"`.
 """
 
 _ALWAYS: Final = (401, 403, 421, 422, 500, 503)
@@ -54,12 +54,12 @@ _EXPLANATIONS: Final = {
     400: "The body is not JSON, or is incomplete.",
     401: "The token is missing or unknown.",
     403: "A page of another site made the request.",
-    404: "It does not exist.",
+    404: "The requested object does not exist.",
     409: "The current state does not allow it; `code` names the reason.",
     413: "The body is too large.",
     415: "The content type of the body is not supported.",
     421: "The Host header is not a name of this collector.",
-    422: "Fields cannot be used; `errors` lists all of them.",
+    422: "Fields are invalid; `errors` lists all of them.",
     426: "The collector does not support the protocol version of the job.",
     500: "The collector failed; see its log.",
     503: "The database does not respond; retry after `Retry-After` seconds.",

@@ -1,4 +1,4 @@
-"""Refusals that only HTTP knows, and how any refusal is written down."""
+"""Problem documents (RFC 9457), and refusals that concern HTTP only."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from starlette.exceptions import HTTPException
 from stabilizer.protocol.message import PROBLEM_CONTENT_TYPE, FieldProblem, Problem
 
 MAX_VALUE_CHARACTERS: Final = 200
-"""A refused value is shown up to here: a body of megabytes must not come back as an error."""
+"""Longer values are cut: an error must not return a body of megabytes."""
 
 MAX_FIELDS: Final = 100
-"""Field problems in one document; the detail tells how many there are."""
+"""Field problems in one document; `detail` has their total number."""
 
 _ENUM_MEMBER: Final = re.compile(r"<\w+\.\w+: ('[^']*')>")
 
 
 class HttpProblem(HTTPException):
-    """A refusal for reasons of HTTP itself, before any service has seen the request."""
+    """A refusal for a reason of HTTP, before any service sees the request."""
 
     def __init__(
         self, status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None
@@ -40,7 +40,7 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
     extra: Mapping[str, object] | None = None,
 ) -> Response:
-    """Build an RFC 9457 answer; `extra` are members beyond the standard ones."""
+    """Build an RFC 9457 response; `extra` holds members beyond the standard ones."""
     members: dict[str, Any] = dict(extra or {})
     problem = Problem(
         title=HTTPStatus(status).phrase,
@@ -59,7 +59,7 @@ def problem_response(
 
 
 def describe_value(value: object) -> str | int | float | bool | None:
-    """Make a refused value fit to be shown: numbers and short text as they are, else its text."""
+    """Return a refused value for display: numbers and short text unchanged, else cut text."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and abs(value) < 2**53:
@@ -79,7 +79,7 @@ def _short_repr(value: object) -> str:
 
 
 def field_name(location: Iterable[int | str]) -> str:
-    """Write pydantic's location as a dotted name, without the part of the request it is in."""
+    """Return pydantic's location as a dotted name, without the part of the request."""
     parts = [str(part) for part in location]
     if parts and parts[0] in ("body", "query", "path", "header"):
         parts = parts[1:] or parts[:1]
@@ -87,17 +87,17 @@ def field_name(location: Iterable[int | str]) -> str:
 
 
 def field_problems(errors: Iterable[Mapping[str, Any]]) -> list[FieldProblem]:
-    """Turn pydantic's list of errors into ours; all of them, in its order."""
+    """Convert pydantic's errors, in their order."""
     return [
         FieldProblem(
             field=field_name(error["loc"]),
             value=describe_value(error.get("input")),
-            allowed=_in_words(str(error["msg"])),
+            allowed=_without_class_names(str(error["msg"])),
         )
         for error in errors
     ]
 
 
-def _in_words(message: str) -> str:
-    """Take the names of Python's classes out of pydantic's text."""
+def _without_class_names(message: str) -> str:
+    """Remove the names of Python classes from pydantic's text."""
     return _ENUM_MEMBER.sub(r"\1", message.removeprefix("Value error, "))

@@ -19,11 +19,11 @@ class Change:
     """What one committed transaction changed."""
 
     run_id: str | None
-    """None: the switch over all runs, or silences."""
+    """None: the global switch or silences."""
     frames: bool = False
     """Samples were stored."""
     decisions: bool = False
-    """Something else that a page shows changed."""
+    """Anything else that a page shows changed."""
     wakes_job: bool = False
     """The job may have something to do."""
     step: int = 0
@@ -87,7 +87,7 @@ class ChangeFeed:
 
     def __init__(self) -> None:
         self.start_id = uuid.uuid4().hex
-        """Identifies this start of the collector; cursors and versions of another are void."""
+        """Identifies this start of the collector; cursors and versions are valid within it only."""
         self._lock = threading.Lock()
         self._records: OrderedDict[str | None, _Record] = OrderedDict()  # last changed last
         self._number = 0
@@ -111,7 +111,7 @@ class ChangeFeed:
         self._closing = asyncio.Event()
 
     def close(self) -> None:
-        """End every wait, now and from now on. Call it in the event loop."""
+        """End all waits, present and future. Call it in the event loop."""
         self._closing.set()
         for listeners in self._listeners.values():
             for listener in listeners:
@@ -167,7 +167,7 @@ class ChangeFeed:
                 del self._listeners[key]
 
     async def pause(self, seconds: float) -> None:
-        """Sleep, but no longer than the server runs."""
+        """Sleep until the time is up or the server stops."""
         await _wait(self._closing, seconds)
 
     def cursor(self) -> int:
@@ -180,7 +180,7 @@ class ChangeFeed:
 
         Args:
             cursor: From an earlier call.
-            run_id: Only this run and what concerns all runs; None for everything.
+            run_id: Only this run, the global switch and silences; None for everything.
         """
         with self._lock:
             if run_id is None:

@@ -53,7 +53,7 @@ class Services:
             revision = revision_of(session.connection())
         if revision != head():
             raise StorageError(
-                f"the database is at revision {revision}; this version works with {head()}",
+                f"the database is at revision {revision}; this version requires {head()}",
                 code="schema_outdated",
             )
 
@@ -66,7 +66,7 @@ def build_services(settings: CollectorSettings, clock: Clock) -> Services:
     """Open the database, migrate it, and build the services on it.
 
     Raises:
-        ConfigurationError: The URL or the rules file is unusable.
+        ConfigurationError: The URL is invalid, or the rules file cannot be read.
         RuleFileError: The rules file is invalid; lists all errors.
         StorageError: The database is in use, cannot be reached or cannot be migrated.
     """

@@ -1,4 +1,4 @@
-"""The switch over all runs, and silences."""
+"""The global switch and silences."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ControlService:
         self._uow = uow
 
     def get(self) -> ControlState:
-        """Return the switch with the silences in force."""
+        """Return the state of the switch and the silences in force."""
         with self._uow.reading() as repos:
             row = repos.control.get()
         silences = tuple(self.silences())
@@ -51,10 +51,10 @@ class ControlService:
         )
 
     def update(self, update: ControlUpdate, actor: str) -> ControlState:
-        """Disarm or arm the policy of all runs.
+        """Disarm or arm the policy on all runs.
 
-        Disarming also cancels the policy's commands that no job has received. Manual commands and
-        proposals are kept.
+        Disarming also cancels undelivered commands of the policy. Manual commands and proposals are
+        kept.
         """
         with self._uow.writing() as repos:
             now = self._uow.clock.now()
@@ -85,8 +85,8 @@ class ControlService:
         return self.get()
 
     def _withdraw_everywhere(self, cause: Cause) -> None:
-        # Visit every run, not only those with a pending command: the run's lock makes sure that a
-        # command decided during the switch is seen as well.
+        # Lock every run, not only those with a pending command: a command that is being decided
+        # now must be cancelled as well.
         with self._uow.reading() as repos:
             run_ids = repos.runs.ids(LIVING | {RunState.LOST})
         for run_id in run_ids:
@@ -108,7 +108,7 @@ class ControlService:
             return [to_silence(row) for row in rows if _is_in_force(repos, row, now)]
 
     def add_silence(self, silence: SilenceCreate, actor: str) -> Silence:
-        """Silence a rule in decisions.
+        """Exclude a rule from decisions.
 
         Raises:
             NotFoundError: There is no such run.

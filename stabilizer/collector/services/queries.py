@@ -123,7 +123,7 @@ class QueryService:
         """Return the audit entries after id `after`, oldest first; also those of a deleted run.
 
         Raises:
-            NotFoundError: There never was such a run.
+            NotFoundError: No such run ever existed.
         """
         with self._uow.reading() as repos:
             if run_id is not None and not repos.audit.knows(run_id):
@@ -131,7 +131,7 @@ class QueryService:
             return repos.audit.page(run_id, after, limit)
 
     def rules(self, run_id: str) -> RunRules:
-        """Return the rules of a run, and whether each of them works.
+        """Return the rules of a run and the health of each.
 
         Raises:
             NotFoundError: There is no such run.

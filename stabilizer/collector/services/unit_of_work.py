@@ -62,9 +62,9 @@ class RunTransaction:
     run: RunRow
     now: datetime
     wakes_job: bool = False
-    """Something changed that a waiting job or an open page must learn."""
+    """Something changed that concerns a waiting job or an open page."""
     is_visible: bool = False
-    """Something changed that pages show and no job waits for."""
+    """Something changed that concerns pages only."""
     has_frames: bool = False
     """Samples were stored."""
     changed_commands: list[CommandRow] = field(default_factory=list)
@@ -82,7 +82,7 @@ class CommitHook(Protocol):
     """Called at the end of every write on a run; implemented by the rules."""
 
     def before_commit(self, tx: RunTransaction) -> None:
-        """Finish inside the transaction."""
+        """Make the last writes of the transaction."""
         ...
 
     def forget(self, run_id: str) -> None:
@@ -109,13 +109,13 @@ class UnitOfWork:
 
     @contextmanager
     def reading(self) -> Iterator[Repositories]:
-        """Read one snapshot of the database; takes no lock."""
+        """Read a consistent snapshot of the database; takes no lock."""
         with self.database.reading() as session:
             yield Repositories(session)
 
     @contextmanager
     def writing(self) -> Iterator[Repositories]:
-        """Write what belongs to no single run."""
+        """Write without a run."""
         with self.database.transaction() as session:
             yield Repositories(session)
 
@@ -133,7 +133,7 @@ class UnitOfWork:
 
     @contextmanager
     def new_run(self, row: RunRow) -> Iterator[RunTransaction]:
-        """Write on a run that this transaction creates; rows that it refers to must exist.
+        """Write on a run that this transaction creates. Rows that the run refers to must exist.
 
         Raises:
             StorageError: The database refused the write.

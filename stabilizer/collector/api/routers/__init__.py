@@ -1,1 +1,1 @@
-"""One module for each group of paths; every endpoint hands over to one service call."""
+"""One module per group of paths; every endpoint makes one service call."""

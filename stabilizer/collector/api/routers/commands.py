@@ -29,7 +29,7 @@ from stabilizer.protocol.views import CommandPreview, CommandPreviewRequest
 
 MAX_WAIT_SECONDS: Final = 60.0
 CLIENT_CLOSED_REQUEST: Final = 499
-"""Never sent; only metrics show it."""
+"""Status of a request whose client has disconnected; only metrics show it."""
 Answer = TypeVar("Answer")
 
 router = APIRouter(prefix=PREFIX, tags=["commands"], route_class=BoundedRoute)
@@ -46,7 +46,7 @@ class NextQuery(NamesAttempt):
     """For which commands to wait, and how long; names the attempt that the job is in."""
 
     wait: Annotated[float, Field(ge=0, le=MAX_WAIT_SECONDS)] = 0.0
-    """Seconds; 0 answers at once."""
+    """Seconds to wait; 0 responds at once."""
     known: Annotated[tuple[str, ...] | None, Field(max_length=100)] = None
     """Ids of the unsettled commands that the job has received. If given, a command that was lost
     on the way is delivered again at once."""
@@ -100,15 +100,15 @@ async def next_commands(
     query: Annotated[NextQuery, Query()],
     services: ServicesDep,
 ) -> Response:
-    """Answer as soon as there is a command that the job has not received, or when time is up.
+    """Respond once there is a command that the job has not received, or after `wait` seconds.
 
-    For paused jobs, which send no frames. The answer holds all unsettled commands.
+    For paused jobs, which send no frames. The response holds all unsettled commands.
     """
     known: Collection[str] | None = query.known
 
-    def look() -> tuple[BatchAnswer, bool]:
+    def poll() -> tuple[BatchAnswer, bool]:
         nonlocal known
-        if known is None:  # read once, before `poll` marks more as delivered: the rest is news
+        if known is None:  # read once, before `poll` delivers more: those are news
             delivered = services.commands.list(run_id, {CommandState.DELIVERED})
             known = {command.id for command in delivered}
         had = known
@@ -117,7 +117,7 @@ async def next_commands(
 
     with services.feed.listening(Audience.JOB, run_id) as listener:
         async with watch_disconnect(request, listener):
-            answer = await poll_until_news(look, listener, services.feed, query.wait)
+            answer = await poll_until_news(poll, listener, services.feed, query.wait)
     if answer is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     return Response(answer.model_dump_json(), media_type=JSON)
@@ -195,19 +195,19 @@ def cancel_command(
 
 
 async def poll_until_news(
-    look: Callable[[], tuple[Answer, bool]],
+    poll: Callable[[], tuple[Answer, bool]],
     listener: ChangeListener,
     feed: ChangeFeed,
     wait_seconds: float,
 ) -> Answer | None:
-    """Look again at every wake-up until there is news, the time is up or the server stops.
+    """Poll at every wake-up until there is news, the time is up or the server stops.
 
     Args:
-        look: Returns the current answer and whether it is news. Runs in a worker thread and is
+        poll: Returns the current answer and whether it is news. Runs in a worker thread and is
             never cancelled half way, since it marks commands as delivered.
-        listener: Registered before the first look.
-        feed: Reports when the server stops.
-        wait_seconds: 0 looks once.
+        listener: Registered before the first poll.
+        feed: Knows when the server stops.
+        wait_seconds: 0 polls once.
 
     Returns:
         The answer, or None if the client has disconnected: then nothing is delivered.
@@ -215,11 +215,11 @@ async def poll_until_news(
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait_seconds
     while True:
-        answer, is_news = await run_in_threadpool(look)
+        answer, is_news = await run_in_threadpool(poll)
         remaining = deadline - loop.time()
         if is_news or feed.is_closing or remaining <= 0:
             return answer
-        # Look again after a timeout as well: another collector may have changed the run.
+        # Poll after a timeout as well: another collector may have changed the run.
         await listener.wait(remaining)
         if listener.is_gone:
             return None
@@ -227,7 +227,7 @@ async def poll_until_news(
 
 @asynccontextmanager
 async def watch_disconnect(request: Request, listener: ChangeListener) -> AsyncIterator[None]:
-    """End the wait when the client disconnects, so that no command is delivered to a dead one."""
+    """End the wait when the client disconnects: do not deliver commands to a dead client."""
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":

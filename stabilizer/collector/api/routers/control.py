@@ -1,4 +1,4 @@
-"""The switch over all runs, and silences."""
+"""The global switch and silences."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from stabilizer.protocol.queries import (
 router = APIRouter(prefix=PREFIX, tags=["control"], route_class=BoundedRoute)
 
 
-@router.get("/control", summary="Show the switch over all runs", responses=problems())
+@router.get("/control", summary="Show the global switch", responses=problems())
 def get_control(services: ServicesDep) -> ControlState:
-    """Show whether the policy may act, who decided so, and the active silences."""
+    """Show whether the policy is disarmed on all runs, who changed it, and the silences."""
     return services.control.get()
 
 
@@ -34,7 +34,7 @@ def put_control(update: ControlUpdate, actor: Actor, services: ServicesDep) -> C
 
 @router.get("/silences", summary="List silences", responses=problems())
 def list_silences(services: ServicesDep) -> list[Silence]:
-    """List the active silences."""
+    """List the silences in force."""
     return services.control.silences()
 
 

@@ -23,14 +23,14 @@ router = APIRouter(prefix=PREFIX, tags=["events"], route_class=BoundedRoute)
 HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """No proxy may cache or buffer events."""
 PACE_SECONDS: Final = 0.1
-"""Least time between two events of a stream."""
+"""Shortest interval between two events of a stream."""
 HEARTBEAT_SECONDS: Final = 10.0
-"""Longest time without a line; keeps the connection open through proxies."""
+"""Longest interval without a line; keeps the connection open through proxies."""
 HEARTBEAT: Final = format_sse_event(comment="alive")
 
 _STREAM: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "A stream of server-sent events that does not end by itself.",
+        "description": "An endless stream of server-sent events.",
         "content": {
             "text/event-stream": {
                 "schema": {
@@ -86,8 +86,8 @@ async def follow(
     Args:
         feed: Source of changes.
         run_id: Only this run and what concerns all runs; None for everything.
-        pace_seconds: Least time between two reads of the feed.
-        heartbeat_seconds: Longest time without a line.
+        pace_seconds: Shortest interval between two reads of the feed.
+        heartbeat_seconds: Longest interval without a line.
 
     Yields:
         Encoded events: a hello, then changes, with comments while nothing changes.

@@ -17,7 +17,7 @@ router = APIRouter(tags=["health"])
 
 
 class Health(Message):
-    """The answer of a passing probe."""
+    """Response of a passing probe."""
 
     status: Literal["ok"] = "ok"
     """Always `ok`."""
@@ -25,7 +25,7 @@ class Health(Message):
 
 @router.get("/healthz", summary="Is the process alive?", responses=problems())
 async def healthz() -> Health:
-    """Answer from the event loop: fails only if the process hangs."""
+    """Respond from the event loop: fails only if the process hangs."""
     return Health()
 
 

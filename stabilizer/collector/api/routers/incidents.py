@@ -21,7 +21,7 @@ class AlertQuery(Message):
     """Which alerts to list."""
 
     state: AlertState | None = None
-    """State of the alerts; leave out for every state."""
+    """State of the alerts; all states if omitted."""
     limit: Annotated[int, Field(ge=1, le=10_000)] = 200
     """Largest number of alerts."""
 

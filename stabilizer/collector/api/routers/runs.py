@@ -34,10 +34,10 @@ router = APIRouter(prefix=PREFIX, tags=["runs"], route_class=BoundedRoute)
     openapi_extra=json_body(RunRegister),
 )
 async def register_run(request: Request, services: ServicesDep) -> RunRegistered:
-    """Begin an attempt. The same name and key return the same run."""
+    """Start a run, or the next attempt of the run with the same name and key."""
     check_content_type(request, JSON)
     body = await request.body()
-    # Parsing catalogs of many thousand series takes long: do it in a worker thread as well.
+    # In a worker thread, since parsing catalogs of many thousand series takes long.
     return await run_in_threadpool(lambda: services.runs.register(_read_registration(body)))
 
 
@@ -48,7 +48,7 @@ def list_runs(query: Annotated[RunQuery, Query()], services: ServicesDep) -> Run
 
 
 @router.get(
-    "/overview", summary="Show runs at a glance", response_model=Overview, responses=problems()
+    "/overview", summary="List runs with summaries", response_model=Overview, responses=problems()
 )
 def get_overview(query: Annotated[RunQuery, Query()], services: ServicesDep) -> Response:
     """List runs page by page, each with its phase, open incident, last intervention and loss.

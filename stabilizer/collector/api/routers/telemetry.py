@@ -55,10 +55,10 @@ async def add_catalogs(request: Request, run_id: RunId, services: ServicesDep) -
 async def post_frames(
     request: Request, run_id: RunId, services: ServicesDep, metrics: MetricsDep
 ) -> Response:
-    """Store a batch of frames once, evaluate the rules, and answer with commands and plan.
+    """Store a batch of frames, evaluate the rules, and return commands and the sampling plan.
 
-    The batch is durable before the answer is sent. A repeated (attempt, sequence) is answered
-    with `duplicate` and not stored again.
+    The batch is durable before the response is sent. A repeated (attempt, sequence) is a duplicate
+    and is not stored again.
     """
     kind = check_content_type(request, CONTENT_TYPE, JSON)
     body = await request.body()
@@ -68,7 +68,7 @@ async def post_frames(
 
 @router.post("/heartbeat", summary="Send a heartbeat", responses=problems(400, 404, 409, 413, 415))
 def post_heartbeat(run_id: RunId, heartbeat: Heartbeat, services: ServicesDep) -> BatchAnswer:
-    """Report that the job is alive, or that it pauses, ends or failed."""
+    """Report that the job is alive, or that it has paused, finished or failed."""
     return services.runs.heartbeat(run_id, heartbeat)
 
 

@@ -1,1 +1,1 @@
-"""Commands: their life, their targets, and the answers that carry them."""
+"""Commands: lifecycle, targets, previews, and delivery to jobs."""

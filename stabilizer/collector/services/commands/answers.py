@@ -1,4 +1,4 @@
-"""The answer that a job gets to every batch, heartbeat and poll."""
+"""The answer to every batch, heartbeat and poll of a job."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def build_answer(
 ) -> BatchAnswer:
     """Build an answer and mark its commands as delivered.
 
-    The transaction must commit before the answer is sent: a command is on record before it leaves.
-    Every unsettled command is in every answer, so that a lost answer loses none. An earlier attempt
-    gets none: a process that outlives its successor's start would reject them, and so settle them.
+    The transaction must commit before the answer is sent, so that every sent command is stored.
+    Each answer holds all unsettled commands, so that a lost answer loses none. Earlier attempts
+    receive none: a process that outlives the start of its successor would reject and so settle
+    them.
     """
     expire_due(tx)
     judge.settle(tx)

@@ -1,4 +1,4 @@
-"""The state machine of a command: allowed transitions, and the only way to make one."""
+"""The state machine of commands: allowed transitions, and the functions that make them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class CommandDraft:
     actor: str
     lifetime: timedelta
     key: str | None = None
-    """The policy's key for it; None for a manual one."""
+    """The policy's key; None for a manual command."""
     attempt: int
     issued_step: int | None
     incident_id: str | None = None

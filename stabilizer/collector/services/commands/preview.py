@@ -1,4 +1,4 @@
-"""What a command would do: shown to the operator before it is issued."""
+"""Previews: what a command would do, shown to the operator before it is issued."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Scene:
 
     @property
     def cut(self) -> ReduceLrParameters | None:
-        """The cut of the learning rate that is part of the command."""
+        """The reduction of the learning rate that is part of the command."""
         if isinstance(self.parameters, RollbackParameters):
             return self.parameters.reduce_lr
         return self.parameters if isinstance(self.parameters, ReduceLrParameters) else None
@@ -156,7 +156,7 @@ def _rates_after(scene: _Scene, now: Rates, at_target: Rates | None) -> Rates:
     scale = None if now.scale is None else now.scale * factor
     if at_target is None or not at_target.lr:
         return Rates({group: rate * factor for group, rate in now.lr.items()}, scale)
-    # The scheduler goes back with the job; the cuts that are in force are put on again.
+    # The rollback restores the scheduler; the reductions in force are applied again.
     if scale is not None and at_target.scale:
         factor = scale / at_target.scale
     return Rates({group: rate * factor for group, rate in at_target.lr.items()}, scale)
@@ -171,7 +171,7 @@ def _skipped_samples(scene: _Scene) -> int | None:
 
 
 def _warnings(scene: _Scene, branches: dict[int, Branch]) -> Iterator[PreviewWarning]:
-    """Yield what the operator should know, the most important first."""
+    """Yield warnings for the operator, the most important first."""
     kind, target = scene.parameters.kind, scene.snapshot
     if target is not None and not scene.is_healthy:
         yield PreviewWarning.TARGET_NOT_HEALTHY
@@ -179,8 +179,8 @@ def _warnings(scene: _Scene, branches: dict[int, Branch]) -> Iterator[PreviewWar
         yield PreviewWarning.TARGET_ABANDONED
     if scene.state is RunState.LOST:
         yield PreviewWarning.RUN_NOT_REPORTING
-    goes_on = kind in (CommandKind.RESUME, CommandKind.STOP)
-    if scene.state is RunState.PAUSED and not goes_on:
+    ends_pause = kind in (CommandKind.RESUME, CommandKind.STOP)
+    if scene.state is RunState.PAUSED and not ends_pause:
         yield PreviewWarning.RUN_PAUSED
     if scene.state is RunState.RUNNING and kind is CommandKind.RESUME:
         yield PreviewWarning.RUN_NOT_PAUSED

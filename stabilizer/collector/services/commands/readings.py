@@ -1,4 +1,4 @@
-"""What a run measured last of the quantities that a command touches."""
+"""The newest samples of the metrics that a command affects."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from stabilizer.protocol.runs import Branch
 from stabilizer.protocol.series import SeriesKey
 
 NO_GROUP: Final = "all"
-"""Name of the rate of a job that names no parameter groups."""
+"""Name of the rate of a job without named parameter groups."""
 
 _RECENT_BATCHES: Final = 64
 _NEAR_STEPS: Final = 20
-"""A rate measured up to so many steps before a target is taken as the target's."""
+"""A rate measured at most this many steps before a target counts as the target's."""
 
 Blocks = Iterable[tuple[int, FrameBlock]]
 
@@ -129,7 +129,7 @@ class Readings:
         if not len(found):
             return None
         at = found[np.argmax(block.steps[found])]
-        # The shortest decimal that float32 reads back as the same value: 0.0001, as it was set.
+        # The shortest decimal with the same float32 value: 0.0001, as configured.
         return (attempt, int(block.steps[at])), float(str(block.values[at, slot]))
 
 

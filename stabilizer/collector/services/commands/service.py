@@ -49,7 +49,7 @@ class CommandService:
     Args:
         uow: Opens transactions.
         judge: Processes every change.
-        lifetime: Time until a command expires that no job has taken; a command may set its own.
+        lifetime: Time until an undelivered command expires; a command may set its own.
     """
 
     def __init__(self, uow: UnitOfWork, judge: Judge, lifetime: timedelta) -> None:
@@ -203,7 +203,7 @@ class CommandService:
             try:
                 with self._uow.run(run_id) as tx:
                     expired += expire_due(tx)
-            except NotFoundError:  # deleted in the meantime
+            except NotFoundError:  # deleted meanwhile
                 continue
         return expired
 

@@ -1,4 +1,4 @@
-"""Checks a manual command against the run, and resolves the target of a rollback."""
+"""Check a manual command against the run, and resolve the target of a rollback."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_open(run: RunRow, attempt: int | None) -> None:
 
 
 def resolve(repos: Repositories, run: RunRow, request: CommandRequest) -> CommandParameters:
-    """Turn an operator's request into the parameters that the job receives.
+    """Convert an operator's request to the parameters that the job receives.
 
     Raises:
         ConflictError: As `find_target`.

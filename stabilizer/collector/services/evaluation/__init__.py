@@ -1,1 +1,1 @@
-"""What the rules make of the frames, kept in step with the database."""
+"""Evaluation of the rules, kept in step with the database."""

@@ -1,4 +1,4 @@
-"""Evaluates the rules of a run on each of its events, and records what they decide."""
+"""Evaluate the rules of runs on every event, and record their decisions."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Judge:
         self._brains.put(tx.run.id, fresh_brain(tx, rules, origin, self._catalogs))
 
     def begin_attempt(self, tx: RunTransaction, attempt: AttemptRow) -> None:
-        """Begin an attempt: steps may repeat from here on."""
+        """Begin an attempt: its steps may repeat earlier ones."""
         loaded = self._touch(tx, save=True)
         loaded.seen.clear()
         reason = MarkerKind(attempt.reason)
@@ -77,7 +77,7 @@ class Judge:
             loaded.brain.add_catalog(catalog)
 
     def set_snapshots(self, tx: RunTransaction, snapshots: Sequence[SnapshotInfo]) -> None:
-        """Replace the inventory of the job's snapshots."""
+        """Replace the list of snapshots that the job holds."""
         self._touch(tx, save=True).brain.set_snapshots(snapshots)
 
     def feed(
@@ -89,9 +89,9 @@ class Judge:
         loaded.show(blocks, markers, RunContext(tx).at, record)
 
     def pass_by(self, tx: RunTransaction) -> None:
-        """Count a batch of an earlier attempt, which the rules do not see.
+        """Count a batch of an earlier attempt, which the rules do not evaluate.
 
-        It raises the run's version too: versions are the order in which batches arrived.
+        It raises the run's version too: versions give the order in which batches arrived.
         """
         self._touch(tx, save=False)
 
@@ -115,7 +115,7 @@ class Judge:
         )
 
     def settle(self, tx: RunTransaction) -> None:
-        """Show the rules every changed command, until they change no other."""
+        """Pass changed commands to the rules, until they change no more."""
         while tx.changed_commands:
             command = to_command(tx.changed_commands.pop(0))
             loaded = self._touch(tx, save=True)
@@ -146,8 +146,8 @@ class Judge:
 
     def _brain(self, tx: RunTransaction) -> StoredBrain:
         loaded = self._brains.get(tx.run.id)
-        # Another version means that another collector has changed the run, or that a transaction
-        # of ours was committed although its answer was lost.
+        # The version differs if another collector has changed the run, or if a transaction of ours
+        # was committed although it reported an error.
         if loaded is None or loaded.version != tx.run.version:
             loaded = self._restore(tx)
         return loaded
@@ -177,7 +177,7 @@ class Judge:
             loaded.show(blocks, (), lambda _step: context, outcomes.append)
         if outcomes:
             # Another version of the rules may decide differently on the same frames.
-            logger.warning("run %s: the replay made decisions that are not on record", tx.run.id)
+            logger.warning("run %s: the replay made decisions that are not stored", tx.run.id)
             tx.is_judged = True
             for outcome in outcomes:
                 self._record(tx, loaded, outcome)
@@ -202,7 +202,7 @@ class Judge:
         self._record(
             tx,
             loaded,
-            # Not `resume`, which inhibits rules: nothing has happened to the job itself.
+            # Not `resume`, which inhibits rules: the job itself did not restart.
             loaded.brain.begin_attempt(tx.run.attempt, from_step, MarkerKind.ROLLBACK),
         )
         loaded.brain.set_snapshots(tx.repos.attempts.snapshots(tx.run.id))
@@ -224,12 +224,12 @@ class Judge:
 
 @lru_cache(maxsize=64)
 def _stored_rules(text: str, rules_hash: str) -> RuleFile:
-    """Parse a stored rule file once: with many runs, brains are dropped and restored often."""
+    """Parse a stored rule file; cached, since brains are dropped and restored often."""
     return load_rules(text, f"rules {rules_hash}")
 
 
 def _store_status(tx: RunTransaction, loaded: StoredBrain) -> None:
-    """Store what pages show of the rules, so that reads need neither the brain nor the lock."""
+    """Store the status of the rules, so that reads need neither the brain nor the lock."""
     status = tx.repos.rules.status(tx.run.id)
     if status is None:
         status = tx.repos.rules.add_status(tx.run.id)

@@ -1,4 +1,4 @@
-"""Records what the rules decide: alerts, incidents, decisions and commands."""
+"""Record outcomes of the rules: alerts, incidents, decisions and commands."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ from stabilizer.rules.outcome import (
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The brain that decided: each counts from one, and the run may have had others before it."""
+    """The brain that decided. Each brain counts from one; a run may have had several."""
 
     generation: int
     incident_offset: int
     rules_hash: str
 
     def alert_key(self, key: AlertKey) -> str:
-        """Name an alert in 32 hexadecimal digits, since a series may be long."""
+        """Return the key of an alert: 32 hexadecimal digits, since a series may be long."""
         text = "\x1f".join(map(str, (self.generation, *key)))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def command_key(self, key: str) -> str:
-        """Name a command of the policy."""
+        """Return the key of a command of the policy."""
         return f"{self.generation}:{key}"
 
 
@@ -56,14 +56,14 @@ class Recorder:
     """Writes outcomes in the transaction of the batch that caused them.
 
     Args:
-        command_lifetime: Time until a command that no job has taken expires.
+        command_lifetime: Time until an undelivered command expires.
     """
 
     def __init__(self, command_lifetime: timedelta) -> None:
         self._lifetime = command_lifetime
 
     def record(self, tx: RunTransaction, origin: Origin, outcome: Outcome) -> None:
-        """Write an outcome. What it names must come before what names it."""
+        """Write an outcome. Referenced rows come before those that refer to them."""
         for alert in outcome.alerts:
             self._alert(tx, origin, alert)
         incidents = [self._incident(tx, origin, change) for change in outcome.incidents]
@@ -96,7 +96,7 @@ class Recorder:
         row.firing_step = change.firing_step
         row.resolved_step = change.resolved_step
         if change.state is not AlertState.RESOLVED or row.value is None:
-            # Keep the sample that made it fire, not the one that resolved it.
+            # Keep the sample that fired the alert, not the one that resolved it.
             row.value = change.value
             row.score = change.score
             row.threshold = change.threshold
@@ -214,7 +214,7 @@ class Recorder:
 
     def _cancel(self, tx: RunTransaction, origin: Origin, key: str) -> None:
         row = tx.repos.commands.find(tx.run.id, origin.command_key(key))
-        # One that the job already has cannot be called back: its result will tell.
+        # A delivered command cannot be cancelled: the job will report its result.
         if row is not None and row.state in UNDELIVERED:
             cause = Cause(
                 actor=POLICY,

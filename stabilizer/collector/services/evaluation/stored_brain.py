@@ -27,7 +27,7 @@ from stabilizer.rules.outcome import PolicyContext
 
 SAVE_EVERY_STEPS: Final = 64
 MAX_BRAINS: Final = 256
-"""Brains in memory; the least recently used is dropped, and restored when needed."""
+"""Brains in memory; the least recently used is dropped, and restored on demand."""
 MAX_CATALOGS: Final = 512
 """Catalogs in memory; most runs share theirs with other runs of the same model."""
 
@@ -42,7 +42,7 @@ class StoredBrain(LoadedBrain):
 
 
 class BrainCache:
-    """Brains by run; the least recently used is dropped first. Thread-safe."""
+    """Brains by run, least recently used dropped first. Thread-safe."""
 
     def __init__(self) -> None:
         self._brains: OrderedDict[str, StoredBrain] = OrderedDict()
@@ -123,7 +123,7 @@ class RunContext:
 def fresh_brain(
     tx: RunTransaction, rules: RuleFile, origin: Origin, catalogs: CatalogCache
 ) -> StoredBrain:
-    """Build a brain that has seen nothing of the run."""
+    """Build a brain without any history."""
     return StoredBrain(
         brain=_build(tx, rules, catalogs),
         origin=origin,
@@ -139,7 +139,7 @@ def restore_brain(
     """Restore a brain from its saved state, without the batches after it.
 
     Raises:
-        ConfigurationError: The state was saved by other rules or by another version of them.
+        ConfigurationError: The state was saved by other rules or another version of them.
     """
     brain = _build(tx, rules, catalogs)
     brain.load_state(row.state)
@@ -181,7 +181,7 @@ def saved_state(tx: RunTransaction) -> BrainStateRow:
     """Return the saved state of a run's brain.
 
     Raises:
-        StorageError: There is none, although every registration writes one.
+        StorageError: There is none; every registration writes one.
     """
     row = tx.repos.rules.state(tx.run.id)
     if row is None:

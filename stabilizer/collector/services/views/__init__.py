@@ -1,1 +1,1 @@
-"""What pages draw: reduced to as much as they can show."""
+"""Reduced data for charts: heatmaps and sparklines."""

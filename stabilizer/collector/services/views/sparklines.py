@@ -197,7 +197,7 @@ class _Refresh:
         return state.is_whole and run.version - state.version <= SMALL_BACKLOG
 
     def _follow_lineage(self, run_id: str, branches: Branches) -> None:
-        """Drop what a rollback abandoned; read again what shared a bucket with it."""
+        """Drop abandoned steps; read the buckets that held them again."""
         state = self.states[run_id]
         changed = _first_changed_step(state.branches, branches)
         state.branches = branches

@@ -143,4 +143,4 @@ def test_thousands_of_bad_fields_stay_a_short_answer(app, client):
     answer = client.post("/", json={"count": 1, "names": ["long"] * 5000})
     problem = problem_of(answer)
     assert len(problem.errors) == 100
-    assert problem.detail.startswith("5000 field(s)")
+    assert problem.detail.startswith("5000 invalid field(s)")
