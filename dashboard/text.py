@@ -1,7 +1,7 @@
-"""What the product says: every state, reason and order as a phrase for people, in one voice.
+"""Texts of the pages: a phrase for every state, reason and command of the protocol.
 
-A phrase begins in lower case and has no full stop, so that it can stand after a colon. Labels are
-the words of the protocol themselves; one word has one meaning everywhere.
+Phrases start in lower case and have no full stop, so that they can follow a colon. Labels are the
+values of the protocol.
 """
 
 from __future__ import annotations
@@ -39,100 +39,100 @@ _PHRASES: Final[Mapping[type[StrEnum], Mapping[StrEnum, str]]] = {
         DecisionKind.WAIT: "waits",
         DecisionKind.ACT: "acts",
         DecisionKind.PROPOSE: "proposes",
-        DecisionKind.HOLD: "holds back",
+        DecisionKind.HOLD: "on hold",
         DecisionKind.RESOLVE: "closes the incident",
-        DecisionKind.ESCALATE: "calls a person",
+        DecisionKind.ESCALATE: "escalates",
     },
     DecisionReason: {
-        DecisionReason.MAY_RECOVER: "it may recover by itself",
-        DecisionReason.SECOND_SIGNAL_MISSING: "a second signal is missing",
-        DecisionReason.COMMAND_IN_FLIGHT: "another command is under way",
-        DecisionReason.WATCHING: "the intervention must prove itself",
+        DecisionReason.MAY_RECOVER: "it may recover without action",
+        DecisionReason.SECOND_SIGNAL_MISSING: "waiting for a second signal",
+        DecisionReason.COMMAND_IN_FLIGHT: "another command is in flight",
+        DecisionReason.WATCHING: "watching whether the intervention helps",
         DecisionReason.DIVERGENCE: "the run is diverging",
         DecisionReason.PRECURSOR_CONFIRMED: "a second signal confirms a precursor",
-        DecisionReason.RELAPSE: "it came back or did not get better",
+        DecisionReason.RELAPSE: "relapse, or no improvement",
         DecisionReason.DEADLINE_PASSED: "it did not recover in time",
-        DecisionReason.COMMAND_FAILED: "the command before came to nothing",
-        DecisionReason.MANUAL: "a person decided it",
-        DecisionReason.MODE_OBSERVE: "the mode is observe",
-        DecisionReason.MODE_PROPOSE: "the mode is propose",
-        DecisionReason.BUDGET_SPENT: "the budget of interventions is spent",
-        DecisionReason.COOLDOWN: "the cooldown is not over",
-        DecisionReason.DISARMED: "all actions are disarmed",
-        DecisionReason.SILENCED: "the rules are silenced",
-        DecisionReason.NO_HEALTHY_SNAPSHOT: "no snapshot is healthy",
-        DecisionReason.LADDER_EXHAUSTED: "the ladder is used up",
-        DecisionReason.RECOVERED_BY_ITSELF: "it recovered by itself",
+        DecisionReason.COMMAND_FAILED: "the previous command failed",
+        DecisionReason.MANUAL: "manual decision",
+        DecisionReason.MODE_OBSERVE: "mode is observe",
+        DecisionReason.MODE_PROPOSE: "mode is propose",
+        DecisionReason.BUDGET_SPENT: "intervention budget used up",
+        DecisionReason.COOLDOWN: "in cooldown",
+        DecisionReason.DISARMED: "all runs are disarmed",
+        DecisionReason.SILENCED: "rules silenced",
+        DecisionReason.NO_HEALTHY_SNAPSHOT: "no healthy snapshot",
+        DecisionReason.LADDER_EXHAUSTED: "no steps left",
+        DecisionReason.RECOVERED_BY_ITSELF: "recovered without action",
         DecisionReason.INTERVENTION_HELPED: "the intervention helped",
-        DecisionReason.CLOSED_BY_PERSON: "a person closed it",
+        DecisionReason.CLOSED_BY_PERSON: "closed by a user",
         DecisionReason.RUN_ENDED: "the run ended",
     },
     RejectReason: {
-        RejectReason.PAST_ATTEMPT: "the run has gone on to a later attempt",
+        RejectReason.PAST_ATTEMPT: "the run has moved on to a later attempt",
         RejectReason.UNKNOWN_SNAPSHOT: "the job does not hold this snapshot",
-        RejectReason.SNAPSHOT_NOT_FINITE: "the snapshot has values that are not finite",
-        RejectReason.EXPIRED: "its time ran out before it was taken up",
-        RejectReason.UNSUPPORTED: "the job cannot do this",
+        RejectReason.SNAPSHOT_NOT_FINITE: "the snapshot has non-finite values",
+        RejectReason.EXPIRED: "expired before the job received it",
+        RejectReason.UNSUPPORTED: "not supported by this job",
         RejectReason.NOT_PAUSED: "the job is not paused",
         RejectReason.RUN_ENDING: "the run is ending",
-        RejectReason.RESTORE_FAILED: "the restore broke off",
-        RejectReason.READ_BACK_MISMATCH: "the job read back something else than was ordered",
-        RejectReason.STALE_FENCE: "it came from a collector that no longer judges the run",
-        RejectReason.REFUSED_BY_PERSON: "a person refused it",
-        RejectReason.SUPERSEDED: "a later decision took its place",
+        RejectReason.RESTORE_FAILED: "the restore failed",
+        RejectReason.READ_BACK_MISMATCH: "the read-back differs from the command",
+        RejectReason.STALE_FENCE: "sent by a collector that no longer holds the run",
+        RejectReason.REFUSED_BY_PERSON: "rejected by a user",
+        RejectReason.SUPERSEDED: "superseded by a later decision",
     },
     AuditAction: {
-        AuditAction.RUN_REGISTERED: "the job registered",
-        AuditAction.RUN_STATE_CHANGED: "the state of the run changed",
-        AuditAction.RUN_MODE_CHANGED: "the mode changed",
-        AuditAction.RUN_RULES_CHANGED: "the rules changed",
-        AuditAction.RUN_DELETED: "the run was deleted",
-        AuditAction.ATTEMPT_STARTED: "an attempt began",
-        AuditAction.INCIDENT_CHANGED: "the incident changed",
-        AuditAction.DECISION_MADE: "the policy decided",
-        AuditAction.COMMAND_CREATED: "a command was given",
-        AuditAction.COMMAND_CHANGED: "the command moved on",
-        AuditAction.DISARMED: "all actions were disarmed",
-        AuditAction.ARMED: "actions were armed again",
-        AuditAction.SILENCE_CREATED: "a rule was silenced",
-        AuditAction.SILENCE_REMOVED: "a silence was ended",
+        AuditAction.RUN_REGISTERED: "run registered",
+        AuditAction.RUN_STATE_CHANGED: "run state changed",
+        AuditAction.RUN_MODE_CHANGED: "mode changed",
+        AuditAction.RUN_RULES_CHANGED: "rules changed",
+        AuditAction.RUN_DELETED: "run deleted",
+        AuditAction.ATTEMPT_STARTED: "attempt started",
+        AuditAction.INCIDENT_CHANGED: "incident changed",
+        AuditAction.DECISION_MADE: "policy decision",
+        AuditAction.COMMAND_CREATED: "command created",
+        AuditAction.COMMAND_CHANGED: "command updated",
+        AuditAction.DISARMED: "all runs disarmed",
+        AuditAction.ARMED: "all runs armed",
+        AuditAction.SILENCE_CREATED: "rule silenced",
+        AuditAction.SILENCE_REMOVED: "silence ended",
     },
     AuditReason: {
-        AuditReason.REGISTERED: "it registered",
-        AuditReason.REPORTED_BY_JOB: "the job says so",
-        AuditReason.NO_SIGN_OF_LIFE: "there was no sign of life",
-        AuditReason.HEARD_AGAIN: "the job was heard again",
-        AuditReason.APPROVED_BY_PERSON: "a person approved it",
-        AuditReason.REQUESTED_BY_PERSON: "a person asked for it",
-        AuditReason.SENT_TO_JOB: "it was sent to the job",
-        AuditReason.CARRIED_OUT: "the job carried it out",
-        AuditReason.CARRIED_OUT_LATE: "the job carried it out after it had been given up",
-        AuditReason.FAILED_IN_JOB: "it failed in the job",
-        AuditReason.RULES_REPLACED: "other rules judge the run from here on",
+        AuditReason.REGISTERED: "registered",
+        AuditReason.REPORTED_BY_JOB: "reported by the job",
+        AuditReason.NO_SIGN_OF_LIFE: "no heartbeat",
+        AuditReason.HEARD_AGAIN: "heartbeat received again",
+        AuditReason.APPROVED_BY_PERSON: "approved",
+        AuditReason.REQUESTED_BY_PERSON: "requested by a user",
+        AuditReason.SENT_TO_JOB: "delivered to the job",
+        AuditReason.CARRIED_OUT: "applied by the job",
+        AuditReason.CARRIED_OUT_LATE: "applied by the job after it had expired",
+        AuditReason.FAILED_IN_JOB: "failed in the job",
+        AuditReason.RULES_REPLACED: "rules replaced",
     },
     CommandKind: {
         CommandKind.ROLLBACK: "roll back",
-        CommandKind.REDUCE_LR: "cut the learning rate",
+        CommandKind.REDUCE_LR: "reduce the learning rate",
         CommandKind.PAUSE: "pause",
         CommandKind.RESUME: "resume",
         CommandKind.STOP: "stop",
         CommandKind.CHECKPOINT_NOW: "write a checkpoint",
     },
     CommandState: {
-        CommandState.PROPOSED: "waits for a person to approve or reject it",
-        CommandState.PENDING: "waits for the job to ask for it",
-        CommandState.DELIVERED: "the job has it",
-        CommandState.APPLIED: "the job carried it out",
-        CommandState.REJECTED: "refused",
-        CommandState.FAILED: "the job tried and failed",
-        CommandState.EXPIRED: "not taken up in time",
-        CommandState.CANCELLED: "taken back before the job had it",
+        CommandState.PROPOSED: "approval needed",
+        CommandState.PENDING: "waiting for the job",
+        CommandState.DELIVERED: "delivered to the job",
+        CommandState.APPLIED: "applied by the job",
+        CommandState.REJECTED: "rejected",
+        CommandState.FAILED: "failed in the job",
+        CommandState.EXPIRED: "expired before the job received it",
+        CommandState.CANCELLED: "cancelled before the job received it",
     },
     IncidentState: {
-        IncidentState.OPEN: "the policy looks for what to do",
-        IncidentState.ACTING: "a command is under way",
-        IncidentState.WATCHING: "the intervention must prove itself",
-        IncidentState.RESOLVED: "over",
+        IncidentState.OPEN: "the policy is deciding",
+        IncidentState.ACTING: "a command is in flight",
+        IncidentState.WATCHING: "watching whether the intervention helps",
+        IncidentState.RESOLVED: "resolved",
     },
     AlertState: {
         AlertState.INACTIVE: "quiet",
@@ -141,57 +141,57 @@ _PHRASES: Final[Mapping[type[StrEnum], Mapping[StrEnum, str]]] = {
         AlertState.RESOLVED: "quiet again",
     },
     Severity: {
-        Severity.NOTICE: "worth knowing; nothing is done about it alone",
-        Severity.PRECURSOR: "a sign that comes before a divergence",
-        Severity.DIVERGENCE: "the run is being lost",
+        Severity.NOTICE: "informational; never acted on alone",
+        Severity.PRECURSOR: "early sign of a divergence",
+        Severity.DIVERGENCE: "the run is diverging",
     },
     Mode: {
-        Mode.OBSERVE: "watches and tells; gives no command",
-        Mode.PROPOSE: "proposes commands; a person approves or rejects each",
-        Mode.AUTO: "gives commands by itself, within budget and cooldown",
+        Mode.OBSERVE: "shows incidents; sends no commands",
+        Mode.PROPOSE: "proposes commands; you approve or reject each",
+        Mode.AUTO: "sends commands without approval, within budget and cooldown",
     },
     RunState: {
-        RunState.RUNNING: "trains",
-        RunState.PAUSED: "stands still until it is told to go on",
-        RunState.FINISHED: "ended as planned",
+        RunState.RUNNING: "training",
+        RunState.PAUSED: "paused until resumed",
+        RunState.FINISHED: "finished as planned",
         RunState.FAILED: "ended with an error",
-        RunState.LOST: "gives no sign of life",
+        RunState.LOST: "no heartbeat",
     },
     MarkerKind: {
-        MarkerKind.RESUME: "the job resumed",
-        MarkerKind.ROLLBACK: "the job rolled back",
-        MarkerKind.LR_CHANGE: "the learning rate changed",
-        MarkerKind.PHASE_CHANGE: "a new phase began",
+        MarkerKind.RESUME: "job resumed",
+        MarkerKind.ROLLBACK: "job rolled back",
+        MarkerKind.LR_CHANGE: "learning rate changed",
+        MarkerKind.PHASE_CHANGE: "phase changed",
     },
     PreviewWarning: {
-        PreviewWarning.TARGET_NOT_HEALTHY: "the snapshot is not, or not yet, held to be healthy",
-        PreviewWarning.TARGET_ABANDONED: "the snapshot is on a branch that a rollback has left",
+        PreviewWarning.TARGET_NOT_HEALTHY: "the snapshot is not known to be healthy",
+        PreviewWarning.TARGET_ABANDONED: "the snapshot is on an abandoned branch",
         PreviewWarning.RUN_NOT_REPORTING: (
-            "the run gives no sign of life: nobody may be there to take the command"
+            "the run sends no heartbeat: the job may never receive the command"
         ),
-        PreviewWarning.RUN_PAUSED: "the run is paused, and stays so after the command",
-        PreviewWarning.RUN_NOT_PAUSED: "the run is not paused: the job will refuse",
-        PreviewWarning.OTHER_COMMAND_IN_FLIGHT: "another command is on its way to the job",
-        PreviewWarning.COMMAND_PROPOSED: "another command waits for a person",
+        PreviewWarning.RUN_PAUSED: "the run is paused and stays paused",
+        PreviewWarning.RUN_NOT_PAUSED: "the run is not paused: the job will reject it",
+        PreviewWarning.OTHER_COMMAND_IN_FLIGHT: "another command is in flight",
+        PreviewWarning.COMMAND_PROPOSED: "another command needs approval",
         PreviewWarning.GLOBAL_BATCH_UNKNOWN: (
-            "the job did not say how many samples a step takes: the skip cannot be counted"
+            "samples per step unknown: the skip cannot be counted"
         ),
     },
 }
 
 
 def phrase(member: StrEnum) -> str:
-    """Say what a state, a reason or a kind means."""
+    """Return the phrase of a state, reason or kind."""
     return _PHRASES[type(member)][member]
 
 
 def label(member: StrEnum) -> str:
-    """Name a state or kind by the protocol's own word."""
+    """Return the value of a state or kind, without underscores."""
     return member.value.replace("_", " ")
 
 
 def reason_phrase(reason: str) -> str:
-    """Say the reason that a command carries as text: a decision's, or a refusal's."""
+    """Return the phrase of a command's reason, whichever enum it is from."""
     for kind in (DecisionReason, RejectReason, AuditReason):
         if reason in set(kind):
             return phrase(kind(reason))
@@ -199,17 +199,17 @@ def reason_phrase(reason: str) -> str:
 
 
 def actor_name(actor: str) -> str:
-    """Name who did something: `the policy`, `the job`, `the collector`, or a person's name."""
+    """Return `the policy`, `the job`, `the collector`, or a user's name."""
     return actor.removeprefix(PERSON_PREFIX) if is_person(actor) else f"the {actor}"
 
 
 def is_person(actor: str) -> bool:
-    """Tell whether a person did it."""
+    """Tell whether the actor is a user."""
     return actor.startswith(PERSON_PREFIX)
 
 
 def capital(text: str) -> str:
-    """Begin with a capital letter; the rest stays as it is."""
+    """Capitalise the first letter only."""
     return text[:1].upper() + text[1:]
 
 
@@ -225,11 +225,11 @@ def command_title(parameters: CommandParameters | CommandRequest) -> str:
 def command_sentence(
     parameters: CommandParameters | CommandRequest, *, global_batch: int | None = None
 ) -> str:
-    """Say in full what a command tells the job to do.
+    """Describe a command in full.
 
     Args:
-        parameters: Of a command, or of one that a person thinks of.
-        global_batch: Samples of one step, so that what is skipped can be told in samples too.
+        parameters: Of a command, or of one that is not sent yet.
+        global_batch: Samples per step, to give the skip in samples too.
     """
     match parameters:
         case RollbackParameters():
@@ -245,10 +245,10 @@ def command_sentence(
 
 
 _PLAIN: Final[Mapping[CommandKind, str]] = {
-    CommandKind.PAUSE: "stand still at the next step boundary, until resume or stop",
-    CommandKind.RESUME: "go on after the pause",
-    CommandKind.STOP: "end the training in good order at the next step boundary",
-    CommandKind.CHECKPOINT_NOW: "write a checkpoint at the next step boundary, and train on",
+    CommandKind.PAUSE: "pause at the next step boundary, until resume or stop",
+    CommandKind.RESUME: "resume training after the pause",
+    CommandKind.STOP: "end the training cleanly at the next step boundary",
+    CommandKind.CHECKPOINT_NOW: "write a checkpoint at the next step boundary and continue",
 }
 
 
@@ -272,7 +272,7 @@ def _rollback(
 
 
 def skipped_data(skip_steps: int, global_batch: int | None) -> str:
-    """Say how much data is skipped: `200 steps of data (12,800 samples)`."""
+    """Write how much data is skipped: `200 steps of data (12,800 samples)`."""
     text = f"{counted(skip_steps, 'step')} of data"
     if global_batch is not None:
         text += f" ({counted(skip_steps * global_batch, 'sample')})"
@@ -280,9 +280,11 @@ def skipped_data(skip_steps: int, global_batch: int | None) -> str:
 
 
 def cut_sentence(cut: ReduceLrParameters) -> str:
-    """Say a cut: `multiply the learning rate by 0.5 for 500 steps, back over 500 steps`."""
+    """Describe a learning-rate reduction: `multiply the learning rate by 0.5 for 500 steps`."""
     text = f"multiply the learning rate by {exact(cut.factor)}"
     if cut.hold_steps is None:
-        return f"{text} until told otherwise"
+        return f"{text} until changed"
     text += f" for {counted(cut.hold_steps, 'step')}"
-    return f"{text}, then back over {counted(cut.ramp_steps, 'step')}" if cut.ramp_steps else text
+    return (
+        f"{text}, then ramp back over {counted(cut.ramp_steps, 'step')}" if cut.ramp_steps else text
+    )

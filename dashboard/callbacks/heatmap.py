@@ -248,7 +248,7 @@ def register(app: Dash, collector: Collector) -> None:
         except DashboardError as error:
             missed = {**shown, "asked": None} if shown else no_update
             return *[no_update] * 7, missed, small_problem(error)
-        figure = maps.heatmap or empty_figure("nothing is measured on modules")
+        figure = maps.heatmap or empty_figure("no per-module metrics")
         return (
             figure,
             {"height": figure["layout"]["height"]},

@@ -282,7 +282,7 @@ def _past(story: Story) -> Component | None:
         return None
     past.sort(key=lambda one: one.number, reverse=True)
     earlier = len(past) - _PAST_SHOWN
-    more = [html.P(f"{count(earlier)} earlier stand in the log", className="empty")]
+    more = [html.P(f"{count(earlier)} earlier in the timeline", className="empty")]
     return html.Div([past_incidents(past[:_PAST_SHOWN]), *(more if earlier > 0 else [])])
 
 

@@ -137,13 +137,13 @@ def _count(overview: Overview) -> str:
 def _nothing(chosen: RunsFilter) -> Component:
     if chosen.search.strip() or chosen.states:
         return problem(
-            "No run fits",
+            "No matching runs",
             "PanelView for another part of its name, key or id, or take every state.",
             ("Show all runs", "/"),
             anew=True,
         )
     return problem(
-        "No run has registered yet",
+        "No runs yet",
         "Add one line to a training job: Trainer(callbacks=[StabilizerCallback(<address of the "
         'collector>, run="my-run")]). It appears here with its first step.',
         ("PanelView at the switch and the audit log", "/control"),

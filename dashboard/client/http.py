@@ -22,8 +22,8 @@ PREFIX: Final = "/api/v1"
 ACTOR_HEADER: Final = "X-Stabilizer-Actor"
 
 PERHAPS_DONE: Final = (
-    "It may have been sent and done all the same: look at the commands and the log before you "
-    "send it again"
+    "It may have been applied nevertheless: check the commands and the audit log before you send "
+    "it again"
 )
 _NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 """Failures before the first byte of a request has left."""
@@ -72,7 +72,7 @@ async def send(
         )
     except httpx.HTTPError as error:
         raise CollectorUnavailableError(
-            f"the collector at {http.base_url} does not answer ({type(error).__name__})",
+            f"the collector at {http.base_url} is not responding ({type(error).__name__})",
             url=str(http.base_url),
         ) from error
     if answer.is_success:
@@ -115,7 +115,7 @@ def refusal(answer: httpx.Response) -> DashboardError:
     except ValidationError:
         return CollectorUnavailableError(
             f"{url} answered with status {answer.status_code} and no reason: "
-            "something else may stand at the collector's address",
+            "check the address of the collector",
             url=url,
         )
     if answer.status_code == httpx.codes.UNAUTHORIZED:

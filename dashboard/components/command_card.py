@@ -69,7 +69,7 @@ def preview_panel(preview: CommandPreview) -> Component:
     """Show what a command would do if the job took it up now."""
     return html.Section(
         [
-            html.H5("What it would do now"),
+            html.H5("Effect if applied now"),
             facts_table(list(_preview_lines(preview))),
             *([_rates_table(preview)] if _changes_rate(preview) and preview.lr else []),
             *([_warnings(preview)] if preview.warnings else []),
@@ -87,11 +87,11 @@ def _preview_lines(preview: CommandPreview) -> Iterator[tuple[str, Content]]:
             f"step {count(target.step)}, attempt {target.attempt}, snapshot {target.snapshot_id}"
         )
         health = [] if preview.target_healthy is None else [_health(preview.target_healthy)]
-        yield "goes back to", [place, *health]
-        yield "trains again", _lost(preview)
+        yield "rolls back to", [place, *health]
+        yield "repeats", _lost(preview)
         yield "skips", _skipped(preview)
     elif isinstance(parameters, ReduceLrParameters):
-        yield "loses", "nothing: no step is trained again, no data is skipped"
+        yield "loses", "nothing: no steps repeated, no data skipped"
     else:
         yield "does", command_sentence(parameters)
     if _changes_rate(preview):
@@ -107,13 +107,13 @@ def _lost(preview: CommandPreview) -> str:
     text = counted(preview.steps_lost, "step")
     if preview.seconds_lost is not None:
         return f"{text}, about {duration(preview.seconds_lost)}"
-    return f"{text}; how long is not known"
+    return f"{text}, duration unknown"
 
 
 def _skipped(preview: CommandPreview) -> str:
     start = preview.skip_from_sample
     if preview.skip_steps == 0:
-        return "no data" + ("" if start is None else f", goes on at sample {count(start)}")
+        return "no data" + ("" if start is None else f", continues at sample {count(start)}")
     text = f"{counted(preview.skip_steps, 'step')} of data"
     if preview.skipped_samples is not None:
         text += f" ({counted(preview.skipped_samples, 'sample')})"
@@ -133,14 +133,16 @@ def _cut(parameters: CommandParameters) -> ReduceLrParameters | None:
 def _held(parameters: CommandParameters) -> str:
     cut = _cut(parameters)
     if cut is None or cut.hold_steps is None:
-        return "held until told otherwise"
+        return "held until changed"
     text = f"held for {counted(cut.hold_steps, 'step')}"
-    return f"{text}, then back over {counted(cut.ramp_steps, 'step')}" if cut.ramp_steps else text
+    return (
+        f"{text}, then ramp back over {counted(cut.ramp_steps, 'step')}" if cut.ramp_steps else text
+    )
 
 
 def _rates_table(preview: CommandPreview) -> Component:
     rows = [
-        [group, number(rate), ARROW, number(preview.lr_after.get(group), unknown="not known")]
+        [group, number(rate), ARROW, number(preview.lr_after.get(group), unknown="unknown")]
         for group, rate in preview.lr.items()
     ]
     head = html.Thead(html.Tr([html.Th("group"), html.Th("now"), html.Th(""), html.Th("after")]))
@@ -166,9 +168,9 @@ _STAGE_LOOKS: Final = {
     StageState.UNKNOWN: BadgeStyle("gray", Shape.DIAMOND),
 }
 _CHECK_WORDS: Final = {
-    True: (BadgeStyle("teal", Shape.CHECK), "as ordered"),
+    True: (BadgeStyle("teal", Shape.CHECK), "as sent"),
     False: (BadgeStyle("red", Shape.CROSS), "differs"),
-    None: (BadgeStyle("gray", Shape.DIAMOND), "cannot be told"),
+    None: (BadgeStyle("gray", Shape.DIAMOND), "unknown"),
 }
 
 
@@ -260,10 +262,10 @@ def _why(command: Command, history: Sequence[AuditEntry]) -> Component:
     if created is not None:
         reason, message = created.reason.value, created.message
     elif command.state in _ENDED_BADLY:
-        return html.P(f"Given by {actor_name(command.actor)}.", className="why")
+        return html.P(f"Sent by {actor_name(command.actor)}.", className="why")
     if is_person(command.actor):
         return html.P([f"{actor_name(command.actor)}: ", html.Q(message)], className="why")
-    return html.P(f"Because {reason_phrase(reason)}.", className="why")
+    return html.P(f"Reason: {reason_phrase(reason)}.", className="why")
 
 
 _ENDED_BADLY: Final = frozenset(
@@ -308,7 +310,7 @@ def _stage(stage: Stage) -> Component:
 def verdict_table(verdict: ReadBackVerdict) -> Component:
     """Show what was ordered beside what the job read from itself."""
     head = html.Thead(
-        html.Tr([html.Th("read back"), html.Th("ordered"), html.Th("read"), html.Th("")])
+        html.Tr([html.Th("read back"), html.Th("sent"), html.Th("read"), html.Th("")])
     )
     return html.Table(
         [head, html.Tbody([_check_row(check) for check in verdict.checks])],
@@ -339,7 +341,7 @@ def _ending(command: Command, who: str) -> Iterator[Component]:
         yield html.P([f"{who or 'reason given'}: ", html.Q(message)], className="why")
     else:
         words = [
-            html.Div("The job says:", className="why"),
+            html.Div("Message from the job:", className="why"),
             html.Pre(message, className="job-text"),
         ]
         yield html.Div(words, className=f"ending ending-{command.state}")

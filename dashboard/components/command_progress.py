@@ -27,7 +27,7 @@ from stabilizer.protocol.queries import AuditAction, AuditEntry, AuditReason
 
 _SCALE_TOLERANCE: Final = 1e-5
 """Relative: the scale before is a stored sample, in float32."""
-_NOT_KNOWN: Final = "not known"
+_NOT_KNOWN: Final = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +103,7 @@ def _rollback_checks(
 ) -> Iterator[ReadBackCheck]:
     target = rollback.target
     yield ReadBackCheck(
-        what="stands at step",
+        what="step",
         expected=count(target.step),
         read=count(read.step),
         ok=read.step == target.step,
@@ -165,7 +165,7 @@ def _rates_check(read: ReadBack) -> ReadBackCheck:
 def _place_check(command: Command, read: ReadBack) -> ReadBackCheck:
     applied = None if command.result is None else command.result.applied_step
     return ReadBackCheck(
-        what="stands at step",
+        what="step",
         expected=_NOT_KNOWN if applied is None else count(applied),
         read=count(read.step),
         ok=None if applied is None else read.step == applied,
@@ -230,7 +230,7 @@ def was_proposed(command: Command, history: Sequence[AuditEntry] = ()) -> bool:
 
 def _beginning(command: Command, entries: Sequence[AuditEntry]) -> Iterator[Stage]:
     proposed = was_proposed(command, entries)
-    name = "proposed" if proposed else "ordered"
+    name = "proposed" if proposed else "sent"
     yield _done(name, at=command.issued_at, who=command.actor, text=_issued_at_step(command))
     approval = _find(entries, AuditReason.APPROVED_BY_PERSON)
     if approval is not None:
@@ -261,7 +261,7 @@ def _applied(command: Command, entries: Sequence[AuditEntry]) -> Stage:
     step = None if command.result is None else command.result.applied_step
     text = "" if step is None else f"at step {count(step)}"
     if _find(entries, AuditReason.CARRIED_OUT_LATE) is not None:
-        text = f"{text}, after it had been given up as expired".removeprefix(", ")
+        text = f"{text}, after it had expired".removeprefix(", ")
     return _done("applied", at=command.settled_at, who="job", text=text)
 
 
@@ -269,15 +269,15 @@ def _verified(command: Command, verdict: ReadBackVerdict | None) -> Stage:
     verdict = verify(command) if verdict is None else verdict
     compared = sum(check.ok is not None for check in verdict.checks)
     if verdict.ok is None:
-        text = "the job read nothing back" if not verdict.checks else "nothing to compare with"
+        text = "no read-back from the job" if not verdict.checks else "nothing to compare with"
         return Stage(name="not verified", state=StageState.UNKNOWN, text=text)
     if not verdict.ok:
         wrong = ", ".join(check.what for check in verdict.checks if check.ok is False)
-        return Stage(name="differs", state=StageState.BROKEN, text=f"not as ordered: {wrong}")
+        return Stage(name="differs", state=StageState.BROKEN, text=f"differs: {wrong}")
     return Stage(
         name="verified",
         state=StageState.DONE,
-        text=f"{counted(compared, 'value')} read back as ordered",
+        text=f"{counted(compared, 'value')} read back as sent",
     )
 
 
@@ -299,7 +299,7 @@ def _ended_by(command: Command) -> str:
     if command.result is not None:
         return actor_name("job")
     if command.reason == RejectReason.REFUSED_BY_PERSON:
-        return "a person"
+        return "a user"
     return actor_name("collector") if command.state is CommandState.EXPIRED else ""
 
 

@@ -32,7 +32,7 @@ def link_badge(link: Mapping[str, Any] | None) -> Component:
         return badge(
             BadgeStyle("teal", Shape.RING),
             "refreshed every 5 s",  # by assets/watch.js
-            title="This browser, or a proxy, cannot hold the connection over which news come.",
+            title="Live connection not available in this browser, or blocked by a proxy.",
         )
     state = {
         "live": Connection.LIVE,
@@ -48,21 +48,21 @@ def lost_badge() -> Component:
 
     It is always on the page, since nothing can be asked then; assets/watch.js lets it be seen.
     """
-    lost = badge(badge_style(Connection.AWAY), "dashboard away")
+    lost = badge(badge_style(Connection.AWAY), "dashboard not responding")
     return html.Div(lost, className="when-lost", role="status")
 
 
 def lost_banner() -> Component:
     """Say that the page has lost the dashboard, as above."""
     lost = (
-        "This page has lost the dashboard. It shows what it knew, and comes back by itself. "
-        "Training is not touched by it."
+        "Connection to the dashboard lost. Showing the last known state; reconnecting. "
+        "Training is not affected."
     )
     return html.Div(
         [
             html.Span(lost, className="while-lost"),
             html.Span(
-                ["The dashboard answers again. ", html.A("Reload", href="")],
+                ["The dashboard is back. ", html.A("Reload", href="")],
                 className="while-back",
             ),
         ],
@@ -82,16 +82,16 @@ def link_banner(link: Mapping[str, Any] | None, path: str) -> Component | None:
     if state in ("refused", "signed_out"):
         way = f"/signin?ended=true&next={quote(path, safe='')}"
         text = (
-            "Your session has ended, or the collector does not take its token. "
-            "This page shows what it knew. "
+            "Your session has expired, or the collector rejects its token. "
+            "Showing the last known state. "
         )
         return html.Div([text, html.A("Sign in", href=way)], className="banner banner-bad")
     if state == "away":
         since = _since(known)
         when = "" if since is None else f" since {clock(since)} UTC"
         return html.Div(
-            f"The collector does not answer{when}. This page shows what it knew and goes on by "
-            "itself. Training jobs go on, and send later what they measure now.",
+            f"Collector not responding{when}. Showing the last known state; reconnecting. "
+            "Training continues; jobs send their data later.",
             className="banner banner-warn",
         )
     return None

@@ -123,38 +123,38 @@ def badge(looks: BadgeStyle, text: str, *, title: str = "") -> Component:
 
 
 def run_state_badge(state: RunState) -> Component:
-    """Say whether a run trains."""
+    """Badge of a run's state."""
     return _state_badge(state)
 
 
 def mode_badge(mode: Mode) -> Component:
-    """Say how far the policy may go."""
+    """Badge of a mode."""
     return _state_badge(mode)
 
 
 def severity_badge(severity: Severity) -> Component:
-    """Say how bad it is."""
+    """Badge of a severity."""
     return _state_badge(severity)
 
 
 def incident_state_badge(state: IncidentState) -> Component:
-    """Say where an incident stands."""
+    """Badge of an incident's state."""
     return _state_badge(state)
 
 
 def command_state_badge(state: CommandState) -> Component:
-    """Say where a command stands."""
+    """Badge of a command's state."""
     return _state_badge(state)
 
 
 def healthy_badge(*, healthy: bool, finite: bool = True) -> Component:
-    """Say whether a snapshot may be gone back to."""
+    """Badge of a snapshot: whether it is fit for a rollback."""
     if not finite:
-        title = "it holds values that are not finite: the job would refuse it"
+        title = "has non-finite values: the job would reject it"
         return badge(BadgeStyle("red", Shape.CROSS), "not finite", title=title)
     if not healthy:
-        title = "finite, but an alert followed it, or too few steps have followed it yet"
-        return badge(BadgeStyle("yellow", Shape.DIAMOND), "not held healthy", title=title)
+        title = "finite, but followed by an alert, or by too few steps yet"
+        return badge(BadgeStyle("yellow", Shape.DIAMOND), "not known healthy", title=title)
     title = "finite, and no alert in the steps after it"
     return badge(BadgeStyle("teal", Shape.CHECK), "healthy", title=title)
 
@@ -169,7 +169,7 @@ def connection_badge(connection: Connection, *, since: datetime | None = None) -
     text = _CONNECTION_WORDS[connection]
     title = None
     if connection is Connection.AWAY and since is not None:
-        text, title = f"{text} since {clock(since)} UTC", f"last heard {moment(since)}"
+        text, title = f"{text} since {clock(since)} UTC", f"since {moment(since)}"
     looks = badge_style(connection)
     return html.Span(
         [mark(looks), html.Span(text)],
@@ -181,8 +181,8 @@ def connection_badge(connection: Connection, *, since: datetime | None = None) -
 
 _CONNECTION_WORDS: Final[Mapping[Connection, str]] = {
     Connection.LIVE: "live",
-    Connection.CATCHING_UP: "catching up",
-    Connection.AWAY: "collector away",
+    Connection.CATCHING_UP: "connecting",
+    Connection.AWAY: "collector not responding",
     Connection.EXPIRED: "session expired",
 }
 

@@ -28,29 +28,25 @@ from stabilizer.protocol.decisions import (
 )
 
 _AFTER_WAITING: Final[Mapping[DecisionReason, str]] = {
-    DecisionReason.MAY_RECOVER: "it is closed if it recovers, and acted on if it does not",
-    DecisionReason.SECOND_SIGNAL_MISSING: "a second signal makes it act; quiet closes it",
-    DecisionReason.COMMAND_IN_FLIGHT: "it goes on when that command is settled",
+    DecisionReason.MAY_RECOVER: "closes if it recovers; acts if it does not",
+    DecisionReason.SECOND_SIGNAL_MISSING: "acts on a second signal; closes if quiet",
+    DecisionReason.COMMAND_IN_FLIGHT: "continues once that command is settled",
 }
 _AFTER_HOLDING: Final[Mapping[DecisionReason, str]] = {
     DecisionReason.MODE_OBSERVE: (
-        "nothing by itself in this mode: give a command by hand, or change the mode"
+        "no automatic action in this mode: send a command by hand or change the mode"
     ),
-    DecisionReason.DISARMED: (
-        "nothing by itself until actions are armed again; commands by hand still work"
-    ),
-    DecisionReason.SILENCED: "nothing by itself until the silence ends",
-    DecisionReason.BUDGET_SPENT: "it acts when the budget allows it again, if it is still due",
-    DecisionReason.COOLDOWN: "it acts when the cooldown is over, if it is still due",
-    DecisionReason.NO_HEALTHY_SNAPSHOT: "it goes on with a rung that needs no snapshot",
-    DecisionReason.COMMAND_FAILED: "it tries again, or goes a rung up, if it is still due",
+    DecisionReason.DISARMED: ("no automatic action until armed again; commands by hand still work"),
+    DecisionReason.SILENCED: "no automatic action until the silence ends",
+    DecisionReason.BUDGET_SPENT: "acts when the budget allows it, if still needed",
+    DecisionReason.COOLDOWN: "acts after the cooldown, if still needed",
+    DecisionReason.NO_HEALTHY_SNAPSHOT: "continues with a ladder step that needs no snapshot",
+    DecisionReason.COMMAND_FAILED: "retries or takes the next ladder step, if still needed",
 }
-_CALLED: Final = "nothing by itself any more: a person must decide"
-_ACTING: Final = "the job takes the command at a step boundary and reads back what it did"
-_PROPOSED: Final = (
-    "a person approves or rejects the proposal; unanswered, it is proposed again while it is due"
-)
-_WATCHING: Final = "if the loss is as good as before, it is closed; a relapse takes the next rung"
+_CALLED: Final = "no automatic action left: manual decision needed"
+_ACTING: Final = "the job applies the command at a step boundary and reads back the result"
+_PROPOSED: Final = "approve or reject the proposal; unanswered, it is proposed again while needed"
+_WATCHING: Final = "closes if the loss has recovered; a relapse takes the next ladder step"
 
 
 def incident_card(
@@ -63,8 +59,8 @@ def incident_card(
 
     Args:
         incident: The incident.
-        docs: What each rule means, by name; rules that have no words are shown without.
-        step: Where the run stands, so that steps left can be told.
+        docs: Description of each rule, by name; may be incomplete.
+        step: Current step of the run, to count the steps left.
     """
     return html.Article(
         [
@@ -100,9 +96,9 @@ def _rule(rule: str, docs: Mapping[str, str]) -> Component:
 def _lines(incident: Incident, step: int | None) -> Iterator[tuple[str, str]]:
     latest = latest_decision(incident)
     said = f"{capital(phrase(latest.kind))}: {phrase(latest.reason)}"
-    yield "decided", f"{said} (at step {count(latest.step)})"
+    yield "decision", f"{said} (at step {count(latest.step)})"
     if latest.message and latest.message != phrase(latest.reason):
-        yield "more", capital(latest.message)
+        yield "details", capital(latest.message)
     deadline = latest.deadline_step
     if deadline is not None:
         steps_left = 0 if step is None else deadline - step
@@ -128,7 +124,7 @@ def latest_decision(incident: Incident) -> Decision:
 
 
 def what_next(incident: Incident) -> str:
-    """Say what happens next if nobody does anything; empty if the incident is over."""
+    """Return what happens next without user action; empty if the incident is resolved."""
     kind, reason = incident.decision, incident.reason
     match incident.state:
         case IncidentState.RESOLVED:
@@ -140,7 +136,7 @@ def what_next(incident: Incident) -> str:
     if kind is DecisionKind.ESCALATE:
         return _CALLED
     words = _AFTER_HOLDING if kind is DecisionKind.HOLD else _AFTER_WAITING
-    return words.get(reason, "it is judged anew at every step")
+    return words.get(reason, "reevaluated at every step")
 
 
 def past_incidents(incidents: Sequence[Incident]) -> Component:
@@ -180,11 +176,11 @@ def _outcome(incident: Incident) -> Component:
     if incident.helped is True:
         return badge(BadgeStyle("teal", Shape.CHECK), "intervention helped")
     if incident.helped is False:
-        title = "it went quiet, but the loss is no better than at the incident"
+        title = "quiet again, but the loss is no better than at the incident"
         return badge(BadgeStyle("orange", Shape.CROSS), "intervention did not help", title=title)
     words = {
-        DecisionReason.RECOVERED_BY_ITSELF: "recovered by itself",
+        DecisionReason.RECOVERED_BY_ITSELF: "recovered without action",
         DecisionReason.RUN_ENDED: "run ended",
-        DecisionReason.CLOSED_BY_PERSON: "closed by a person",
+        DecisionReason.CLOSED_BY_PERSON: "closed by a user",
     }
     return badge(BadgeStyle("gray", Shape.SQUARE), words.get(incident.reason, "closed"))

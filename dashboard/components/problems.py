@@ -16,7 +16,7 @@ from dashboard.errors import (
     SignInRequiredError,
 )
 
-_TO_RUNS: Final = ("To the list of runs", "/")
+_TO_RUNS: Final = ("All runs", "/")
 
 
 def problem(
@@ -47,25 +47,25 @@ def problem_of(error: DashboardError, path: str) -> Component:
     """
     if isinstance(error, SignInRequiredError):
         return problem(
-            "Sign in to go on",
-            "Your session has ended, or the collector does not take its token any more.",
+            "Sign in to continue",
+            "Your session has expired, or the collector rejects its token.",
             ("Sign in", f"/signin?ended=true&next={quote(path, safe='')}"),
             anew=True,
         )
     if isinstance(error, MissingError):
         return problem(
-            "There is no such run",
-            "It may have been deleted, or the address may be typed wrong.",
+            "Run not found",
+            "It may have been deleted, or the address is wrong.",
         )
     if isinstance(error, CollectorUnavailableError):
         return problem(
-            "The collector does not answer",
-            f"{error.message}. This page fills as soon as it is back; training jobs go on without.",
-            ("Look at the list of runs", "/"),
+            "Collector not responding",
+            f"{error.message}. This page loads as soon as it is back; training continues.",
+            ("All runs", "/"),
         )
-    return problem("This cannot be shown", error.message)
+    return problem("Cannot show this page", error.message)
 
 
 def small_problem(error: DashboardError) -> Component:
     """Say in one place of a page what is wrong there."""
-    return dmc.Alert(error.message, color="red", variant="light", title="Not done")
+    return dmc.Alert(error.message, color="red", variant="light", title="Not available")

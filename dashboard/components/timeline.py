@@ -170,7 +170,7 @@ def timeline(entries: Sequence[TimelineEntry], *, now: datetime, limit: int = 50
         limit: Entries shown; how many more there are is said below.
     """
     if not entries:
-        return html.P("Nothing has happened yet.", className="empty")
+        return html.P("No events yet.", className="empty")
     shown = entries[:limit]
     children: list[Component] = []
     heading = ""

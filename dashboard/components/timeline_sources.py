@@ -73,7 +73,7 @@ def _seen(alerts: Sequence[Alert]) -> TimelineEntry:
     where = worst.series or "the run"
     text = f"on {where}" if len(alerts) == 1 else f"on {count(len(alerts))} series"
     if worst.score is not None and worst.threshold is not None:
-        text += f", score {number(worst.score)} past {number(worst.threshold)}"
+        text += f", score {number(worst.score)} above {number(worst.threshold)}"
     elif worst.value is not None:
         text += f", value {number(worst.value)}"
     digest = hashlib.blake2b("\x1f".join(map(str, place)).encode(), digest_size=8)
@@ -103,7 +103,7 @@ def _alert_details(alerts: Sequence[Alert]) -> Iterator[tuple[str, str]]:
         if alert.score is not None:
             text += f", score {number(alert.score)}"
         if alert.resolved_step is not None:
-            text += f", quiet again at step {count(alert.resolved_step)}"
+            text += f", resolved at step {count(alert.resolved_step)}"
         yield alert.series or "the run", text
     if len(alerts) > _MAX_SERIES:
         yield "and", f"{count(len(alerts) - _MAX_SERIES)} more"
@@ -145,7 +145,7 @@ def _decided_at(incident: Incident, position: int, audited: AuditEntry | None) -
 def _decision_title(incident: Incident, position: int, command: Command | None) -> str:
     decision = incident.decisions[position]
     if decision.kind is DecisionKind.RESOLVE:
-        return f"Incident {incident.number} is closed"
+        return f"Incident {incident.number} closed"
     opens = " opens" if position == 0 else ""
     title = f"Incident {incident.number}{opens}: {phrase(decision.kind)}"
     if command is None:
@@ -168,9 +168,9 @@ def _decision_text(decision: Decision, command: Command | None, global_batch: in
 
 def _decision_details(incident: Incident, decision: Decision) -> Iterator[tuple[str, str]]:
     if decision.message and decision.command_id is not None:
-        yield "in the policy's words", decision.message
+        yield "policy message", decision.message
     if decision.rung is not None:
-        yield "rung of the ladder", str(decision.rung + 1)
+        yield "ladder step", str(decision.rung + 1)
     if decision.kind is DecisionKind.RESOLVE and incident.helped is not None:
         yield "helped", "yes" if incident.helped else "no"
 
@@ -226,14 +226,14 @@ def _change_title(entry: AuditEntry, log: AuditIndex) -> str | None:
     if severity is not None and before.get("severity") != severity:
         return f"is now a {severity}"
     is_resolved = after.get("state") == IncidentState.RESOLVED.value
-    return "is closed" if is_resolved and entry.at not in log.changed_at(entry.subject) else None
+    return "closed" if is_resolved and entry.at not in log.changed_at(entry.subject) else None
 
 
 _VERBS: Final[Mapping[CommandState, str]] = {
     CommandState.REJECTED: "rejected",
     CommandState.FAILED: "failed",
     CommandState.EXPIRED: "expired",
-    CommandState.CANCELLED: "taken back",
+    CommandState.CANCELLED: "cancelled",
 }
 
 
@@ -263,7 +263,7 @@ def _unlisted(log: AuditIndex) -> Iterator[TimelineEntry]:
             yield TimelineEntry(
                 key=f"audit-{entry.id}",
                 kind=EntryKind.ORDERED,
-                title=f"A command is {state}",
+                title=f"Command {state}",
                 text=capital(entry.message or phrase(entry.reason)),
                 actor=entry.actor,
                 at=entry.at,
@@ -282,7 +282,7 @@ def _ordered(
     return TimelineEntry(
         key=f"command-{command.id}",
         kind=EntryKind.ORDERED,
-        title=f"Ordered: {command_title(command.parameters)}",
+        title=f"Sent: {command_title(command.parameters)}",
         text=f"{capital(sentence)}. {why}",
         actor=command.actor,
         at=command.issued_at,
@@ -291,7 +291,7 @@ def _ordered(
         tone="violet",
         command_id=command.id,
         incident_id=command.incident_id,
-        details=(("in the policy's words", message),) if message and not by_person else (),
+        details=(("policy message", message),) if message and not by_person else (),
     )
 
 
@@ -376,16 +376,16 @@ def _settled_text(
         return capital(reason_phrase(reason))
     read_back = None if command.result is None else command.result.read_back
     if read_back is None:
-        return "The job read nothing back"
-    text = f"Stands at step {count(read_back.step)} in attempt {read_back.attempt}"
+        return "No read-back from the job"
+    text = f"At step {count(read_back.step)} in attempt {read_back.attempt}"
     if read_back.skipped_samples:
         text += f", {count(read_back.skipped_samples)} samples skipped"
     text += f", lr_scale {number(read_back.lr_scale)}"
     wrong = [check.what for check in verdict.checks if check.ok is False]
     if wrong:
-        text += f". Not as ordered: {', '.join(wrong)}"
+        text += f". Differs from the command: {', '.join(wrong)}"
     if entry is not None and entry.reason == AuditReason.CARRIED_OUT_LATE:
-        text += ". Carried out after it had been given up"
+        text += ". Applied after it had expired"
     return text
 
 
@@ -513,7 +513,7 @@ def _state_change(entry: AuditEntry) -> TimelineEntry:
     return TimelineEntry(
         key=f"audit-{entry.id}",
         kind=EntryKind.JOB,
-        title=f"The run is {state}",
+        title=f"Run {state}",
         text=entry.message or capital(meaning),
         actor=entry.actor,
         at=entry.at,
@@ -559,7 +559,7 @@ def _differences(entry: AuditEntry) -> Iterator[tuple[str, str]]:
 
 def _of(values: Mapping[str, object] | None, name: str) -> str:
     value = (values or {}).get(name)
-    return "not known" if value is None else str(value)
+    return "unknown" if value is None else str(value)
 
 
 def _silence(values: Mapping[str, object] | None) -> str:

@@ -231,7 +231,7 @@ def heatmap_chart(
     layout["meta"] = meta_of(scene)
     if not rows or not heatmap.columns:
         layout["yaxis"]["visible"] = False
-        layout["annotations"] = [note("nothing was measured in these steps")]
+        layout["annotations"] = [note("no samples in this range")]
         return {"data": [], "layout": layout}
     columns = lay_out_columns(heatmap.columns)
     scale = _scale(heatmap, colouring or default_colouring(heatmap.metric))

@@ -148,7 +148,7 @@ def line_chart(
     layout = _layout(lines, scene, axes, height)
     layout["meta"]["shown"] = _shown(drawn, scene, axes)
     if not any(one.values() for one in samples):
-        layout["annotations"] = [note("no samples in these steps")]
+        layout["annotations"] = [note("no samples in this range")]
     traces = [_live_trace(one) for one in drawn]
     traces += _edge_marks(drawn).traces()
     traces += [_left_trace(one, left) for one in drawn for left in one.samples.abandoned]

@@ -58,8 +58,8 @@ def _state(command: Command) -> str:
     if command.issued_step is None:
         return command.state.value
     if command.state is CommandState.PROPOSED:
-        return f"proposed at step {command.issued_step:,}, waits for a person"
-    return f"{command.state.value}, given at step {command.issued_step:,}"
+        return f"proposed at step {command.issued_step:,}, approval needed"
+    return f"{command.state.value}, sent at step {command.issued_step:,}"
 
 
 def describe_marker(marker: MarkerInfo) -> str:
@@ -149,7 +149,7 @@ def event_notes(events: Events, x_end: float) -> list[EventNote]:
     ]
     notes += [_note(step, describe_command(command)) for step, command in commands]
     notes += [
-        _note(target, f"Went back to here\nfrom step {step:,}")
+        _note(target, f"Rolled back to here\nfrom step {step:,}")
         for step, target, _ in _rewinds(commands)
     ]
     notes += [_note(marker.step, describe_marker(marker)) for marker in events.markers]

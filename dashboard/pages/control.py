@@ -33,14 +33,14 @@ def control(**_: object) -> Component:
                         className="card",
                     ),
                     html.Section(
-                        [html.H3("Silences in force"), html.Div(id=ids.CONTROL_SILENCES)],
+                        [html.H3("Active silences"), html.Div(id=ids.CONTROL_SILENCES)],
                         className="card",
                     ),
                 ],
                 className="control-grid",
             ),
             html.Section(
-                [html.H3("Everything that was done"), html.Div(id=ids.CONTROL_AUDIT)],
+                [html.H3("Audit log"), html.Div(id=ids.CONTROL_AUDIT)],
                 className="card",
             ),
             *control_dialogs(),
@@ -68,11 +68,11 @@ def switch_card(state: ControlState, now: datetime) -> Component:
     """Say whether the policy may act at all, since when and why, and offer the other."""
     if state.disarmed:
         title = "Disarmed: the policy acts on no run"
-        text = "It goes on watching and deciding. Commands by hand still work."
+        text = "Rules and incidents stay active. Commands can still be sent by hand."
         button = dmc.Button("Arm", id=ids.OPEN_ARMING, color="teal")
     else:
-        title = "Armed: the policy acts as far as each run's mode lets it"
-        text = "Disarming withdraws what it has issued and no job has yet."
+        title = "Armed: the policy acts within each run's mode"
+        text = "Disarming cancels commands of the policy that no job has received yet."
         button = dmc.Button("Disarm all", id=ids.OPEN_ARMING, color="red")
     children: list[Component] = [html.H3(title), dmc.Text(text, size="sm")]
     if state.changed_at is not None:
@@ -84,13 +84,13 @@ def switch_card(state: ControlState, now: datetime) -> Component:
 def silence_list(silences: Sequence[Silence], now: datetime) -> Component:
     """List the mutes in force, each with its end and a way to end it now."""
     if not silences:
-        return dmc.Text("None. A run's page offers to silence a rule.", size="sm", c="dimmed")
+        return dmc.Text("None. Silence a rule on the page of its run.", size="sm", c="dimmed")
     return html.Ul([_silence(one, now) for one in silences], className="plain-list")
 
 
 def _silence(silence: Silence, now: datetime) -> Component:
-    rule = "every rule" if silence.rule == "*" else silence.rule
-    where: Component | str = "on every run"
+    rule = "all rules" if silence.rule == "*" else silence.rule
+    where: Component | str = "on all runs"
     if silence.run_id is not None:
         where = _run_link(silence.run_id)
     if silence.until is not None:

@@ -77,10 +77,10 @@ def _decisions() -> list[Component]:
 
 def _history() -> list[Component]:
     return [
-        html.H3("What happened"),
+        html.H3("Timeline"),
         html.Div(dmc.Skeleton(height=160), id=ids.TIMELINE),
         dmc.Button(
-            "Show earlier entries",
+            "Show earlier",
             id=ids.TIMELINE_MORE,
             variant="default",
             size="xs",
@@ -137,12 +137,12 @@ def _picked() -> Component:
         clearable=True,
         maxValues=8,
         limit=100,
-        placeholder="Any series, up to 8",
-        nothingFoundMessage="No series of this name",
+        placeholder="Add series (up to 8)",
+        nothingFoundMessage="No matching series",
         className="picker",
         **{"aria-label": "Series to draw"},
     )
-    return _chart(ids.CHART_PICKED, "Any other series", "on one axis", pick)
+    return _chart(ids.CHART_PICKED, "More series", "on one axis", pick)
 
 
 def _heatmap() -> Component:
@@ -154,21 +154,21 @@ def _heatmap() -> Component:
                 allowDeselect=False,
                 size="xs",
                 className="heatmap-metric",
-                **{"aria-label": "Metric of the map"},
+                **{"aria-label": "Heatmap metric"},
             ),
             dmc.Select(
                 id=ids.HEATMAP_KIND,
                 data=[],
-                placeholder="Every kind",
+                placeholder="All kinds",
                 clearable=True,
                 size="xs",
                 className="heatmap-kind",
-                **{"aria-label": "Kind of module"},
+                **{"aria-label": "Module kind"},
             ),
             dmc.SegmentedControl(
                 id=ids.HEATMAP_COLOURING,
                 data=[
-                    {"value": "default", "label": "best fit"},
+                    {"value": "default", "label": "auto"},
                     {"value": "relative", "label": "relative"},
                     {"value": "absolute", "label": "absolute"},
                 ],
@@ -209,7 +209,7 @@ def run_header(run: Run) -> Component:
     if run.world_size > 1:
         facts.append(f"{count(run.world_size)} ranks")
     if run.global_batch is not None:
-        facts.append(f"{count(run.global_batch)} samples a step")
+        facts.append(f"{count(run.global_batch)} samples per step")
     if run.git_revision:
         facts.append(f"revision {run.git_revision[:12]}")
     return html.Div(
@@ -242,7 +242,7 @@ def run_place(run: Run, now: datetime) -> Component:
         [
             "step ",
             html.Strong(count(run.step), className="number", id=ids.RUN_STEP),
-            f", attempt {count(run.attempt)}, heard ",
+            f", attempt {count(run.attempt)}, last seen ",
             since(run.last_seen_at, now),
         ]
     )

@@ -160,8 +160,13 @@ def _name(summary: RunSummary) -> Component:
     if under:
         children.append(dmc.Text(under[0], size="xs", c="dimmed", className="under"))
     if summary.num_proposed:
-        what = "a command waits" if summary.num_proposed == 1 else "commands wait"
-        children.append(html.Span(f"{what} for a person", className="waits-for-you"))
+        what = "Approval needed"
+        children.append(
+            html.Span(
+                what if summary.num_proposed == 1 else f"{what} ({summary.num_proposed})",
+                className="waits-for-you",
+            )
+        )
     return html.Div(children)
 
 

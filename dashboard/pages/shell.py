@@ -131,6 +131,6 @@ def _person(visitor: Visitor | None) -> Component:
 def not_found(**_: object) -> Component:
     """Say that there is no such page, and lead on."""
     return problem(
-        "There is no such page",
-        "The address may be typed wrong. What you look for is most likely in the list of runs.",
+        "Page not found",
+        "Check the address, or start from the list of runs.",
     )
