@@ -20,20 +20,20 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 def serve(
     *,
-    collector: Annotated[str | None, typer.Option(help="Address of the collector.")] = None,
+    collector: Annotated[str | None, typer.Option(help="URL of the collector.")] = None,
     host: Annotated[str | None, typer.Option(help="Name or address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; 0 takes any free one.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one.")] = None,
     token_file: Annotated[
-        Path | None, typer.Option(help="File with a token of the collector; on loopback only.")
+        Path | None, typer.Option(help="File with a collector token; on loopback only.")
     ] = None,
     ready_file: Annotated[
-        Path | None, typer.Option(help="Written with the URL when requests are answered.")
+        Path | None, typer.Option(help="File to write the URL to once the dashboard is ready.")
     ] = None,
 ) -> None:
-    """Serve the pages on which people follow, approve and act, until SIGTERM or Ctrl-C.
+    """Serve the dashboard until SIGTERM or Ctrl-C.
 
-    What is not given here comes from the environment (DASHBOARD_COLLECTOR_URL, DASHBOARD_HOST,
-    ...), and then from the defaults. Beyond loopback people sign in with a token of the collector.
+    Options that are not given come from the environment (DASHBOARD_COLLECTOR_URL, DASHBOARD_HOST,
+    ...), else from the defaults. Beyond loopback users sign in with a collector token.
     """
 
     def announce(url: str) -> None:

@@ -60,8 +60,8 @@ class DashboardSettings(BaseSettings):
     def _is_an_address(cls, url: str) -> str:
         if not _is_plain_address(url):
             raise ValueError(
-                f"{url.rpartition('@')[2]!r} is not an address; allowed: http://HOST:PORT or "
-                "https://..., a path behind it, and no name, password or query in it"
+                f"{url.rpartition('@')[2]!r} is not a valid address; allowed: http://HOST:PORT or "
+                "https://HOST:PORT, with an optional path, without user, password and query"
             )
         return url.rstrip("/")
 
@@ -77,7 +77,9 @@ class DashboardSettings(BaseSettings):
     def _are_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if not _HOST_NAME.match(name):
-                raise ValueError(f"{name!r} is not a name; allowed: names without scheme and port")
+                raise ValueError(
+                    f"{name!r} is not a valid host name; allowed: names without scheme and port"
+                )
         return names
 
     @field_validator("token")
@@ -85,7 +87,7 @@ class DashboardSettings(BaseSettings):
     def _can_be_sent(cls, token: SecretStr | None) -> SecretStr | None:
         text = None if token is None else token.get_secret_value()
         if text is not None and not (text and text.isascii() and text.isprintable()):
-            raise ValueError("a token has printable ASCII characters only, and at least one")
+            raise ValueError("allowed: one or more printable ASCII characters")
         return token
 
     @field_validator("person")
@@ -93,7 +95,9 @@ class DashboardSettings(BaseSettings):
     def _is_a_name(cls, person: str) -> str:
         name = person or _login_name()
         if not PERSON_NAME.match(name):
-            raise ValueError(f"{person!r} is not a name; allowed: letters, digits, space . _ @ + -")
+            raise ValueError(
+                f"{person!r} is not a valid name; allowed: letters, digits, space . _ @ + -"
+            )
         return name
 
     @model_validator(mode="before")
@@ -102,15 +106,15 @@ class DashboardSettings(BaseSettings):
         if not isinstance(data, Mapping) or not data.get("token_file"):
             return data
         if data.get("token"):
-            raise ValueError("token and token_file are both given; allowed: one of them")
+            raise ValueError("token and token_file are both set; allowed: one of them")
         return {**data, "token": read_tokens(Path(data["token_file"]))[0]}
 
     @model_validator(mode="after")
     def _nobody_borrows_a_token(self) -> DashboardSettings:
         if self.token is not None and not self.is_loopback:
             raise ValueError(
-                f"host {self.host!r} can be reached from other machines, where everybody could "
-                "use this token; leave it out: people sign in with tokens of their own"
+                f"host {self.host!r} is reachable from other machines, where anyone could use "
+                "this token; unset it: users sign in with their own tokens"
             )
         return self
 

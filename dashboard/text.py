@@ -36,23 +36,23 @@ PERSON_PREFIX: Final = "person:"
 
 _PHRASES: Final[Mapping[type[StrEnum], Mapping[StrEnum, str]]] = {
     DecisionKind: {
-        DecisionKind.WAIT: "waits",
-        DecisionKind.ACT: "acts",
-        DecisionKind.PROPOSE: "proposes",
+        DecisionKind.WAIT: "waiting",
+        DecisionKind.ACT: "acting",
+        DecisionKind.PROPOSE: "proposed",
         DecisionKind.HOLD: "on hold",
-        DecisionKind.RESOLVE: "closes the incident",
-        DecisionKind.ESCALATE: "escalates",
+        DecisionKind.RESOLVE: "resolved",
+        DecisionKind.ESCALATE: "escalated",
     },
     DecisionReason: {
-        DecisionReason.MAY_RECOVER: "it may recover without action",
+        DecisionReason.MAY_RECOVER: "may recover without action",
         DecisionReason.SECOND_SIGNAL_MISSING: "waiting for a second signal",
         DecisionReason.COMMAND_IN_FLIGHT: "another command is in flight",
         DecisionReason.WATCHING: "watching whether the intervention helps",
-        DecisionReason.DIVERGENCE: "the run is diverging",
-        DecisionReason.PRECURSOR_CONFIRMED: "a second signal confirms a precursor",
+        DecisionReason.DIVERGENCE: "run is diverging",
+        DecisionReason.PRECURSOR_CONFIRMED: "precursor confirmed by a second signal",
         DecisionReason.RELAPSE: "relapse, or no improvement",
-        DecisionReason.DEADLINE_PASSED: "it did not recover in time",
-        DecisionReason.COMMAND_FAILED: "the previous command failed",
+        DecisionReason.DEADLINE_PASSED: "no recovery within the time limit",
+        DecisionReason.COMMAND_FAILED: "previous command failed",
         DecisionReason.MANUAL: "manual decision",
         DecisionReason.MODE_OBSERVE: "mode is observe",
         DecisionReason.MODE_PROPOSE: "mode is propose",
@@ -63,12 +63,12 @@ _PHRASES: Final[Mapping[type[StrEnum], Mapping[StrEnum, str]]] = {
         DecisionReason.NO_HEALTHY_SNAPSHOT: "no healthy snapshot",
         DecisionReason.LADDER_EXHAUSTED: "no steps left",
         DecisionReason.RECOVERED_BY_ITSELF: "recovered without action",
-        DecisionReason.INTERVENTION_HELPED: "the intervention helped",
+        DecisionReason.INTERVENTION_HELPED: "intervention helped",
         DecisionReason.CLOSED_BY_PERSON: "closed by a user",
-        DecisionReason.RUN_ENDED: "the run ended",
+        DecisionReason.RUN_ENDED: "run ended",
     },
     RejectReason: {
-        RejectReason.PAST_ATTEMPT: "the run has moved on to a later attempt",
+        RejectReason.PAST_ATTEMPT: "the run is already on a later attempt",
         RejectReason.UNKNOWN_SNAPSHOT: "the job does not hold this snapshot",
         RejectReason.SNAPSHOT_NOT_FINITE: "the snapshot has non-finite values",
         RejectReason.EXPIRED: "expired before the job received it",
@@ -135,14 +135,14 @@ _PHRASES: Final[Mapping[type[StrEnum], Mapping[StrEnum, str]]] = {
         IncidentState.RESOLVED: "resolved",
     },
     AlertState: {
-        AlertState.INACTIVE: "quiet",
-        AlertState.PENDING: "seen, not yet for long enough",
+        AlertState.INACTIVE: "inactive",
+        AlertState.PENDING: "condition met, not yet for long enough",
         AlertState.FIRING: "firing",
-        AlertState.RESOLVED: "quiet again",
+        AlertState.RESOLVED: "resolved",
     },
     Severity: {
         Severity.NOTICE: "informational; never acted on alone",
-        Severity.PRECURSOR: "early sign of a divergence",
+        Severity.PRECURSOR: "early sign of divergence",
         Severity.DIVERGENCE: "the run is diverging",
     },
     Mode: {
@@ -153,7 +153,7 @@ _PHRASES: Final[Mapping[type[StrEnum], Mapping[StrEnum, str]]] = {
     RunState: {
         RunState.RUNNING: "training",
         RunState.PAUSED: "paused until resumed",
-        RunState.FINISHED: "finished as planned",
+        RunState.FINISHED: "completed",
         RunState.FAILED: "ended with an error",
         RunState.LOST: "no heartbeat",
     },
@@ -164,7 +164,7 @@ _PHRASES: Final[Mapping[type[StrEnum], Mapping[StrEnum, str]]] = {
         MarkerKind.PHASE_CHANGE: "phase changed",
     },
     PreviewWarning: {
-        PreviewWarning.TARGET_NOT_HEALTHY: "the snapshot is not known to be healthy",
+        PreviewWarning.TARGET_NOT_HEALTHY: "the snapshot is not confirmed healthy",
         PreviewWarning.TARGET_ABANDONED: "the snapshot is on an abandoned branch",
         PreviewWarning.RUN_NOT_REPORTING: (
             "the run sends no heartbeat: the job may never receive the command"

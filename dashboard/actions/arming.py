@@ -39,8 +39,8 @@ def arming_form(*, disarmed: bool) -> Component:
     effect = (
         "The policy may act again on every run, within each run's mode."
         if disarmed
-        else "The policy acts on no run, and its commands that no job has received yet are "
-        "cancelled. Rules stay active, incidents are shown, commands can still be sent by hand."
+        else "The policy stops acting on all runs, and its commands that no job has received yet "
+        "are cancelled. Rules and incidents stay active; you can still send commands."
     )
     body = form_body(
         FORM, (), submit="Arm" if disarmed else "Disarm all", tone=None if disarmed else "red"

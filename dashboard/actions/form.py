@@ -25,7 +25,7 @@ REASON_MISSING: Final = "Enter a reason: it is recorded in the audit log under y
 RUN_ID: Final = State(ids.RUN_ID, "data")
 _CLOSE_MILLISECONDS: Final = 6000
 _ADVICE: Final[Mapping[str, str]] = {
-    "past_attempt": ": the run has moved on. Close this dialog and open it again",
+    "past_attempt": ". Close this dialog and open it again",
     "unknown_snapshot": ". Close this dialog and open it again",
 }
 

@@ -56,9 +56,7 @@ HOLD_STEPS: Final = "send-hold-steps"
 RAMP_STEPS: Final = "send-ramp-steps"
 
 _REQUEST: Final[TypeAdapter[CommandRequest]] = TypeAdapter(CommandRequest)
-_IN_FLIGHT: Final = (
-    "The same command is already on its way: wait until the job has answered it, or cancel it"
-)
+_IN_FLIGHT: Final = "The same command is already in flight: wait for the job's reply, or cancel it"
 _EFFECTS: Final[Mapping[CommandKind, str]] = {
     CommandKind.ROLLBACK: "Rewind to a snapshot and continue after the harmful data",
     CommandKind.REDUCE_LR: "Multiply the rate of every group, on top of the schedule",

@@ -113,17 +113,17 @@ class PageGuard:
         host = headers.get("host", "")
         if not self._hosts.accepts(host):
             return PlainTextResponse(
-                f"Host {host[:200]!r} is not a name of this dashboard. "
-                "Allowed: a name of this machine, or one of the setting allowed_hosts.\n",
+                f"Host {host[:200]!r} is not allowed. "
+                "Allowed: names of this machine and those in the setting allowed_hosts.\n",
                 421,
             )
         if scope["type"] == "http" and scope["method"] in _SAFE_METHODS:
             return None
         origin = headers.get("origin")
         if origin is not None and origin_host(origin) != host.lower():
-            return PlainTextResponse(f"A page of {origin[:200]!r} may not do this.\n", 403)
+            return PlainTextResponse(f"Request from another site blocked: {origin[:200]!r}.\n", 403)
         if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-            return PlainTextResponse("A page of another site may not do this.\n", 403)
+            return PlainTextResponse("Request from another site blocked.\n", 403)
         return None
 
 
@@ -181,7 +181,7 @@ def _to_sign_in(scope: Scope) -> Response:
 
 
 def _too_large(error: BodyTooLargeError) -> Response:
-    text = f"The body is too large: {error.message}.\n"
+    text = f"Request body too large: {error.message}.\n"
     return PlainTextResponse(text, 413, {"Connection": "close"})  # the rest of it stays unread
 
 

@@ -34,7 +34,7 @@ def build_router(
 
     @router.get(SIGN_IN)
     async def show(next: str = "/", ended: str = "") -> HTMLResponse:  # noqa: A002  as in the URL
-        notice = "Your session has ended. Sign in to go on where you were." if ended else ""
+        notice = "Your session has expired. Sign in to continue." if ended else ""
         return _page(settings, local_path(next), notice=notice)
 
     @router.post(SIGN_IN, response_model=None)
@@ -84,21 +84,23 @@ async def _form(request: Request) -> dict[str, str]:
 async def _problem(settings: DashboardSettings, collector: Collector, name: str, token: str) -> str:
     """Say why a person cannot be let in; empty if nothing is wrong. The collector is asked."""
     if not PERSON_NAME.match(name):
-        return "Give a name: letters, digits, space and . _ @ + -, a letter or digit first."
+        return (
+            "Enter a name: letters, digits, space and . _ @ + -, starting with a letter or digit."
+        )
     if not token.isascii() or not token.isprintable():
-        return "A token has printable ASCII characters only."
+        return "A token contains printable ASCII characters only."
     try:
         if settings.must_sign_in and await _takes_everybody(collector, name):
             return (
-                "Nobody can be let in: the collector asks for no token, so that everybody who "
-                "reaches this page could steer its runs. Start it with a token."
+                "Sign-in is disabled: the collector requires no token, so anyone who can reach "
+                "this page could control its runs. Start the collector with a token."
             )
         visitor = Visitor(name=name, token=SecretStr(token) if token else None)
         await collector.asked_by(visitor).control()
     except SignInRequiredError:
-        return "The collector does not take this token."
+        return "The collector rejected this token."
     except DashboardError as error:
-        return f"Nobody can be let in now: {error.message}."
+        return f"Cannot sign in: {error.message}."
     return ""
 
 

@@ -247,11 +247,11 @@
         const said = [];
         if (value !== null) {
             const factor = medians && medians[row] ? value / medians[row] : null;
-            const times = factor === null ? "" : `, ${format(factor)} times the median of its row`;
+            const times = factor === null ? "" : ` (${format(factor)}x the row median)`;
             said.push(`${statistic} ${format(value)}${times}`);
         }
         if (lost) {
-            said.push(`${lost} of the samples NaN or Inf`);
+            said.push(`${lost} NaN or Inf`);
         }
         const [first, last] = steps.map((one) => one.toLocaleString("en-US"));
         const when = first === last ? `step ${first}` : `steps ${first} to ${last}`;

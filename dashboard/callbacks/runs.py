@@ -138,7 +138,7 @@ def _nothing(chosen: RunsFilter) -> Component:
     if chosen.search.strip() or chosen.states:
         return problem(
             "No matching runs",
-            "PanelView for another part of its name, key or id, or take every state.",
+            "Try another part of the name, key or id, or clear the state filter.",
             ("Show all runs", "/"),
             anew=True,
         )
@@ -146,7 +146,7 @@ def _nothing(chosen: RunsFilter) -> Component:
         "No runs yet",
         "Add one line to a training job: Trainer(callbacks=[StabilizerCallback(<address of the "
         'collector>, run="my-run")]). It appears here with its first step.',
-        ("PanelView at the switch and the audit log", "/control"),
+        ("Open the control page", "/control"),
     )
 
 

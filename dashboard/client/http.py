@@ -22,8 +22,7 @@ PREFIX: Final = "/api/v1"
 ACTOR_HEADER: Final = "X-Stabilizer-Actor"
 
 PERHAPS_DONE: Final = (
-    "It may have been applied nevertheless: check the commands and the audit log before you send "
-    "it again"
+    "The request may have succeeded: check the commands and the audit log before you try again"
 )
 _NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 """Failures before the first byte of a request has left."""
@@ -58,7 +57,7 @@ async def send(
         CollectorRefusedError: The collector says no.
     """
     if visitor is None:
-        raise SignInRequiredError("nobody is signed in")
+        raise SignInRequiredError("not signed in")
     headers = headers_of(visitor)
     if body is not None:
         headers["Content-Type"] = "application/json"
@@ -114,7 +113,7 @@ def refusal(answer: httpx.Response) -> DashboardError:
         problem = Problem.model_validate_json(answer.content)
     except ValidationError:
         return CollectorUnavailableError(
-            f"{url} answered with status {answer.status_code} and no reason: "
+            f"{url} answered with status {answer.status_code} and no error details: "
             "check the address of the collector",
             url=url,
         )
@@ -123,7 +122,7 @@ def refusal(answer: httpx.Response) -> DashboardError:
     if answer.status_code == httpx.codes.NOT_FOUND:
         return MissingError(problem.detail, code=problem.code)
     if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
-        return CollectorUnavailableError(f"the collector cannot work: {problem.detail}", url=url)
+        return CollectorUnavailableError(f"collector error: {problem.detail}", url=url)
     details = [problem.detail, *(f"{one.field}: {one.allowed}" for one in problem.errors)]
     return CollectorRefusedError("; ".join(details), code=problem.code, status=answer.status_code)
 
@@ -138,8 +137,8 @@ def read(adapter: TypeAdapter[Answer], content: bytes, url: str) -> Answer:
         return adapter.validate_json(content)
     except ValidationError as error:
         raise CollectorUnavailableError(
-            f"the collector at {url} answers in words that this version does not know "
-            f"({error.error_count()} differences); both must have the same version",
+            f"unexpected response from the collector at {url} ({error.error_count()} validation "
+            "errors): collector and dashboard must have the same version",
             url=url,
         ) from error
 

@@ -175,7 +175,7 @@ class LiveHub:
                 change = ChangeEvent.model_validate_json(event.data)
             except ValidationError as error:
                 raise CollectorUnavailableError(
-                    "the collector tells events that this version does not know",
+                    "unexpected event: collector and dashboard must have the same version",
                     url=self._collector.url,
                 ) from error
             async with channel.changed:

@@ -91,9 +91,9 @@ def _preview_lines(preview: CommandPreview) -> Iterator[tuple[str, Content]]:
         yield "repeats", _lost(preview)
         yield "skips", _skipped(preview)
     elif isinstance(parameters, ReduceLrParameters):
-        yield "loses", "nothing: no steps repeated, no data skipped"
+        yield "cost", "none: no steps repeated, no data skipped"
     else:
-        yield "does", command_sentence(parameters)
+        yield "action", command_sentence(parameters)
     if _changes_rate(preview):
         scale = change(preview.lr_scale_before, preview.lr_scale_after)
         yield "lr_scale", f"{scale}, {_held(parameters)}"
@@ -168,7 +168,7 @@ _STAGE_LOOKS: Final = {
     StageState.UNKNOWN: BadgeStyle("gray", Shape.DIAMOND),
 }
 _CHECK_WORDS: Final = {
-    True: (BadgeStyle("teal", Shape.CHECK), "as sent"),
+    True: (BadgeStyle("teal", Shape.CHECK), "matches"),
     False: (BadgeStyle("red", Shape.CROSS), "differs"),
     None: (BadgeStyle("gray", Shape.DIAMOND), "unknown"),
 }
@@ -310,7 +310,7 @@ def _stage(stage: Stage) -> Component:
 def verdict_table(verdict: ReadBackVerdict) -> Component:
     """Show what was ordered beside what the job read from itself."""
     head = html.Thead(
-        html.Tr([html.Th("read back"), html.Th("sent"), html.Th("read"), html.Th("")])
+        html.Tr([html.Th("value"), html.Th("expected"), html.Th("read back"), html.Th("")])
     )
     return html.Table(
         [head, html.Tbody([_check_row(check) for check in verdict.checks])],

@@ -273,11 +273,11 @@ def _verified(command: Command, verdict: ReadBackVerdict | None) -> Stage:
         return Stage(name="not verified", state=StageState.UNKNOWN, text=text)
     if not verdict.ok:
         wrong = ", ".join(check.what for check in verdict.checks if check.ok is False)
-        return Stage(name="differs", state=StageState.BROKEN, text=f"differs: {wrong}")
+        return Stage(name="mismatch", state=StageState.BROKEN, text=f"read-back differs: {wrong}")
     return Stage(
         name="verified",
         state=StageState.DONE,
-        text=f"{counted(compared, 'value')} read back as sent",
+        text=f"{counted(compared, 'value')} match the read-back",
     )
 
 

@@ -31,8 +31,8 @@ def link_badge(link: Mapping[str, Any] | None) -> Component:
     if known.get("link") == "polled":
         return badge(
             BadgeStyle("teal", Shape.RING),
-            "refreshed every 5 s",  # by assets/watch.js
-            title="Live connection not available in this browser, or blocked by a proxy.",
+            "refreshes every 5 s",  # by assets/watch.js
+            title="No live connection: not supported by this browser, or blocked by a proxy",
         )
     state = {
         "live": Connection.LIVE,
@@ -91,7 +91,7 @@ def link_banner(link: Mapping[str, Any] | None, path: str) -> Component | None:
         when = "" if since is None else f" since {clock(since)} UTC"
         return html.Div(
             f"Collector not responding{when}. Showing the last known state; reconnecting. "
-            "Training continues; jobs send their data later.",
+            "Training continues; jobs deliver their data later.",
             className="banner banner-warn",
         )
     return None

@@ -153,8 +153,8 @@ def healthy_badge(*, healthy: bool, finite: bool = True) -> Component:
         title = "has non-finite values: the job would reject it"
         return badge(BadgeStyle("red", Shape.CROSS), "not finite", title=title)
     if not healthy:
-        title = "finite, but followed by an alert, or by too few steps yet"
-        return badge(BadgeStyle("yellow", Shape.DIAMOND), "not known healthy", title=title)
+        title = "finite, but followed by an alert or by too few steps so far"
+        return badge(BadgeStyle("yellow", Shape.DIAMOND), "unconfirmed", title=title)
     title = "finite, and no alert in the steps after it"
     return badge(BadgeStyle("teal", Shape.CHECK), "healthy", title=title)
 

@@ -30,20 +30,20 @@ from stabilizer.protocol.decisions import (
 _AFTER_WAITING: Final[Mapping[DecisionReason, str]] = {
     DecisionReason.MAY_RECOVER: "closes if it recovers; acts if it does not",
     DecisionReason.SECOND_SIGNAL_MISSING: "acts on a second signal; closes if quiet",
-    DecisionReason.COMMAND_IN_FLIGHT: "continues once that command is settled",
+    DecisionReason.COMMAND_IN_FLIGHT: "continues when that command has finished",
 }
 _AFTER_HOLDING: Final[Mapping[DecisionReason, str]] = {
     DecisionReason.MODE_OBSERVE: (
-        "no automatic action in this mode: send a command by hand or change the mode"
+        "no automatic action in this mode: send a command or change the mode"
     ),
-    DecisionReason.DISARMED: ("no automatic action until armed again; commands by hand still work"),
+    DecisionReason.DISARMED: "no automatic action until armed again; you can still send commands",
     DecisionReason.SILENCED: "no automatic action until the silence ends",
     DecisionReason.BUDGET_SPENT: "acts when the budget allows it, if still needed",
     DecisionReason.COOLDOWN: "acts after the cooldown, if still needed",
     DecisionReason.NO_HEALTHY_SNAPSHOT: "continues with a ladder step that needs no snapshot",
     DecisionReason.COMMAND_FAILED: "retries or takes the next ladder step, if still needed",
 }
-_CALLED: Final = "no automatic action left: manual decision needed"
+_CALLED: Final = "no automatic action left: your decision needed"
 _ACTING: Final = "the job applies the command at a step boundary and reads back the result"
 _PROPOSED: Final = "approve or reject the proposal; unanswered, it is proposed again while needed"
 _WATCHING: Final = "closes if the loss has recovered; a relapse takes the next ladder step"
@@ -136,7 +136,7 @@ def what_next(incident: Incident) -> str:
     if kind is DecisionKind.ESCALATE:
         return _CALLED
     words = _AFTER_HOLDING if kind is DecisionKind.HOLD else _AFTER_WAITING
-    return words.get(reason, "reevaluated at every step")
+    return words.get(reason, "re-evaluated at every step")
 
 
 def past_incidents(incidents: Sequence[Incident]) -> Component:
@@ -176,7 +176,7 @@ def _outcome(incident: Incident) -> Component:
     if incident.helped is True:
         return badge(BadgeStyle("teal", Shape.CHECK), "intervention helped")
     if incident.helped is False:
-        title = "quiet again, but the loss is no better than at the incident"
+        title = "alerts resolved, but the loss is no better than at the incident"
         return badge(BadgeStyle("orange", Shape.CROSS), "intervention did not help", title=title)
     words = {
         DecisionReason.RECOVERED_BY_ITSELF: "recovered without action",

@@ -13,7 +13,7 @@ from typing import Final
 from dashboard.components.command_progress import ReadBackContext, ReadBackVerdict, verify
 from dashboard.components.elements import badge_style
 from dashboard.components.timeline_entries import AuditIndex, EntryKind, TimelineEntry
-from dashboard.formatting import count, moment, number
+from dashboard.formatting import ARROW, count, moment, number
 from dashboard.text import (
     capital,
     command_sentence,
@@ -80,7 +80,7 @@ def _seen(alerts: Sequence[Alert]) -> TimelineEntry:
     return TimelineEntry(
         key=f"alert-{digest.hexdigest()}",
         kind=EntryKind.SEEN,
-        title=f"Rule {worst.rule} fires: {worst.severity}",
+        title=f"Rule {worst.rule} firing: {worst.severity}",
         text=text,
         attempt=worst.attempt,
         step=worst.firing_step,
@@ -145,13 +145,12 @@ def _decided_at(incident: Incident, position: int, audited: AuditEntry | None) -
 def _decision_title(incident: Incident, position: int, command: Command | None) -> str:
     decision = incident.decisions[position]
     if decision.kind is DecisionKind.RESOLVE:
-        return f"Incident {incident.number} closed"
-    opens = " opens" if position == 0 else ""
+        return f"Incident {incident.number} resolved"
+    opens = " opened" if position == 0 else ""
     title = f"Incident {incident.number}{opens}: {phrase(decision.kind)}"
     if command is None:
         return title
-    what = command_title(command.parameters)
-    return f"{title} to {what}" if decision.kind is DecisionKind.PROPOSE else f"{title} ({what})"
+    return f"{title} ({command_title(command.parameters)})"
 
 
 def _decision_text(decision: Decision, command: Command | None, global_batch: int | None) -> str:
@@ -185,7 +184,7 @@ def unlisted_decisions(log: AuditIndex) -> Iterator[TimelineEntry]:
         yield TimelineEntry(
             key=f"audit-{entry.id}",
             kind=EntryKind.DECIDED,
-            title=f"The policy {phrase(DecisionKind(kind)) if is_known else 'decided'}",
+            title=f"Policy decision: {phrase(DecisionKind(kind)) if is_known else kind}",
             text=capital(entry.message or phrase(entry.reason)),
             actor=entry.actor,
             at=entry.at,
@@ -226,7 +225,7 @@ def _change_title(entry: AuditEntry, log: AuditIndex) -> str | None:
     if severity is not None and before.get("severity") != severity:
         return f"is now a {severity}"
     is_resolved = after.get("state") == IncidentState.RESOLVED.value
-    return "closed" if is_resolved and entry.at not in log.changed_at(entry.subject) else None
+    return "resolved" if is_resolved and entry.at not in log.changed_at(entry.subject) else None
 
 
 _VERBS: Final[Mapping[CommandState, str]] = {
@@ -422,7 +421,7 @@ def attempt_entries(
     for attempt_number, entry in audited.items():
         started_by = commands.get(str((entry.after or {}).get("command_id")))
         if started_by is None or started_by.state is not CommandState.APPLIED:
-            yield replace(plain_entry(entry), title=f"Attempt {attempt_number} starts")
+            yield replace(plain_entry(entry), title=f"Attempt {attempt_number} started")
     for entry in registered.values():
         yield plain_entry(entry)
 
@@ -431,12 +430,12 @@ def _attempt(attempt: Attempt, registration: AuditEntry | None) -> TimelineEntry
     facts = [] if registration is None else list(_differences(registration))
     if attempt.skipped_samples:
         facts.append(("samples skipped", count(attempt.skipped_samples)))
-    how = _how(attempt) if registration is None else "The job registers"
+    how = _how(attempt) if registration is None else "Job registered"
     after = "" if attempt.parent is None else f", after attempt {attempt.parent}"
     return TimelineEntry(
         key=f"attempt-{attempt.number}",
         kind=EntryKind.JOB,
-        title=f"Attempt {attempt.number} starts at step {count(attempt.from_step)}",
+        title=f"Attempt {attempt.number} started at step {count(attempt.from_step)}",
         text=f"{how}{after}",
         actor="job",
         at=attempt.started_at,
@@ -497,12 +496,12 @@ def setting_entries(log: AuditIndex) -> Iterator[TimelineEntry]:
                 yield _state_change(entry)
             case AuditAction.RUN_MODE_CHANGED:
                 yield _changed(
-                    entry, f"Mode: {_of(entry.before, 'mode')}, now {_of(entry.after, 'mode')}"
+                    entry, f"Mode: {_of(entry.before, 'mode')} {ARROW} {_of(entry.after, 'mode')}"
                 )
             case AuditAction.SILENCE_CREATED:
                 yield _changed(entry, f"Silenced: {_silence(entry.after)}")
             case AuditAction.SILENCE_REMOVED:
-                yield _changed(entry, f"No longer silenced: {_silence(entry.before)}")
+                yield _changed(entry, f"Silence ended: {_silence(entry.before)}")
             case _:
                 yield plain_entry(entry)
 
@@ -553,7 +552,7 @@ def _differences(entry: AuditEntry) -> Iterator[tuple[str, str]]:
         old, new = before.get(name), after.get(name)
         if old == new or new is None:
             continue
-        text = str(new) if name not in before else f"{old}, now {new}"
+        text = str(new) if name not in before else f"{old} {ARROW} {new}"
         yield name.replace("_", " "), text
 
 
@@ -568,4 +567,12 @@ def _silence(values: Mapping[str, object] | None) -> str:
     until_step = (values or {}).get("until_step")
     if isinstance(until_step, int):
         return f"{text} until step {count(until_step)}"
-    return f"{text} until {_of(values, 'until')}"
+    return f"{text} until {_moment(values)}"
+
+
+def _moment(silence: Mapping[str, object] | None) -> str:
+    text = _of(silence, "until")
+    try:
+        return moment(datetime.fromisoformat(text))
+    except ValueError:
+        return text

@@ -48,7 +48,7 @@ def describe_command(command: Command) -> str:
     ]
     result = command.result
     if result is not None and result.reason is not None:
-        lines.append(plain(f"because {phrase(result.reason)}. {result.message}"))
+        lines.append(plain(f"{phrase(result.reason)}: {result.message}"))
     return "\n".join(line for line in lines if line)
 
 

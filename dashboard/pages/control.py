@@ -68,7 +68,7 @@ def switch_card(state: ControlState, now: datetime) -> Component:
     """Say whether the policy may act at all, since when and why, and offer the other."""
     if state.disarmed:
         title = "Disarmed: the policy acts on no run"
-        text = "Rules and incidents stay active. Commands can still be sent by hand."
+        text = "Rules and incidents stay active. You can still send commands."
         button = dmc.Button("Arm", id=ids.OPEN_ARMING, color="teal")
     else:
         title = "Armed: the policy acts within each run's mode"
@@ -84,7 +84,7 @@ def switch_card(state: ControlState, now: datetime) -> Component:
 def silence_list(silences: Sequence[Silence], now: datetime) -> Component:
     """List the mutes in force, each with its end and a way to end it now."""
     if not silences:
-        return dmc.Text("None. Silence a rule on the page of its run.", size="sm", c="dimmed")
+        return dmc.Text("None. Silence a rule on its run's page.", size="sm", c="dimmed")
     return html.Ul([_silence(one, now) for one in silences], className="plain-list")
 
 
@@ -123,7 +123,7 @@ def _silence(silence: Silence, now: datetime) -> Component:
 def audit_list(entries: Sequence[AuditEntry], now: datetime, limit: int) -> Component:
     """List what was done, newest first."""
     if not entries:
-        return dmc.Text("Nothing yet.", size="sm", c="dimmed")
+        return dmc.Text("No entries yet.", size="sm", c="dimmed")
     shown = list(reversed(entries))[:limit]
     return html.Ol([_entry(entry, now) for entry in shown], className="plain-list audit-list")
 

@@ -140,7 +140,7 @@ def _picked() -> Component:
         placeholder="Add series (up to 8)",
         nothingFoundMessage="No matching series",
         className="picker",
-        **{"aria-label": "Series to draw"},
+        **{"aria-label": "Series to plot"},
     )
     return _chart(ids.CHART_PICKED, "More series", "on one axis", pick)
 
@@ -181,7 +181,7 @@ def _heatmap() -> Component:
     return html.Div(
         [
             html.Div(
-                [html.H3("Layers over steps"), controls],
+                [html.H3("Layer heatmap"), controls],
                 className="chart-head",
             ),
             html.Div(id=ids.HEATMAP_PROBLEM),

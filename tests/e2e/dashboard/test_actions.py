@@ -165,7 +165,7 @@ class TestByHand:
         page = open_page(f"/runs/{run.run_id}")
         page.get_by_role("button", name="Send command").click()
         dialog = page.get_by_role("dialog")
-        dialog.get_by_role("radio", name=re.compile("^Cut the learning rate")).check()
+        dialog.get_by_role("radio", name=re.compile("^Reduce the learning rate")).check()
         expect(dialog.locator(".form-preview")).to_contain_text("0.0005")
         confirm(page, "Send command", "calmer")
         expect(dialog).not_to_be_visible()
@@ -235,7 +235,7 @@ def test_a_press_on_the_page_of_the_switch_that_straddles_a_decision_counts(stac
     change = {"mode": "observe", "reason": "in between"}
     assert run.http.patch(f"/runs/{run.run_id}", json=change).status_code == 200
     page.mouse.up()
-    expect(page.get_by_role("dialog")).to_contain_text("The policy acts on no run")
+    expect(page.get_by_role("dialog")).to_contain_text("The policy stops acting on all runs")
     page.keyboard.press("Escape")
     expect(page.locator("#control-audit")).to_contain_text("in between")
     assert element.evaluate("element => element.isConnected")

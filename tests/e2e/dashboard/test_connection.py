@@ -25,12 +25,12 @@ def test_the_collector_goes_and_comes_back_and_the_page_heals(stack, open_page, 
     charts.wait_for_step(page, 50)
     expect(page.locator("#link-badge")).to_contain_text("live")
     stack.stop_collector()
-    expect(page.locator("#link-badge")).to_contain_text("collector away")
-    expect(page.get_by_text("Training jobs go on")).to_be_visible()
+    expect(page.locator("#link-badge")).to_contain_text("collector not responding")
+    expect(page.get_by_text("Training continues")).to_be_visible()
     assert 50 in charts.steps(page)  # what was known stays
     stack.start_collector_again()
     expect(page.locator("#link-badge")).to_contain_text("live")
-    expect(page.get_by_text("Training jobs go on")).to_be_hidden()
+    expect(page.get_by_text("Training continues")).to_be_hidden()
     run.frames(10)
     charts.wait_for_step(page, 60)
     assert charts.steps(page) == sorted(set(charts.steps(page)))
@@ -42,7 +42,7 @@ def test_a_page_opened_while_the_collector_is_away_fills_when_it_is_back(stack, 
     run.frames(20)
     stack.stop_collector()
     page = open_page(f"/runs/{run.run_id}")
-    expect(page.get_by_role("heading", name="The collector does not answer")).to_be_visible()
+    expect(page.get_by_role("heading", name="Collector not responding")).to_be_visible()
     stack.start_collector_again()
     expect(page.get_by_role("heading", name="late")).to_be_visible()
 
@@ -60,7 +60,7 @@ def test_the_dashboard_itself_restarts_and_open_pages_go_on(stack, open_page, ch
     charts.wait_for_step(page, 25)
 
 
-LOST = "This page has lost the dashboard"
+LOST = "Connection to the dashboard lost"
 CUT = """
 window.SharedWorker = class extends SharedWorker {
     constructor(...given) { super(...given); window.line = this.port; }
@@ -94,7 +94,7 @@ def test_a_page_that_has_lost_the_dashboard_says_so_until_it_is_back(stack, open
     assert stack.dashboard.popen.wait(20) == 0
     page.clock.run_for(75_000)
     expect(page.get_by_text(LOST)).to_be_visible()
-    expect(page.get_by_text("dashboard away")).to_be_visible()
+    expect(page.get_by_text("dashboard not responding")).to_be_visible()
     expect(page.locator("#link-badge")).to_be_hidden()
     assert 20 in charts.steps(page)  # what was known stays
     run.frames(5)
@@ -124,13 +124,13 @@ def test_a_browser_without_shared_workers_asks_by_itself(stack, open_timed, char
     run.frames(20)
     page = open_timed(f"/runs/{run.run_id}", "delete window.SharedWorker")
     charts.wait_for_step(page, 20)
-    expect(page.locator("#link-badge")).to_contain_text("refreshed every 5 s")
+    expect(page.locator("#link-badge")).to_contain_text("refreshes every 5 s")
     run.frames(5)
     charts.wait_for_step(page, 25)
     stack.stop_collector()
-    expect(page.locator("#link-badge")).to_contain_text("collector away")
+    expect(page.locator("#link-badge")).to_contain_text("collector not responding")
     stack.start_collector_again()
-    expect(page.locator("#link-badge")).to_contain_text("refreshed every 5 s")
+    expect(page.locator("#link-badge")).to_contain_text("refreshes every 5 s")
     expect(page.get_by_text(LOST)).to_be_hidden()
 
 
@@ -153,10 +153,10 @@ class TestSigningIn:
         run = stack.feed("guarded")
         run.frames(10)
         page = open_page(f"/runs/{run.run_id}")
-        expect(page.get_by_role("heading", name="Sign in to go on")).to_be_visible()
+        expect(page.get_by_role("heading", name="Sign in to continue")).to_be_visible()
         page.locator("#run-problem").get_by_role("link", name="Sign in").click()
         self.sign_in(page, "w" * MIN_TOKEN_LENGTH)
-        expect(page.get_by_role("alert")).to_contain_text("does not take this token")
+        expect(page.get_by_role("alert")).to_contain_text("rejected this token")
         self.sign_in(page, TOKEN)
         expect(page.get_by_role("heading", name="guarded")).to_be_visible()
         page.get_by_role("button", name="Mode").click()
@@ -177,9 +177,9 @@ class TestSigningIn:
         expect(page.get_by_role("heading", name="watched")).to_be_visible()
         page.request.post(stack.page_url + "/signout")  # in another tab of this browser
         expect(page.locator("#link-badge")).to_contain_text("session expired")
-        expect(page.get_by_text("Your session has ended")).to_be_visible()
+        expect(page.get_by_text("Your session has expired")).to_be_visible()
         page.locator("#banner").get_by_role("link", name="Sign in").click()
-        expect(page.get_by_text("Sign in to go on where you were")).to_be_visible()
+        expect(page.get_by_text("Your session has expired. Sign in to continue")).to_be_visible()
 
     @pytest.mark.complaints(*NETWORK)
     @pytest.mark.parametrize("ends", ["signed out", "dashboard restarted"])
@@ -206,4 +206,4 @@ class TestSigningIn:
         expect(first.get_by_role("heading", name="shared")).to_be_visible()
         for page in pages:
             expect(page.locator("#link-badge")).to_contain_text("live")
-            expect(page.get_by_text("Your session has ended")).to_be_hidden()
+            expect(page.get_by_text("Your session has expired")).to_be_hidden()

@@ -43,7 +43,7 @@ class TestRuns:
         page.get_by_placeholder("Name, key or id").fill(runs["running"].run_id[:8])
         expect(page.locator("#runs-body tbody tr")).to_contain_text("vision-large")
         page.get_by_placeholder("Name, key or id").fill("no such run")
-        expect(page.get_by_role("heading", name="No run fits")).to_be_visible()
+        expect(page.get_by_role("heading", name="No matching runs")).to_be_visible()
 
     def test_more_are_shown_when_asked_for(self, runs, open_page):
         page = open_page()
@@ -86,7 +86,7 @@ class TestRun:
     def test_any_series_can_be_picked(self, runs, open_page, charts):
         page = open_page(f"/runs/{runs['running'].run_id}")
         charts.wait_for_step(page, 300)
-        page.get_by_placeholder("Any series, up to 8").fill("step_seconds")
+        page.get_by_placeholder("Add series (up to 8)").fill("step_seconds")
         page.get_by_role("option", name="step_seconds").click()
         charts.wait_for_step(page, 300, "chart-picked")
 
@@ -123,13 +123,13 @@ class TestRun:
 class TestWaysThatLeadNowhere:
     def test_an_address_typed_wrong_leads_on(self, open_page):
         page = open_page("/rnus")
-        expect(page.get_by_role("heading", name="There is no such page")).to_be_visible()
-        page.get_by_role("link", name="To the list of runs").click()
+        expect(page.get_by_role("heading", name="Page not found")).to_be_visible()
+        page.get_by_role("link", name="All runs").click()
         expect(page.get_by_role("heading", name="Runs")).to_be_visible()
 
     def test_a_run_that_never_was_is_told(self, open_page):
         page = open_page("/runs/0123456789abcdef")
-        expect(page.get_by_role("heading", name="There is no such run")).to_be_visible()
+        expect(page.get_by_role("heading", name="Run not found")).to_be_visible()
 
     def test_a_run_that_is_deleted_while_it_is_looked_at_is_told(self, stack, open_page):
         run = stack.feed("short-lived")
@@ -139,7 +139,7 @@ class TestWaysThatLeadNowhere:
         expect(page.get_by_role("heading", name="short-lived")).to_be_visible()
         gone = run.http.delete(f"/runs/{run.run_id}", params={"reason": "done with it"})
         assert gone.status_code == 204
-        expect(page.get_by_role("heading", name="There is no such run")).to_be_visible()
+        expect(page.get_by_role("heading", name="Run not found")).to_be_visible()
 
 
 class TestNarrow:
@@ -167,4 +167,4 @@ class TestNarrow:
 
 def test_the_api_documentation_needs_no_other_host(stack, open_page):
     page = open_page("/docs", url=stack.url)
-    expect(page.get_by_text("Register a job")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("Add one line to a training job")).to_be_visible(timeout=30_000)

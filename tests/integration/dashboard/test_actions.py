@@ -119,7 +119,7 @@ class TestCommands:
         assert ada.send(CUT).done
         again = ada.send(CUT)
         assert (again.done, len(ada.commands())) == (False, 1)
-        assert "already on its way" in again.message
+        assert "already in flight" in again.message
         job.report([1])  # the job has it now
         assert not ada.send(CUT).done
         assert ada.send(CommandFields(kind="reduce_lr", factor=0.4)).done
@@ -192,8 +192,7 @@ class TestCommands:
         result = ada.send(CUT, attempt=attempt)
         assert not result.done
         assert result.message == (
-            "The run is in attempt 2, not in 1: the run has moved on. "
-            "Close this dialog and open it again"
+            "The run is in attempt 2, not in 1. Close this dialog and open it again"
         )
         assert "Close this dialog" in ada.preview(CUT, attempt=attempt)
         assert ada.send(CUT, attempt=2).done
@@ -325,5 +324,5 @@ def test_with_the_collector_away_everything_says_so(start_collector, make_job, m
     collector.stop()
     for result in every_action(ada, "it is late"):
         assert not result.done
-        assert "does not answer" in result.message
-    assert "does not answer" in ada.preview(CUT)
+        assert "not responding" in result.message
+    assert "not responding" in ada.preview(CUT)

@@ -140,7 +140,7 @@ class TestWhatIsShown:
 
     def test_a_run_that_does_not_exist_is_told_and_leads_on(self, collector, open_house):
         story = open_house(collector).story_of("a/b")
-        assert "There is no such run" in story
+        assert "Run not found" in story
         assert '"href":"/"' in story.replace(" ", "")
 
     def test_a_dead_collector_is_told_and_healed(self, start_collector, make_job, open_house):
@@ -148,7 +148,7 @@ class TestWhatIsShown:
         make_job(collector, name="patient")
         house = open_house(collector)
         collector.stop()
-        assert "The collector does not answer" in house.text_of(ids.RUNS_BODY)
+        assert "Collector not responding" in house.text_of(ids.RUNS_BODY)
         collector.start()
         assert "patient" in house.text_of(ids.RUNS_BODY)
 
@@ -184,7 +184,7 @@ class TestBeyondLoopback:
     def test_with_another_token_nobody_is_let_in(self, house, token):
         answer = house.sign_in(token=token)
         assert answer.status_code == 403
-        assert "does not take this token" in answer.text
+        assert "rejected this token" in answer.text
         assert COOKIE not in house.client.cookies
 
     def test_an_ended_session_is_asked_to_sign_in_again(self, house, clock):
@@ -196,7 +196,7 @@ class TestBeyondLoopback:
     def test_a_collector_without_tokens_lets_nobody_in(self, collector, open_house):
         answer = open_house(collector, **BEYOND).sign_in(token="")
         assert answer.status_code == 403
-        assert "Start it with a token" in answer.text
+        assert "Start the collector with a token" in answer.text
 
     def test_a_collector_that_is_away_lets_nobody_in_and_is_named(
         self, start_collector, open_house

@@ -148,7 +148,7 @@ def test_a_zoom_to_where_nothing_was_measured_says_so(report, draw):
     report([1, 2], dict.fromkeys([*RMS, HEADS["min"]], 1.0))
     maps = draw(zoom=(1000.0, 2000.0))
     assert maps.heatmap["data"] == []
-    assert "nothing was measured" in maps.heatmap["layout"]["annotations"][0]["text"]
+    assert "no samples" in maps.heatmap["layout"]["annotations"][0]["text"]
     assert maps.metric == "activation_rms"
 
 

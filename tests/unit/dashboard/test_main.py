@@ -55,7 +55,7 @@ def test_each_mistake_has_a_line(run, monkeypatch):
 def test_beyond_loopback_no_token_is_lent(run, tmp_path):
     (tmp_path / "token").write_text(TOKEN)
     result = run("--host", "0.0.0.0", "--token-file", "token")
-    refused(result, "people sign in with tokens of their own")
+    refused(result, "users sign in with their own tokens")
     assert TOKEN not in result.output
 
 

@@ -99,11 +99,11 @@ def test_skip_with_unknown_batch_is_told_in_steps_alone():
     [
         (
             ReduceLrParameters(factor=0.75),
-            "multiply the learning rate by 0.75 until told otherwise",
+            "multiply the learning rate by 0.75 until changed",
         ),
         (
             ReduceLrParameters(factor=1e-06, hold_steps=1, ramp_steps=1000),
-            "multiply the learning rate by 1e-06 for 1 step, then back over 1,000 steps",
+            "multiply the learning rate by 1e-06 for 1 step, then ramp back over 1,000 steps",
         ),
     ],
 )

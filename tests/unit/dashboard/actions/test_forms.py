@@ -148,7 +148,7 @@ def test_answer_form_repeats_what_the_command_does(create_command, create_previe
     form = answer_form(Verb.APPROVE, create_command(), global_batch=64, preview=create_preview())
     text = text_of(form)
     assert "skip 10 steps of data (640 samples)." in text
-    assert "What it would do now" in text
+    assert "Effect if applied now" in text
 
 
 def test_error_is_announced_as_text(text_of):

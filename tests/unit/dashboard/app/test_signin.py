@@ -136,7 +136,7 @@ class TestGood:
 
     @pytest.mark.parametrize("ended", ["true", "1", "sure"])
     def test_who_was_signed_in_before_is_told(self, house, ended):
-        assert "Your session has ended" in house.page(ended=ended, next="/control").alert
+        assert "Your session has expired" in house.page(ended=ended, next="/control").alert
 
 
 class TestRefused:
@@ -154,7 +154,7 @@ class TestRefused:
     def test_a_name_that_the_audit_log_would_refuse_is_refused(self, house, name):
         answer = house.sign_in(name=name)
         assert answer.status_code == 403
-        assert Page(answer.text).alert.startswith("Give a name")
+        assert Page(answer.text).alert.startswith("Enter a name")
         assert not house.is_in()
 
     def test_what_was_typed_stands_there_again_but_never_the_token(self, house):
@@ -194,7 +194,7 @@ class TestRefused:
         house = make_house(respond)
         found = house.sign_in()
         assert found.status_code == 403
-        assert Page(found.text).alert.startswith("Nobody can be let in now: ")
+        assert Page(found.text).alert.startswith("Cannot sign in: ")
         assert not house.is_in()
 
     @pytest.mark.parametrize("token", [TOKEN, ""])
@@ -204,7 +204,7 @@ class TestRefused:
         house = make_house(lambda _: httpx.Response(200, json=CONTROL))
         answer = house.sign_in(token=token)
         assert answer.status_code == 403
-        assert "Start it with a token" in Page(answer.text).alert
+        assert "Start the collector with a token" in Page(answer.text).alert
         assert not house.is_in()
 
 

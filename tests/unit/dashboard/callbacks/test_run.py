@@ -133,7 +133,7 @@ class TestView:
         viewed = view()
         told = parts(viewed)
         assert "No open incident" in told[f"{ids.RUN_INCIDENT}.children"]
-        assert "Nothing has happened yet" in told[f"{ids.TIMELINE}.children"]
+        assert "No events yet" in told[f"{ids.TIMELINE}.children"]
         assert told[f"{ids.TIMELINE_MORE}.display"] == '"none"'
         empty = (ids.RUN_PROPOSALS, ids.RUN_COMMANDS)
         assert {told[f"{name}.children"] for name in empty} == {"[]"}
@@ -188,7 +188,7 @@ class TestView:
         listed = past[f"{ids.RUN_PAST}.children"]
         assert listed.index("Incident 250") < listed.index("Incident 231")
         assert "Incident 230" not in listed
-        assert "230 earlier stand in the log" in listed
+        assert "230 earlier in the timeline" in listed
 
     def test_rules_that_do_not_work_are_told_with_their_error(self):
         health = (

@@ -242,10 +242,10 @@ class TestEmpty:
 
     @pytest.mark.parametrize("chosen", [{"search": "x"}, {"states": ("lost",)}])
     def test_a_choice_that_fits_none_is_told_as_such(self, chosen):
-        assert "No run fits" in self.words(Shelf().list(**chosen))
+        assert "No matching runs" in self.words(Shelf().list(**chosen))
 
     def test_a_search_for_nothing_is_no_choice(self):
-        assert "No run has registered" in self.words(Shelf().list(search="  "))
+        assert "No runs yet" in self.words(Shelf().list(search="  "))
 
     def test_when_the_first_run_comes_the_table_is_drawn(self):
         shown = Shelf().list().shown
@@ -254,7 +254,7 @@ class TestEmpty:
 
     def test_when_the_last_run_is_deleted_the_words_come_back(self):
         shown = Shelf([summary(1)]).list().shown
-        assert "No run has registered" in self.words(Shelf().list(shown))
+        assert "No runs yet" in self.words(Shelf().list(shown))
 
 
 class TestMany:

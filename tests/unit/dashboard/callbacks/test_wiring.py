@@ -259,17 +259,17 @@ class TestAway:
         assert house.call(where, "live-decisions.data", **values).status_code == 204
         values[ids.RUN_FACTS] = None
         told = house.call(where, "live-decisions.data", **values)
-        assert "does not answer" in told.text
+        assert "not responding" in told.text
 
     def test_charts_that_were_drawn_stay_and_an_empty_page_says_why(self, house):
         values = {ids.RUN_ID: RUN, ids.CHART_WIDTH: 800}
         where = (ids.CHART_LOSS, "figure")
         told = house.call(where, "chart-width.data", **values).json()["response"]
-        assert "Not done" in json.dumps(told[ids.CHARTS_PROBLEM])
+        assert "Not available" in json.dumps(told[ids.CHARTS_PROBLEM])
         values[ids.SHOWN] = SHOWN
         kept = house.call(where, "chart-width.data", **values).json()["response"]
         assert set(kept) == {ids.CHARTS_PROBLEM, ids.SHOWN}
-        assert "Not done" in json.dumps(kept[ids.CHARTS_PROBLEM])
+        assert "Not available" in json.dumps(kept[ids.CHARTS_PROBLEM])
         # Nothing else of it: it may have been extended meanwhile.
         changed = kept[ids.SHOWN]["data"]["operations"]
         assert [one["location"] for one in changed] == [["asked"], ["drawn_at"]]
@@ -283,7 +283,7 @@ class TestAway:
         }
         told = house.call((ids.HEATMAP, "figure"), "chart-width.data", **values).json()["response"]
         assert set(told) == {ids.HEATMAP_PROBLEM, ids.HEATMAP_SHOWN}
-        assert "Not done" in json.dumps(told[ids.HEATMAP_PROBLEM])
+        assert "Not available" in json.dumps(told[ids.HEATMAP_PROBLEM])
         assert told[ids.HEATMAP_SHOWN]["data"] == {"asked": None, "step": 9}
 
     @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ class TestChanges:
     )
     def test_what_may_have_been_done_is_called_so(self, failure):
         said = self.failed(failure)
-        assert f"does not answer ({type(failure).__name__}). {PERHAPS_DONE}" in said
+        assert f"is not responding ({type(failure).__name__}). {PERHAPS_DONE}" in said
         assert PERHAPS_DONE not in self.failed(failure, how=send)
 
     @pytest.mark.parametrize(

@@ -52,13 +52,13 @@ def test_proposal_whose_time_is_over_cannot_be_approved(create_command, parts, t
 def test_proposal_tells_how_long_it_waits(create_command, text_of, minute):
     card = command_card(create_command(), now=minute(32))
     assert "expires in  8 min" in text_of(card)
-    assert "waits for a person to approve or reject it" in text_of(card)
+    assert "approval needed" in text_of(card)
 
 
 def test_applied_command_shows_ordered_beside_read(create_applied, text_of, now):
     text = text_of(command_card(create_applied(), now=now, known=ReadBackContext(global_batch=64)))
-    assert "stands at step 200 200 as ordered" in text
-    assert "samples skipped 640 640 as ordered" in text
+    assert "step 200 200 matches" in text
+    assert "samples skipped 640 640 matches" in text
     assert "skip 10 steps of data (640 samples)" in text
     assert "expires" not in text
 
@@ -66,7 +66,7 @@ def test_applied_command_shows_ordered_beside_read(create_applied, text_of, now)
 def test_nan_in_a_read_back_is_shown_as_a_difference(create_applied, text_of, now):
     text = text_of(command_card(create_applied(lr={"0": math.nan}), now=now))
     assert "0: NaN differs" in text
-    assert "not as ordered: learning rate" in text
+    assert "read-back differs: learning rate" in text
 
 
 def test_failure_shows_the_jobs_words_as_text_alone(create_command, parts, text_of, now):
@@ -90,15 +90,17 @@ def test_rejection_names_the_person_and_quotes_them(create_command, moved, text_
     )
     entry = moved("proposed", "rejected", actor="person:bo", reason=RejectReason.REFUSED_BY_PERSON)
     text = text_of(command_card(command, now=now, history=[entry]))
-    assert "rejected bo a person refused it" in text
+    assert "rejected bo rejected by a user" in text
     assert "bo:  bad shard" in text
 
 
 def test_reason_it_was_given_for_survives_its_end(create_command, moved, text_of, now):
     command = create_command(state=CommandState.REJECTED, reason="refused_by_person", message="no")
     created = moved(None, "proposed", reason="relapse")
-    assert "Because it came back" in text_of(command_card(command, now=now, history=[created]))
-    assert "Given by the policy." in text_of(command_card(command, now=now))
+    assert "Reason: relapse, or no improvement." in text_of(
+        command_card(command, now=now, history=[created])
+    )
+    assert "Sent by the policy." in text_of(command_card(command, now=now))
 
 
 def test_command_by_hand_quotes_its_person(create_command, text_of, now):
@@ -147,7 +149,7 @@ def test_preview_of_a_rollback_tells_what_is_lost_and_skipped(create_preview, te
 def test_preview_does_not_make_up_what_it_does_not_know(create_preview, text_of):
     preview = create_preview(seconds_lost=None, skipped_samples=None, skip_from_sample=None)
     text = text_of(preview_panel(preview))
-    assert "112 steps; how long is not known" in text
+    assert "112 steps, duration unknown" in text
     assert "10 steps of data" in text
     assert "samples" not in text
 
@@ -162,9 +164,9 @@ def test_preview_of_a_cut_shows_each_group_before_and_after(create_preview, text
         lr_scale_after=0.5,
     )
     text = text_of(preview_panel(preview))
-    assert "1 \u2192 0.5, held for 500 steps, then back over 100 steps" in text
+    assert "1 \u2192 0.5, held for 500 steps, then ramp back over 100 steps" in text
     assert "decay 0.0003 \u2192 0.00015" in text
-    assert "bias NaN \u2192 not known" in text
+    assert "bias NaN \u2192 unknown" in text
 
 
 def test_preview_of_a_pause_speaks_of_no_target(create_preview, text_of):
@@ -172,8 +174,8 @@ def test_preview_of_a_pause_speaks_of_no_target(create_preview, text_of):
         parameters=PauseParameters(), steps_lost=0, skip_steps=0, target_healthy=None
     )
     text = text_of(preview_panel(preview))
-    assert "stand still at the next step boundary" in text
-    assert "goes back" not in text
+    assert "pause at the next step boundary" in text
+    assert "rolls back" not in text
 
 
 @pytest.mark.parametrize("warning", list(PreviewWarning))

@@ -55,12 +55,12 @@ def test_connection_is_told_to_screen_readers(text_of, connection):
 
 def test_collector_that_is_away_says_since_when(text_of, minute):
     built = connection_badge(Connection.AWAY, since=minute(3))
-    assert text_of(built) == "collector away since 14:03 UTC"
+    assert text_of(built) == "collector not responding since 14:03 UTC"
     assert "2025-05-30 14:03:00 UTC" in built.title
-    assert text_of(connection_badge(Connection.AWAY)) == "collector away"
+    assert text_of(connection_badge(Connection.AWAY)) == "collector not responding"
 
 
 def test_snapshot_that_is_not_finite_is_never_called_healthy(text_of):
     assert text_of(healthy_badge(healthy=True, finite=False)) == "not finite"
     assert text_of(healthy_badge(healthy=True)) == "healthy"
-    assert text_of(healthy_badge(healthy=False)) == "not held healthy"
+    assert text_of(healthy_badge(healthy=False)) == "unconfirmed"

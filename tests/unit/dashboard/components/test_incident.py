@@ -22,7 +22,7 @@ def test_card_tells_rules_in_order_decision_and_deadline(create_incident, text_o
     assert "Incident 1 divergence open" in text
     assert "since step 305" in text
     assert text.index("loss_jump") < text.index("The loss jumps") < text.index("loss_diverging")
-    assert "Waits: it may recover by itself (at step 312)" in text
+    assert "Waiting: may recover without action (at step 312)" in text
     assert "step 1,412 (12 steps left)" in text
 
 
@@ -43,12 +43,12 @@ def test_incident_without_a_list_of_decisions_still_names_the_latest(create_inci
     ("kind", "reason", "state", "word"),
     [
         (DecisionKind.WAIT, DecisionReason.SECOND_SIGNAL_MISSING, "open", "second signal"),
-        (DecisionKind.HOLD, DecisionReason.MODE_OBSERVE, "open", "by hand"),
+        (DecisionKind.HOLD, DecisionReason.MODE_OBSERVE, "open", "send a command"),
         (DecisionKind.HOLD, DecisionReason.DISARMED, "open", "armed again"),
-        (DecisionKind.PROPOSE, DecisionReason.DIVERGENCE, "acting", "approves or rejects"),
-        (DecisionKind.ACT, DecisionReason.DIVERGENCE, "acting", "the job takes the command"),
+        (DecisionKind.PROPOSE, DecisionReason.DIVERGENCE, "acting", "approve or reject"),
+        (DecisionKind.ACT, DecisionReason.DIVERGENCE, "acting", "the job applies the command"),
         (DecisionKind.WAIT, DecisionReason.WATCHING, "watching", "relapse"),
-        (DecisionKind.ESCALATE, DecisionReason.LADDER_EXHAUSTED, "open", "a person must decide"),
+        (DecisionKind.ESCALATE, DecisionReason.LADDER_EXHAUSTED, "open", "your decision needed"),
     ],
 )
 def test_what_comes_next_follows_from_where_it_stands(create_incident, kind, reason, state, word):
@@ -68,7 +68,7 @@ def test_only_what_is_over_has_nothing_next(create_incident, state, kind):
     [
         (True, DecisionReason.INTERVENTION_HELPED, "intervention helped"),
         (False, DecisionReason.RECOVERED_BY_ITSELF, "intervention did not help"),
-        (None, DecisionReason.RECOVERED_BY_ITSELF, "recovered by itself"),
+        (None, DecisionReason.RECOVERED_BY_ITSELF, "recovered without action"),
         (None, DecisionReason.RUN_ENDED, "run ended"),
         (None, DecisionReason.MAY_RECOVER, "closed"),
     ],

@@ -15,13 +15,13 @@ from dashboard.errors import (
     SignInRequiredError,
 )
 
-AWAY = CollectorUnavailableError("the collector does not answer", url="http://c")
+AWAY = CollectorUnavailableError("the collector is not responding", url="http://c")
 ERRORS = {
     "away": AWAY,
     "gone": MissingError("there is no run 'x'", code="unknown_run"),
     "refused": CollectorRefusedError("not like this", code="invalid_input", status=422),
     "any": DashboardError("something else"),
-    "signed out": SignInRequiredError("nobody is signed in"),
+    "signed out": SignInRequiredError("not signed in"),
 }
 ODD_PATH = "/runs/a%2Fb?next=//evil.example&x=<b>"
 SINCE = "2026-03-01T14:03:05+00:00"
@@ -48,11 +48,11 @@ def test_who_must_sign_in_comes_back_to_where_they_were(parts):
 
 
 def test_a_run_that_is_gone_is_no_riddle(text_of):
-    assert "There is no such run" in text_of(problem_of(ERRORS["gone"], "/"))
+    assert "Run not found" in text_of(problem_of(ERRORS["gone"], "/"))
 
 
 def test_a_collector_that_is_away_is_said_to_harm_no_job(text_of):
-    assert "training jobs go on without" in text_of(problem_of(AWAY, "/"))
+    assert "training continues" in text_of(problem_of(AWAY, "/"))
 
 
 def test_a_part_of_a_page_says_what_is_wrong_there(text_of):
@@ -62,17 +62,17 @@ def test_a_part_of_a_page_says_what_is_wrong_there(text_of):
 @pytest.mark.parametrize(
     ("link", "word"),
     [
-        (None, "catching up"),
-        ({}, "catching up"),
-        ({"link": "connecting", "since": SINCE}, "catching up"),
-        ({"link": "something new"}, "catching up"),
+        (None, "connecting"),
+        ({}, "connecting"),
+        ({"link": "connecting", "since": SINCE}, "connecting"),
+        ({"link": "something new"}, "connecting"),
         ({"link": "live", "since": SINCE}, "live"),
-        ({"link": "away", "since": SINCE}, "collector away since 14:03 UTC"),
-        ({"link": "away", "since": None}, "collector away"),
-        ({"link": "away", "since": "yesterday"}, "collector away"),
+        ({"link": "away", "since": SINCE}, "collector not responding since 14:03 UTC"),
+        ({"link": "away", "since": None}, "collector not responding"),
+        ({"link": "away", "since": "yesterday"}, "collector not responding"),
         ({"link": "refused", "since": SINCE}, "session expired"),
         ({"link": "signed_out", "since": None}, "session expired"),
-        ({"link": "polled", "since": None}, "refreshed every 5 s"),
+        ({"link": "polled", "since": None}, "refreshes every 5 s"),
     ],
     ids=str,
 )
@@ -91,12 +91,12 @@ def test_where_all_is_well_there_is_no_banner(link):
 
 @pytest.mark.parametrize(
     ("since", "said"),
-    [(SINCE, "since 14:03 UTC."), (None, "does not answer."), ("soon", "does not answer.")],
+    [(SINCE, "since 14:03 UTC."), (None, "not responding."), ("soon", "not responding.")],
 )
 def test_a_collector_that_is_away_is_told_above_the_page(text_of, since, said):
     banner = text_of(link_banner({"link": "away", "since": since}, "/"))
     assert said in banner
-    assert "Training jobs go on" in banner
+    assert "Training continues" in banner
 
 
 @pytest.mark.parametrize("link", ["refused", "signed_out"])

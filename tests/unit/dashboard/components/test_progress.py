@@ -33,7 +33,7 @@ def test_rollback_that_stands_where_it_was_sent_is_verified(create_applied):
     verdict = verify(create_applied(), ReadBackContext(global_batch=64))
     assert verdict.ok is True
     assert answers(verdict) == {
-        "stands at step": True,
+        "step": True,
         "attempt": True,
         "samples skipped": True,
         "learning rate": True,
@@ -43,7 +43,7 @@ def test_rollback_that_stands_where_it_was_sent_is_verified(create_applied):
 @pytest.mark.parametrize(
     ("read", "what"),
     [
-        ({"step": 201}, "stands at step"),
+        ({"step": 201}, "step"),
         ({"attempt": 1}, "attempt"),
         ({"skipped_samples": 0}, "samples skipped"),
         ({"lr": {"0": math.nan}}, "learning rate"),
@@ -96,7 +96,7 @@ def test_rollback_with_a_cut_checks_both(create_applied):
     parameters = RollbackParameters(target=TARGET, skip_steps=10, reduce_lr=CUT)
     verdict = verify(create_applied(parameters, lr_scale=1.0), ReadBackContext(global_batch=64))
     assert answers(verdict)["lr_scale"] is False
-    assert answers(verdict)["stands at step"] is True
+    assert answers(verdict)["step"] is True
 
 
 def test_cut_in_another_attempt_differs(create_applied):
@@ -168,15 +168,15 @@ def test_applied_proposal_tells_who_approved_it(create_applied, moved):
 def test_command_by_hand_was_never_proposed(create_command, moved):
     command = create_command(state=CommandState.PENDING, actor="person:anna")
     assert told(command, [moved(None, "pending", actor="person:anna")])[:2] == [
-        ("ordered", "done"),
+        ("sent", "done"),
         ("delivered", "now"),
     ]
 
 
 def test_read_back_that_differs_breaks_the_last_stage(create_applied):
     last = stages(create_applied(step=201))[-1]
-    assert (last.name, last.state) == ("differs", StageState.BROKEN)
-    assert "stands at step" in last.text
+    assert (last.name, last.state) == ("mismatch", StageState.BROKEN)
+    assert "step" in last.text
 
 
 def test_verdict_of_the_caller_is_the_one_told(create_applied):
@@ -196,7 +196,7 @@ def test_rejected_proposal_ends_where_a_person_said_no(create_command, moved):
         ("rejected", "broken"),
     ]
     assert stages(command, history=[entry])[-1].who == "bo"
-    assert stages(command)[-1].who == "a person"
+    assert stages(command)[-1].who == "a user"
 
 
 def test_failure_in_the_job_ends_behind_the_delivery(create_command, minute):
@@ -212,7 +212,7 @@ def test_failure_in_the_job_ends_behind_the_delivery(create_command, minute):
     )
     assert told(command)[-2:] == [("delivered", "done"), ("failed", "broken")]
     assert stages(command)[-1].who == "the job"
-    assert stages(command)[-1].text == "the restore broke off"
+    assert stages(command)[-1].text == "the restore failed"
 
 
 def test_expired_proposal_was_delivered_to_nobody(create_command, minute):
@@ -227,7 +227,7 @@ def test_late_result_says_that_it_was_late(create_applied, moved):
         moved("expired", "applied", actor="job", reason=AuditReason.CARRIED_OUT_LATE),
     ]
     applied = stages(create_applied(), history=history)[-2]
-    assert applied.text == "at step 314, after it had been given up as expired"
+    assert applied.text == "at step 314, after it had expired"
 
 
 def test_history_of_other_commands_is_left_out(create_command, moved):

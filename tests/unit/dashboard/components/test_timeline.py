@@ -137,13 +137,13 @@ def whole_story(create_incident, create_applied, create_alert, create_attempt, a
 def test_nothing_is_told_twice_and_everything_in_its_order(whole_story):
     entries = build_timeline(**whole_story, global_batch=64)
     assert [entry.title for entry in reversed(entries)] == [
-        "Attempt 1 starts at step 0",
-        "Rule loss_diverging fires: divergence",
-        "Incident 1 opens: proposes to roll back to step 200",
+        "Attempt 1 started at step 0",
+        "Rule loss_diverging firing: divergence",
+        "Incident 1 opened: proposed (roll back to step 200)",
         "Approved: roll back to step 200",
         "Applied: roll back to step 200",
-        "Incident 1: waits",
-        "Incident 1 is closed",
+        "Incident 1: waiting",
+        "Incident 1 resolved",
     ]
     assert len({entry.key for entry in entries}) == len(entries)
 
@@ -164,58 +164,58 @@ def test_entries_know_who_when_and_what_they_belong_to(whole_story, minute):
     assert (approved.command_id, approved.incident_id) == ("c1", "i1")
     applied = by_title["Applied: roll back to step 200"]
     assert (applied.attempt, applied.step, applied.kind) == (1, 314, EntryKind.DONE)
-    assert applied.text == "Stands at step 200 in attempt 2, 640 samples skipped, lr_scale 1"
+    assert applied.text == "At step 200 in attempt 2, 640 samples skipped, lr_scale 1"
     assert ("learning rate of group 0", "0.0003") in applied.details
 
 
 TOLD_WITHOUT = {
     "audit": [
-        "Attempt 1 starts at step 0",
-        "Rule loss_diverging fires: divergence",
-        "Incident 1 opens: proposes to roll back to step 200",
-        "Incident 1: waits",
+        "Attempt 1 started at step 0",
+        "Rule loss_diverging firing: divergence",
+        "Incident 1 opened: proposed (roll back to step 200)",
+        "Incident 1: waiting",
         "Applied: roll back to step 200",
-        "Incident 1 is closed",
+        "Incident 1 resolved",
     ],
     "incidents": [
-        "Attempt 1 starts at step 0",
-        "Rule loss_diverging fires: divergence",
-        "The policy proposes",
+        "Attempt 1 started at step 0",
+        "Rule loss_diverging firing: divergence",
+        "Policy decision: proposed",
         "Approved: roll back to step 200",
         "Applied: roll back to step 200",
-        "The policy waits",
-        "The policy closes the incident",
+        "Policy decision: waiting",
+        "Policy decision: resolved",
     ],
     "commands": [
-        "Attempt 1 starts at step 0",
-        "Rule loss_diverging fires: divergence",
-        "Incident 1 opens: proposes",
-        "A command is proposed",
-        "A command is pending",
-        "A command is delivered",
-        "Incident 1: waits",
-        "A command is applied",
-        "Attempt 2 starts at step 200",
-        "The learning rate changed",
-        "Incident 1 is closed",
+        "Attempt 1 started at step 0",
+        "Rule loss_diverging firing: divergence",
+        "Incident 1 opened: proposed",
+        "Command proposed",
+        "Command pending",
+        "Command delivered",
+        "Incident 1: waiting",
+        "Command applied",
+        "Attempt 2 started at step 200",
+        "Learning rate changed",
+        "Incident 1 resolved",
     ],
     "alerts": [
-        "Attempt 1 starts at step 0",
-        "Incident 1 opens: proposes to roll back to step 200",
+        "Attempt 1 started at step 0",
+        "Incident 1 opened: proposed (roll back to step 200)",
         "Approved: roll back to step 200",
         "Applied: roll back to step 200",
-        "Incident 1: waits",
-        "Incident 1 is closed",
+        "Incident 1: waiting",
+        "Incident 1 resolved",
     ],
     "attempts": [
-        "Attempt 1 starts",
-        "The job registered",
-        "Rule loss_diverging fires: divergence",
-        "Incident 1 opens: proposes to roll back to step 200",
+        "Attempt 1 started",
+        "Run registered",
+        "Rule loss_diverging firing: divergence",
+        "Incident 1 opened: proposed (roll back to step 200)",
         "Approved: roll back to step 200",
         "Applied: roll back to step 200",
-        "Incident 1: waits",
-        "Incident 1 is closed",
+        "Incident 1: waiting",
+        "Incident 1 resolved",
     ],
 }
 
@@ -235,7 +235,7 @@ def test_no_source_at_all_gives_an_empty_book():
 def test_alerts_of_one_rule_at_one_step_are_one_line(create_alert):
     alerts = [create_alert(id=f"a{n}", series=f"s{n}", score=float(n)) for n in range(30)]
     [entry] = build_timeline(alerts=alerts)
-    assert entry.text == "on 30 series, score 29 past 0.03"
+    assert entry.text == "on 30 series, score 29 above 0.03"
     assert entry.details[0] == ("s29", "value 4.2, score 29")
     assert entry.details[-1] == ("and", "10 more")
 
@@ -270,7 +270,7 @@ def test_silent_job_is_told_once(create_alert, create_audit):
         after={"state": "lost"},
     )
     [entry] = build_timeline(alerts=[alert], audit=[lost])
-    assert (entry.title, entry.text) == ("The run is lost", "no sign of life for 30 s")
+    assert (entry.title, entry.text) == ("Run lost", "no sign of life for 30 s")
 
 
 def test_incident_that_grows_worse_is_told(create_incident, create_audit):
@@ -299,7 +299,7 @@ def test_command_by_hand_tells_its_reason_and_its_delivery(create_command, moved
         moved("pending", "delivered", at=minute(20), actor="collector"),
     ]
     entries = build_timeline(commands=[command], audit=audit)
-    assert [entry.title for entry in entries] == ["Delivered: pause", "Ordered: pause"]
+    assert [entry.title for entry in entries] == ["Delivered: pause", "Sent: pause"]
     assert entries[1].text.endswith("Reason: look at shard 17")
 
 
@@ -311,7 +311,7 @@ def test_command_that_was_applied_late_is_told_as_both(create_applied, moved):
     told = {e.title: e for e in build_timeline(commands=[create_applied()], audit=audit)}
     assert told["Expired: roll back to step 200"].kind is EntryKind.REFUSED
     applied = told["Applied: roll back to step 200"]
-    assert applied.text.endswith("Carried out after it had been given up")
+    assert applied.text.endswith("Applied after it had expired")
 
 
 def test_command_that_both_clocks_gave_up_is_told_once(create_command, moved):
@@ -327,7 +327,7 @@ def test_command_that_both_clocks_gave_up_is_told_once(create_command, moved):
 def test_read_back_that_differs_is_marked(create_applied):
     [applied, _] = build_timeline(commands=[create_applied(step=201)])
     assert applied.tone == "red"
-    assert "Not as ordered: stands at step" in applied.text
+    assert "Differs from the command: step" in applied.text
 
 
 def test_failure_keeps_the_jobs_words_behind_a_click(create_command):
@@ -341,7 +341,7 @@ def test_failure_keeps_the_jobs_words_behind_a_click(create_command):
     failed = build_timeline(commands=[command])[0]
     assert (failed.title, failed.text) == (
         "Failed: roll back to step 200",
-        "The restore broke off",
+        "The restore failed",
     )
     assert failed.words == HOSTILE
 
@@ -362,19 +362,19 @@ def test_changed_rate_that_no_command_explains_is_told(create_applied, minute):
 def test_rollback_attempt_whose_command_is_unknown_is_told(create_attempt):
     attempt = create_attempt(2, reason="rollback", command_id="gone", from_step=200)
     [entry] = build_timeline(attempts=[attempt])
-    assert entry.text == "The job rolled back, after attempt 1"
+    assert entry.text == "Job rolled back, after attempt 1"
 
 
 @pytest.mark.parametrize(
     ("action", "before", "after", "title"),
     [
-        ("run_mode_changed", {"mode": "propose"}, {"mode": "auto"}, "Mode: propose, now auto"),
+        ("run_mode_changed", {"mode": "propose"}, {"mode": "auto"}, "Mode: propose \u2192 auto"),
         ("silence_created", None, {"rule": "*", "until_step": 1800, "until": None},
          "Silenced: all rules until step 1,800"),
         ("silence_removed", {"rule": "a", "until": "2025-05-30T15:00:00Z"}, None,
-         "No longer silenced: rule a until 2025-05-30T15:00:00Z"),
-        ("disarmed", {"disarmed": False}, {"disarmed": True}, "All actions were disarmed"),
-        ("run_rules_changed", {"rules_hash": "a"}, {"rules_hash": "b"}, "The rules changed"),
+         "Silence ended: rule a until 2025-05-30 15:00:00 UTC"),
+        ("disarmed", {"disarmed": False}, {"disarmed": True}, "All runs disarmed"),
+        ("run_rules_changed", {"rules_hash": "a"}, {"rules_hash": "b"}, "Rules changed"),
     ],
 )  # fmt: skip
 def test_what_people_change_is_told_with_their_reason(create_audit, action, before, after, title):
@@ -418,11 +418,11 @@ def test_alert_stands_in_time_between_the_decisions_around_its_step(
         audit=audit,
     )
     assert [entry.title for entry in reversed(entries)] == [
-        "Incident 1 opens: waits",
-        "Actions were armed again",
-        "Rule loss_diverging fires: divergence",
-        "All actions were disarmed",
-        "Incident 1: acts",
+        "Incident 1 opened: waiting",
+        "All runs armed",
+        "Rule loss_diverging firing: divergence",
+        "All runs disarmed",
+        "Incident 1: acting",
     ]
 
 
@@ -451,7 +451,7 @@ def test_book_shows_the_newest_and_says_how_many_it_leaves_out(whole_story, part
 
 
 def test_empty_book_says_so(text_of, now):
-    assert text_of(timeline([], now=now)) == "Nothing has happened yet."
+    assert text_of(timeline([], now=now)) == "No events yet."
 
 
 def test_days_head_the_book_once_each(whole_story, parts, minute):

@@ -141,7 +141,7 @@ def test_a_lone_sample_is_seen(make, straight):
 
 def test_a_panel_without_samples_says_so(straight, valid):
     figure = line_chart([LOSS], [], straight)
-    assert figure["layout"]["annotations"][0]["text"] == "no samples in these steps"
+    assert figure["layout"]["annotations"][0]["text"] == "no samples in this range"
     assert figure["layout"]["xaxis"]["range"][0] == 0
     valid(figure)
 

@@ -227,8 +227,8 @@ def test_a_cell_is_told_with_its_row_steps_value_and_factor(charts, cells):
     tooltip = charts.page.locator(".chart-tooltip")
     expect(tooltip).to_contain_text("vision 3 fc2")
     expect(tooltip).to_contain_text("steps 91 to 100")
-    expect(tooltip).to_contain_text("max 4, 4 times the median of its row")
-    expect(tooltip).to_contain_text("2 of the samples NaN or Inf")
+    expect(tooltip).to_contain_text("max 4 (4x the row median)")
+    expect(tooltip).to_contain_text("2 NaN or Inf")
     charts.point("map", 95, height=0.1)
     expect(tooltip).to_contain_text("not measured")
 

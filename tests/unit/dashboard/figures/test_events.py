@@ -98,7 +98,7 @@ def test_a_rollback_shows_where_it_went_back_to(make):
     assert drawn["paths"]["x"] == [80, 20, None]
     assert drawn["targets"]["x"] == [20]
     texts = {note["first"]: note["text"] for note in event_notes(Events(commands=commands), END)}
-    assert texts[20] == "Went back to here\nfrom step 80"
+    assert texts[20] == "Rolled back to here\nfrom step 80"
 
 
 def test_a_rollback_that_was_not_carried_out_went_nowhere(make):

@@ -203,7 +203,7 @@ def test_steps_lie_under_those_of_the_panels(scene, make):
 def test_nothing_measured_is_said(scene, valid):
     figure = heatmap_chart(heatmap([]), scene)
     assert figure["data"] == []
-    assert re.match("nothing", figure["layout"]["annotations"][0]["text"])
+    assert re.match("no samples", figure["layout"]["annotations"][0]["text"])
     valid(figure)
 
 

@@ -27,7 +27,7 @@ def test_an_incident_is_told_with_number_state_decision_and_reason(make):
         "Incident 7: divergence, open",
         "since step 40",
         "loss diverging",
-        "holds back: the cooldown is not over",
+        "on hold: in cooldown",
         "4 <alerts>",
     ]
 
@@ -47,7 +47,7 @@ def test_a_rollback_tells_where_to_by_whom_and_why(make):
     assert describe_command(command).split("\n") == [
         "Roll back to step 1,000 (snapshot s), skip 200 steps of data",
         "applied at step 1,240",
-        "by ann: the run is diverging",
+        "by ann: run is diverging",
         "3 signals",
     ]
 
@@ -60,14 +60,14 @@ def test_a_refused_command_tells_why(make):
     )
     text = describe_command(command)
     assert text.startswith(
-        "Multiply the learning rate by 0.75 for 500 steps\nrejected, given at step 48\n"
+        "Multiply the learning rate by 0.75 for 500 steps\nrejected, sent at step 48\n"
     )
-    assert "because a person refused it" in text
+    assert "rejected by a user" in text
 
 
 def test_a_proposal_says_that_it_waits(make):
     command = make.command(state=CommandState.PROPOSED)
-    assert "proposed at step 48, waits for a person" in describe_command(command)
+    assert "proposed at step 48, approval needed" in describe_command(command)
 
 
 def test_a_marker_is_told_in_the_job_s_own_words(make):

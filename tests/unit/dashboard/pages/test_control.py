@@ -114,8 +114,8 @@ class TestSilences:
         self, create_silence, now, parts, text_of
     ):
         listed = silence_list([create_silence(rule="*", run_id=None)], now)
-        assert "every rule" in text_of(listed)
-        assert "on every run" in text_of(listed)
+        assert "all rules" in text_of(listed)
+        assert "on all runs" in text_of(listed)
         assert links(parts, listed) == []
 
     def test_one_that_has_just_ended_by_this_clock_is_about_to_go(
@@ -131,7 +131,7 @@ class TestSilences:
 
 class TestAudit:
     def test_without_entries_it_says_so(self, now, text_of):
-        assert text_of(audit_list([], now, 10)) == "Nothing yet."
+        assert text_of(audit_list([], now, 10)) == "No entries yet."
 
     def test_the_newest_stand_first_and_no_more_than_asked_for(self, create_audit, now, text_of):
         entries = [

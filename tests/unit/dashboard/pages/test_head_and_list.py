@@ -50,7 +50,7 @@ def buttons(parts):
 class TestHead:
     def test_it_names_the_run_and_what_is_known_of_it(self, create_run, text_of):
         text = text_of(run_header(create_run()))
-        known = ("idefics", "job-7", "id 01234567", "512 ranks", "2,048 samples a step")
+        known = ("idefics", "job-7", "id 01234567", "512 ranks", "2,048 samples per step")
         for word in (*known, "revision 0f0f0f0f0f0f", "running", "propose"):
             assert word in text
 
@@ -73,7 +73,7 @@ class TestHead:
 
     def test_where_the_run_stands_does(self, create_run, now, text_of):
         text = text_of(run_place(create_run(), now))
-        assert " ".join(text.split()) == "step 12,345 , attempt 3, heard 40 s ago"
+        assert " ".join(text.split()) == "step 12,345 , attempt 3, last seen 40 s ago"
 
 
 class TestRows:
@@ -96,7 +96,7 @@ class TestRows:
         assert row.id == {"type": ids.RUN_ROW, "place": 7}
 
     @pytest.mark.parametrize(
-        ("count", "said"), [(1, "a command waits"), (3, "commands wait for a person")]
+        ("count", "said"), [(1, "Approval needed"), (3, "Approval needed (3)")]
     )
     def test_a_command_that_waits_for_a_person_marks_its_run(self, row_of, text_of, count, said):
         row = row_of(num_proposed=count)
