@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from stabilizer.cli import db, rules, serve, token
+from stabilizer.cli import backtest, db, rules, serve, token
 
 app = typer.Typer(
     name="stabilizer",
@@ -14,6 +14,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("serve")(serve.serve)
+app.command("backtest")(backtest.backtest)
 app.add_typer(rules.app, name="rules")
 app.add_typer(db.app, name="db")
 app.add_typer(token.app, name="token")

@@ -9,7 +9,7 @@ import typer
 
 from stabilizer.cli.failures import EXIT_UNUSABLE, exit_on_error
 from stabilizer.errors import ConfigurationError, RuleDefinitionError, RuleFileError
-from stabilizer.rules.loader import default_rules, load_rules
+from stabilizer.rules.loader import RuleFile, default_rules, load_rules
 
 app = typer.Typer(help="Rule files.", no_args_is_help=True)
 
@@ -38,6 +38,16 @@ def _mistakes(file: Path) -> list[str]:
         return [str(error) for error in _leaves(group)]
     typer.echo(f"{file}: ok, {len(rules.rules)} rules, hash {rules.hash}")
     return []
+
+
+def load_rule_file(file: Path | None) -> RuleFile:
+    """Load a rule file; the shipped rules without one.
+
+    Raises:
+        ConfigurationError: It cannot be read.
+        RuleFileError: It has mistakes.
+    """
+    return default_rules() if file is None else load_rules(_read(file), str(file))
 
 
 def _read(file: Path) -> str:

@@ -1,0 +1,134 @@
+"""CSV: the project's own format, and exports of Weights & Biases and other tools.
+
+The first line names the columns; one of them is the step. An empty cell is a value that was not
+measured. A row that is too short lacks its last cells; the last row of a file, if it has no end, is
+left out when it is too short, since it was cut off.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+
+from stabilizer.errors import InvalidInputError
+from stabilizer.logs.rows import (
+    ATTEMPT_COLUMN,
+    IGNORED_COLUMNS,
+    STEP_COLUMNS,
+    TIME_COLUMNS,
+    LineParser,
+    LogRow,
+    choose_column,
+    parse_number,
+    parse_step,
+)
+
+_WANDB = re.compile(r"(?P<run>.+?) - (?P<name>.+?)(?P<bound>__MIN|__MAX)?\Z")
+"""A column of a chart's export: `run name - train/loss`, and the edges of its band."""
+_NAMES_OF_NOTHING: Final = frozenset({"", "null", "none", "na", "n/a", "-"})
+
+
+class CsvParser(LineParser):
+    """Parses CSV with a header."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._header: _Header | None = None
+
+    def parse_line(self, text: str, *, is_last: bool) -> Iterator[LogRow]:
+        """Parse the header, then rows.
+
+        Raises:
+            InvalidInputError: The header has no step, or columns of several runs.
+        """
+        cells = text.split(",") if '"' not in text else next(csv.reader([text]))
+        header = self._header
+        if header is None:
+            self._header = _Header(cells)
+            return
+        if len(cells) > len(header.names) or (is_last and len(cells) < len(header.names)):
+            self.reject(is_last=is_last)
+            return
+        if len(cells) < len(header.names):
+            self.problems.bad_lines += 1
+            cells += [""] * (len(header.names) - len(cells))
+        step = parse_step(cells[header.step])
+        if step is None:
+            if cells != header.names:  # a header in the middle: a file that was written on
+                self.reject(is_last=is_last)
+            return
+        yield self._row(header, step, cells)
+
+    def _row(self, header: _Header, step: int, cells: list[str]) -> LogRow:
+        chosen = [cells[index] for index in header.indices]
+        present = None
+        try:
+            values = np.array([float(cell) for cell in chosen])
+        except ValueError:
+            values, present = self._sparse(chosen)
+        attempt = None if header.attempt is None else parse_step(cells[header.attempt])
+        time = None if header.time is None else parse_number(cells[header.time])
+        return LogRow(step, header.columns, values, present, attempt, time)
+
+    def _sparse(self, cells: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        values, present = np.zeros(len(cells)), np.zeros(len(cells), np.bool_)
+        for index, cell in enumerate(cells):
+            if not cell:
+                continue
+            number = parse_number(cell)
+            if number is not None:
+                values[index], present[index] = number, True
+            elif cell.strip().lower() not in _NAMES_OF_NOTHING:
+                self.problems.bad_cells += 1
+        return values, present
+
+
+class _Header:
+    """The columns of a file."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        step = choose_column(names, STEP_COLUMNS)
+        if step is None:
+            raise InvalidInputError(
+                f"the first line names no step: {', '.join(names)[:200]!r}",
+                field="header",
+                value=names[:20],
+                allowed=f"a column {', '.join(STEP_COLUMNS)}",
+            )
+        self.step = names.index(step)
+        time = choose_column(names, TIME_COLUMNS)
+        self.time = None if time is None else names.index(time)
+        self.attempt = names.index(ATTEMPT_COLUMN) if ATTEMPT_COLUMN in names else None
+        kept = self._series(names)
+        self.indices = [index for index, _ in kept]
+        self.columns = tuple(name for _, name in kept)
+
+    def _series(self, names: list[str]) -> list[tuple[int, str]]:
+        special = {self.step, self.time, self.attempt}
+        steps = set(STEP_COLUMNS)
+        kept = [
+            (index, name.strip())
+            for index, name in enumerate(names)
+            if index not in special and name.strip().lower() not in IGNORED_COLUMNS | steps
+        ]
+        matches = [_WANDB.match(name) for _, name in kept]
+        if not kept or not all(matches):
+            return kept
+        runs = sorted({match["run"] for match in matches if match})
+        if len(runs) > 1:
+            raise InvalidInputError(
+                f"the file holds {len(runs)} runs: {', '.join(runs)[:200]}",
+                field="header",
+                value=runs[:20],
+                allowed="the columns of one run",
+            )
+        return [
+            (index, match["name"])
+            for (index, _), match in zip(kept, matches, strict=True)
+            if match and match["bound"] is None
+        ]

@@ -1,0 +1,1 @@
+"""Replays recorded runs through the rules, as they would have been judged live."""
