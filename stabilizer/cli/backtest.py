@@ -64,10 +64,9 @@ def judge_file(path: Path, rules: RuleFile) -> JudgedRun:
 def as_text(run: JudgedRun) -> str:
     """Describe a run in a few lines."""
     result = run.result
-    lines = [
-        f"{run.name}: {result.rows} steps from {result.first_step} to {result.last_step}, "
-        f"{len(result.alerts)} alerts, {len(result.proposals)} commands"
-    ]
+    steps = f"{result.rows} steps from {result.first_step} to {result.last_step}"
+    counts = f"{len(result.alerts)} alerts, {len(result.proposals)} commands"
+    lines = [f"{run.name}: {steps}, {counts}"]
     if str(run.problems):
         lines.append(f"  in the log: {run.problems}")
     lines += [

@@ -14,6 +14,7 @@ SEAMS = {
     "*/__main__.py": "starts a program",
     "stabilizer/cli/*.py": "one module per command group",
     "stabilizer/protocol/*.py": "the contract, one module per topic",
+    "stabilizer/logs/*.py": "plug-ins: one format of logs each",
     "stabilizer/rules/detectors/*.py": "plug-ins: one detector each",
     "stabilizer/collector/api/routers/*.py": "plug-ins: one group of endpoints each",
     "trainer/faults/*.py": "plug-ins: one kind of failure each",
