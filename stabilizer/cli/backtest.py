@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from stabilizer.cli.failures import told_plainly
+from stabilizer.cli.failures import exit_on_error
 from stabilizer.cli.rules import load_rule_file
 from stabilizer.errors import ConfigurationError
 from stabilizer.logs.formats import read_rows
@@ -42,7 +42,7 @@ def backtest(
 
     The rules see what a job would have sent, in the same order, and are evaluated by the same code.
     """
-    with told_plainly():
+    with exit_on_error():
         rule_file = load_rule_file(rules)
         judged = []
         for path in paths:
