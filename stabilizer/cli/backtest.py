@@ -3,71 +3,112 @@
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic_core import to_json
 
 from stabilizer.cli.failures import exit_on_error
 from stabilizer.cli.rules import load_rule_file
+from stabilizer.cli.stored_runs import database_url, open_repositories, stored_names, stored_steps
 from stabilizer.errors import ConfigurationError
-from stabilizer.logs.formats import read_rows
+from stabilizer.logs.formats import FORMATS, LogFormat, choose_format, find_logs
 from stabilizer.logs.rows import LogProblems
-from stabilizer.logs.stream import LogStream, steps_of
-from stabilizer.replay.job import ReplayResult, replay
+from stabilizer.logs.stream import LogStep, LogStream, steps_of
+from stabilizer.replay.job import replay
+from stabilizer.replay.report import LossTrace, ReportedRun, render_report
 from stabilizer.rules.loader import RuleFile
 
+FormatOption = Annotated[
+    str | None, typer.Option("--format", help=f"Of {', '.join(FORMATS)}; else it is found out.")
+]
+PatternOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Regular expression for lines of text, with groups: (?P<step>...), (?P<loss>...)."
+    ),
+]
 
-@dataclass(frozen=True, slots=True)
-class JudgedRun:
-    """A run, what the rules say about it, and what could not be read."""
 
-    name: str
-    result: ReplayResult
-    problems: LogProblems
-
-
-def backtest(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Logs of runs.")],
+def backtest(  # noqa: PLR0913, PLR0917  one argument for each option
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH...", help="Logs, folders of logs, or databases (URL, file)."),
+    ],
     rules: Annotated[Path | None, typer.Option(help="Rule file; else the shipped rules.")] = None,
     proposals: Annotated[
         Path | None, typer.Option(help="Write run,step,kind of every command to this CSV file.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one object a run.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write a report to this HTML file.")] = None,
+    run: Annotated[str | None, typer.Option(help="Id or name of a run in a database.")] = None,
+    log_format: FormatOption = None,
+    pattern: PatternOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a run.")] = False,
 ) -> None:
     """Show what the rules would have done on recorded runs, in mode `auto`.
 
     The rules see what a job would have sent, in the same order, and are evaluated by the same code.
+    A replay cannot change the past: a command counts as applied at once, and the data go on as
+    they were.
     """
     with exit_on_error():
         rule_file = load_rule_file(rules)
+        chosen = choose_format(log_format, pattern)
         judged = []
-        for path in paths:
-            run = judge_file(path, rule_file)
-            judged.append(run)
-            typer.echo(as_json_line(run) if as_json else as_text(run))
+        for reported in _judge_all(paths, chosen, run, rule_file):
+            typer.echo(as_json_line(reported) if as_json else as_text(reported))
+            judged.append(reported)
         if proposals is not None:
             write_proposals(proposals, judged)
+        if report is not None:
+            _write(report, render_report(judged, rule_file.file))
 
 
-def judge_file(path: Path, rules: RuleFile) -> JudgedRun:
-    """Judge one log."""
-    problems, stream = LogProblems(), LogStream()
-    result = replay(steps_of(read_rows(path, problems=problems), stream), rules)
-    problems.add(stream.problems)
-    return JudgedRun(path.stem, result, problems)
+def _judge_all(
+    paths: Iterable[str], chosen: LogFormat | None, run: str | None, rules: RuleFile
+) -> Iterator[ReportedRun]:
+    urls = {path: database_url(path) for path in paths}
+    for url in urls.values():
+        if url is None:
+            continue
+        with open_repositories(url) as repositories:
+            for run_id, name in stored_names(repositories, run).items():
+                yield _judge(name, stored_steps(repositories, run_id), rules)
+    logs = [Path(path) for path, url in urls.items() if url is None]
+    sources = find_logs(logs, chosen)
+    if logs and not sources:
+        raise ConfigurationError(f"no log that can be read in {', '.join(map(str, logs))}")
+    for source in sources:
+        problems, stream = LogProblems(), LogStream()
+        steps = steps_of(source.rows(problems), stream)
+        yield _judge(source.name, steps, rules, problems, stream)
 
 
-def as_text(run: JudgedRun) -> str:
+def _judge(
+    name: str,
+    steps: Iterator[LogStep],
+    rules: RuleFile,
+    problems: LogProblems | None = None,
+    stream: LogStream | None = None,
+) -> ReportedRun:
+    trace = LossTrace()
+    result = replay(trace.watch(steps), rules)
+    problems = problems or LogProblems()
+    if stream is not None:
+        problems.add(stream.problems)
+    return ReportedRun(name, result, trace, str(problems))
+
+
+def as_text(run: ReportedRun) -> str:
     """Describe a run in a few lines."""
     result = run.result
     steps = f"{result.rows} steps from {result.first_step} to {result.last_step}"
     counts = f"{len(result.alerts)} alerts, {len(result.proposals)} commands"
     lines = [f"{run.name}: {steps}, {counts}"]
-    if str(run.problems):
+    if run.problems:
         lines.append(f"  in the log: {run.problems}")
     lines += [
         f"  step {p.step}: {p.kind}: {p.text} ({p.reason}; {', '.join(p.rules)})"
@@ -77,12 +118,13 @@ def as_text(run: JudgedRun) -> str:
     return "\n".join(lines)
 
 
-def as_json_line(run: JudgedRun) -> str:
-    """Describe a run as one JSON object."""
-    return json.dumps({"run": run.name, "problems": asdict(run.problems), **asdict(run.result)})
+def as_json_line(run: ReportedRun) -> str:
+    """Describe a run as one JSON object; NaN and Inf are texts."""
+    content = {"run": run.name, "problems": run.problems, **asdict(run.result)}
+    return to_json(content, inf_nan_mode="strings").decode()
 
 
-def write_proposals(path: Path, judged: Iterable[JudgedRun]) -> None:
+def write_proposals(path: Path, judged: Iterable[ReportedRun]) -> None:
     """Write every command, as the scorers of labelled runs read it.
 
     Raises:
@@ -94,5 +136,12 @@ def write_proposals(path: Path, judged: Iterable[JudgedRun]) -> None:
             writer.writerow(["run", "step", "kind"])
             for run in judged:
                 writer.writerows([run.name, p.step, p.kind] for p in run.result.proposals)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error

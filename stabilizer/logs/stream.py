@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from stabilizer.logs.names import series_of
 from stabilizer.logs.rows import LogProblems, LogRow
+from stabilizer.protocol.batches import Marker, MarkerKind
 from stabilizer.protocol.frames import FrameBlock
 from stabilizer.protocol.metrics import Metric
 from stabilizer.protocol.series import MAX_SERIES_PER_CATALOG, Catalog, SeriesKey
@@ -45,6 +46,9 @@ class LogStep:
         step: Completed optimizer steps.
         time: Seconds since the epoch; None if the log does not give it.
         frames: One frame for each catalog with a value.
+        from_step: Where the attempt starts, if that is known.
+        reason: Why the attempt starts.
+        markers: Events before the step.
     """
 
     attempt: int
@@ -52,6 +56,9 @@ class LogStep:
     step: int
     time: float | None
     frames: tuple[tuple[Catalog, FrameBlock], ...]
+    from_step: int | None = None
+    reason: MarkerKind = MarkerKind.RESUME
+    markers: tuple[Marker, ...] = ()
 
 
 class _Part:

@@ -137,16 +137,24 @@ class SimulatedRing:
         return bool(due)
 
     def _add(self, step: int, attempt: int, *, finite: bool, healthy: tuple[str, ...]) -> None:
+        names = set(healthy)
+        kept = (info.id for info in reversed(self.held) if info.finite and info.id in names)
+        protected = next(kept, None)
+        self._shrink(self._capacity - 1, protected)  # the agent makes room before it takes one
         self._sequence += 1
         name = f"step{step}-{self._sequence}"
         if not finite:  # its id only, and only of the newest such
             self.held = [info for info in self.held if info.finite]
         self.held.append(SnapshotInfo(id=name, attempt=attempt, step=step, finite=finite))
-        names = set(healthy)
-        protected = next((i.id for i in reversed(self.held) if i.id in names and i.finite), None)
-        while sum(info.finite for info in self.held) > self._capacity:
-            kept = [info for info in self.held if info.finite][:-1]
-            self.held.remove(next(info for info in kept if info.id != protected))
+        self._shrink(self._capacity, protected)
+
+    def _shrink(self, capacity: int, protected: str | None) -> None:
+        while True:
+            restorable = [info for info in self.held if info.finite]
+            droppable = [info for info in restorable[:-1] if info.id != protected]
+            if len(restorable) <= max(capacity, 1) or not droppable:
+                return
+            self.held.remove(droppable[0])
 
     def drop_after(self, step: int) -> None:
         """Drop snapshots after a step: a rollback has abandoned them."""
@@ -186,7 +194,7 @@ class ReplayedJob:
     def show(self, step: LogStep) -> None:
         """Show the frames of the next step."""
         if step.starts_attempt:
-            self._restart(step.step)
+            self._start_attempt(step)
         self._apply()
         blocks = []
         for catalog, block in step.frames:
@@ -195,7 +203,7 @@ class ReplayedJob:
             blocks.append(block)
         before, self._step = self._step, step.step
         context = self._loaded.context
-        self._loaded.show(blocks, (), lambda _step: context, self._take)
+        self._loaded.show(blocks, step.markers, lambda _step: context, self._take)
         self._snapshot(before)
         result = self.result
         result.rows += 1
@@ -213,21 +221,26 @@ class ReplayedJob:
         """The rules' state."""
         return self._brain
 
-    def _restart(self, step: int) -> None:
-        """Begin an attempt that the log shows: a new process, which holds no snapshots.
+    def _start_attempt(self, step: LogStep) -> None:
+        """Begin an attempt that the recording shows.
 
-        The first rows of a log are no resume: they may be cut out of a longer log.
+        The first rows of a log are no resume: they may be cut out of a longer log. A restarted
+        process holds no snapshots; one that was rolled back has dropped those after its target.
         """
-        self._ring.clear()
-        self.result.attempts += 1
         is_first = self._attempt == 0
-        self._step = max(0, step - 1)
-        self._begin_attempt(0 if is_first else step - 1, MarkerKind.RESUME)
+        from_step = max(0, step.step - 1) if step.from_step is None else step.from_step
+        if step.reason is MarkerKind.ROLLBACK:
+            self._ring.drop_after(from_step)
+        else:
+            self._ring.clear()
+        self.result.attempts += 1
+        self._step = from_step
+        self._begin_attempt(0 if is_first and step.from_step is None else from_step, step.reason)
 
     def _begin_attempt(self, from_step: int, reason: MarkerKind) -> None:
         self._attempt += 1
         self._loaded.seen.clear()
-        self._take(self._brain.begin_attempt(self._attempt, max(0, from_step), reason))
+        self._take(self._brain.begin_attempt(self._attempt, from_step, reason))
         self._brain.set_snapshots(self._ring.held)
 
     def _note_loss(self, catalog: Catalog, block: FrameBlock) -> None:
