@@ -79,18 +79,17 @@ def build_services(settings: CollectorSettings, clock: Clock) -> Services:
         raise
     feed = ChangeFeed()
     lifetime = timedelta(seconds=settings.command_ttl_seconds)
-    judge = Judge(Recorder(lifetime), rules)
-    uow = UnitOfWork(database, clock, feed, judge)
+    uow = UnitOfWork(database, clock, feed, Judge(Recorder(lifetime), rules))
     return Services(
         database=database,
         feed=feed,
-        runs=RunService(uow, judge, settings.lost_after_heartbeats),
-        ingest=IngestService(uow, judge),
+        runs=RunService(uow, settings.lost_after_heartbeats),
+        ingest=IngestService(uow),
         queries=QueryService(uow),
-        commands=CommandService(uow, judge, lifetime),
+        commands=CommandService(uow, lifetime),
         previews=PreviewService(uow),
         control=ControlService(uow),
-        overview=OverviewService(uow, judge),
+        overview=OverviewService(uow),
         heatmaps=HeatmapService(uow),
     )
 

@@ -37,7 +37,7 @@ class ControlService:
         """Return the state of the switch and the silences in force."""
         with self._uow.reading() as repos:
             row = repos.control.get()
-        silences = tuple(self.silences())
+            silences = tuple(_in_force(repos, self._uow.clock.now()))
         if row is None:
             return ControlState(
                 disarmed=False, reason="", actor="", changed_at=None, silences=silences
@@ -102,10 +102,8 @@ class ControlService:
 
     def silences(self) -> list[Silence]:
         """Return the silences that have not ended, oldest first."""
-        now = self._uow.clock.now()
         with self._uow.reading() as repos:
-            rows = repos.control.silences()
-            return [to_silence(row) for row in rows if _is_in_force(repos, row, now)]
+            return _in_force(repos, self._uow.clock.now())
 
     def add_silence(self, silence: SilenceCreate, actor: str) -> Silence:
         """Exclude a rule from decisions.
@@ -147,6 +145,11 @@ class ControlService:
             audit(repos, self._uow.clock.now(), row.run_id, event)
             repos.control.remove_silence(row)
         self._notify()
+
+
+def _in_force(repos: Repositories, now: datetime) -> list[Silence]:
+    rows = repos.control.silences()
+    return [to_silence(row) for row in rows if _is_in_force(repos, row, now)]
 
 
 def _is_in_force(repos: Repositories, row: SilenceRow, now: datetime) -> bool:

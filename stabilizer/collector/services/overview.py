@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.unit_of_work import UnitOfWork
 from stabilizer.collector.services.views.sparklines import Sparklines
 from stabilizer.collector.storage.models import RunRow
@@ -31,16 +30,10 @@ class StateCounts:
 
 
 class OverviewService:
-    """Summaries over all runs. Each call takes a fixed number of queries.
+    """Summaries over all runs. Each call takes a fixed number of queries."""
 
-    Args:
-        uow: Opens transactions.
-        judge: Counts failing rules.
-    """
-
-    def __init__(self, uow: UnitOfWork, judge: Judge) -> None:
+    def __init__(self, uow: UnitOfWork) -> None:
         self._uow = uow
-        self._judge = judge
         self._sparklines = Sparklines(uow.clock)
 
     def rows(self, query: RunQuery) -> Overview:
@@ -87,5 +80,5 @@ class OverviewService:
                 runs=counts.runs(),
                 incidents=counts.incidents(),
                 commands=counts.commands(),
-                broken_rules=self._judge.num_broken_rules(),
+                broken_rules=self._uow.judge.num_broken_rules(),
             )

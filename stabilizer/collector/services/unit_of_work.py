@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from stabilizer.clock import Clock
 from stabilizer.collector.services.change_feed import Change, ChangeFeed
@@ -17,6 +17,9 @@ from stabilizer.collector.storage.repositories import Repositories
 from stabilizer.protocol.commands import RejectReason
 from stabilizer.protocol.decisions import DecisionReason
 from stabilizer.protocol.queries import AuditAction, AuditReason
+
+if TYPE_CHECKING:
+    from stabilizer.collector.services.evaluation.judge import Judge  # works on transactions
 
 POLICY = "policy"
 JOB = "job"
@@ -61,6 +64,8 @@ class RunTransaction:
     repos: Repositories
     run: RunRow
     now: datetime
+    judge: Judge
+    """The rules, which evaluate what the transaction changes."""
     wakes_job: bool = False
     """Something changed that concerns a waiting job or an open page."""
     is_visible: bool = False
@@ -78,32 +83,24 @@ class RunTransaction:
         self.wakes_job = True
 
 
-class CommitHook(Protocol):
-    """Called at the end of every write on a run; implemented by the rules."""
-
-    def before_commit(self, tx: RunTransaction) -> None:
-        """Make the last writes of the transaction."""
-        ...
-
-    def forget(self, run_id: str) -> None:
-        """Drop the run from memory, since its transaction was rolled back."""
-        ...
-
-
 class UnitOfWork:
     """Opens transactions for all services. Thread-safe; one write per run at a time.
 
     Memory never runs ahead of the database: if a transaction fails after the rules have advanced,
     they are dropped from memory and rebuilt from the database at the next write.
+
+    Args:
+        database: Opens sessions.
+        clock: Source of time.
+        feed: Is notified of every committed change.
+        judge: The rules of all runs; makes the last writes of every transaction on a run.
     """
 
-    def __init__(
-        self, database: Database, clock: Clock, feed: ChangeFeed, hook: CommitHook
-    ) -> None:
+    def __init__(self, database: Database, clock: Clock, feed: ChangeFeed, judge: Judge) -> None:
         self.database = database
         self.clock = clock
         self.feed = feed
-        self._hook = hook
+        self.judge = judge
         self._locks: dict[str, threading.RLock] = {}
         self._guard = threading.Lock()
 
@@ -148,13 +145,13 @@ class UnitOfWork:
         try:
             with self.database.transaction() as session:
                 repos = Repositories(session)
-                tx = RunTransaction(repos, find(repos), self.clock.now())
+                tx = RunTransaction(repos, find(repos), self.clock.now(), self.judge)
                 run_id = tx.run.id  # the row cannot be read after a rollback
                 yield tx
-                self._hook.before_commit(tx)
+                self.judge.before_commit(tx)
         except BaseException:
             if tx is not None and tx.is_judged:
-                self._hook.forget(run_id)
+                self.judge.forget(run_id)
             raise
 
     def _notify(self, tx: RunTransaction) -> None:

@@ -212,6 +212,13 @@ def _first_line(error: SQLAlchemyError) -> str:
     return lines[0] if lines else type(cause).__name__
 
 
+class Repository:
+    """Base of all repositories: queries in one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+
 def insert_unless_present(
     session: Session, table: type[Table], rows: Sequence[Mapping[str, Any]]
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from stabilizer.collector.services.commands.lifecycle import Cause, expire_due, move_command
-from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.runs.attempts import is_newest, minted_id
 from stabilizer.collector.services.unit_of_work import COLLECTOR, RunTransaction
 from stabilizer.collector.storage.models import CommandRow
@@ -13,9 +12,7 @@ from stabilizer.protocol.commands import Command, CommandState, RollbackParamete
 from stabilizer.protocol.queries import AuditReason
 
 
-def build_answer(
-    tx: RunTransaction, judge: Judge, attempt: int, *, duplicate: bool = False
-) -> BatchAnswer:
+def build_answer(tx: RunTransaction, attempt: int, *, duplicate: bool = False) -> BatchAnswer:
     """Build an answer and mark its commands as delivered.
 
     The transaction must commit before the answer is sent, so that every sent command is stored.
@@ -24,14 +21,14 @@ def build_answer(
     them.
     """
     expire_due(tx)
-    judge.settle(tx)
+    tx.judge.settle(tx)
     cause = Cause(actor=COLLECTOR, reason=AuditReason.SENT_TO_JOB)
     unsettled = {CommandState.PENDING, CommandState.DELIVERED}
     rows = tx.repos.commands.of_run(tx.run.id, unsettled) if is_newest(tx, attempt) else []
     for row in rows:
         if row.state == CommandState.PENDING:
             move_command(tx, row, CommandState.DELIVERED, cause)
-    judge.settle(tx)
+    tx.judge.settle(tx)
     stored = tx.repos.attempts.get(tx.run.id, attempt)
     return BatchAnswer(
         attempt=attempt,
@@ -39,8 +36,8 @@ def build_answer(
         accepted_sequence=-1 if stored is None else stored.accepted_sequence,
         duplicate=duplicate,
         commands=tuple(_deliverable(tx, row) for row in rows),
-        plan=judge.plan(tx),
-        healthy_snapshots=judge.healthy_snapshots(tx),
+        plan=tx.judge.plan(tx),
+        healthy_snapshots=tx.judge.healthy_snapshots(tx),
         notice=tx.run.notice,
     )
 

@@ -14,9 +14,8 @@ from stabilizer.collector.services.commands.lifecycle import (
     write_command,
 )
 from stabilizer.collector.services.commands.targets import check_open, resolve
-from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.runs.attempts import is_newest, number_of
-from stabilizer.collector.services.runs.presence import heard
+from stabilizer.collector.services.runs.presence import mark_alive
 from stabilizer.collector.services.unit_of_work import (
     JOB,
     AuditEvent,
@@ -48,13 +47,11 @@ class CommandService:
 
     Args:
         uow: Opens transactions.
-        judge: Processes every change.
         lifetime: Time until an undelivered command expires; a command may set its own.
     """
 
-    def __init__(self, uow: UnitOfWork, judge: Judge, lifetime: timedelta) -> None:
+    def __init__(self, uow: UnitOfWork, lifetime: timedelta) -> None:
         self._uow = uow
-        self._judge = judge
         self._lifetime = lifetime
 
     def create(self, run_id: str, command: CommandCreate, actor: str) -> Command:
@@ -79,7 +76,7 @@ class CommandService:
                 issued_step=tx.run.step,
             )
             row = write_command(tx, draft)
-            self._judge.settle(tx)
+            tx.judge.settle(tx)
             return to_command(row)
 
     def list(self, run_id: str, states: Collection[CommandState] = ()) -> list[Command]:
@@ -153,7 +150,7 @@ class CommandService:
             move_command(tx, row, to, Cause(actor=actor, reason=reason, message=note.reason))
             if to is CommandState.PENDING:
                 row.expires_at = tx.now + self._lifetime
-            self._judge.settle(tx)
+            tx.judge.settle(tx)
             return to_command(row)
 
     def poll(
@@ -167,8 +164,8 @@ class CommandService:
         with self._uow.run(run_id) as tx:
             number = number_of(tx, NamesAttempt(attempt=attempt, attempt_id=attempt_id))
             if is_newest(tx, number):
-                heard(tx)
-            return build_answer(tx, self._judge, number)
+                mark_alive(tx)
+            return build_answer(tx, number)
 
     def result(self, run_id: str, result: CommandResult) -> Command:
         """Record a job's result of a command; idempotent.
@@ -185,13 +182,13 @@ class CommandService:
                 raise NotFoundError(
                     f"run {run_id} has no command {result.command_id!r}", code="unknown_command"
                 )
-            heard(tx)
+            mark_alive(tx)
             result = _numbered(tx, result)
             if row.result is not None:
                 _check_same_result(row, result)
             else:
                 _record_result(tx, row, result)
-            self._judge.settle(tx)
+            tx.judge.settle(tx)
             return to_command(row)
 
     def expire_due(self) -> int:

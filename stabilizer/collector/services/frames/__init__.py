@@ -1,1 +1,1 @@
-"""Frames on their way in and out."""
+"""Frames: ingest, validation, reduction."""

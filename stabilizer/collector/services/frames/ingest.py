@@ -1,11 +1,10 @@
-"""Batches of frames: checked, stored once, judged and answered, all in one transaction."""
+"""Ingest of batches: check, store, evaluate and answer in one transaction."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from stabilizer.collector.services.commands.answers import build_answer
-from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.frames.json_batch import read_json_batch
 from stabilizer.collector.services.frames.validation import (
     check_blocks,
@@ -20,7 +19,7 @@ from stabilizer.collector.services.runs.attempts import (
     receive_attempt,
     unknown_attempt,
 )
-from stabilizer.collector.services.runs.presence import heard
+from stabilizer.collector.services.runs.presence import mark_alive
 from stabilizer.collector.services.unit_of_work import RunTransaction, UnitOfWork
 from stabilizer.collector.storage.repositories import StoredBatch
 from stabilizer.protocol.batches import BatchAnswer, BatchHeader, JsonBatch
@@ -29,16 +28,15 @@ from stabilizer.protocol.series import Catalog
 
 
 class IngestService:
-    """Takes batches. The same (attempt, sequence) again is the same batch and changes nothing.
+    """Takes batches. A repeated (attempt, sequence) is a duplicate and changes nothing.
 
-    Within the newest attempt the rules see a batch as it comes; they never go back in steps, so
-    that frames that come late are stored and shown, and not judged. Batches of earlier attempts
-    (a spool that was sent at last) are only stored.
+    The rules evaluate batches of the newest attempt as they arrive. They never go back in steps:
+    late frames are stored and shown, but not evaluated. Batches of earlier attempts (from a spool)
+    are only stored.
     """
 
-    def __init__(self, uow: UnitOfWork, judge: Judge) -> None:
+    def __init__(self, uow: UnitOfWork) -> None:
         self._uow = uow
-        self._judge = judge
 
     def accept(self, run_id: str, batch: Batch) -> BatchAnswer:
         """Take a batch.
@@ -51,7 +49,7 @@ class IngestService:
         return self._accept(run_id, batch, ())
 
     def accept_json(self, run_id: str, message: JsonBatch) -> BatchAnswer:
-        """Take a batch in JSON; its catalogs are made from the names.
+        """Take a batch in JSON; build its catalogs from the names of the series.
 
         Raises:
             NotFoundError: There is no such run.
@@ -68,16 +66,16 @@ class IngestService:
             number = number_of(tx, header)
             if tx.repos.frames.has_batch(run_id, number, header.sequence):
                 if is_newest(tx, number):
-                    heard(tx)
-                return build_answer(tx, self._judge, number, duplicate=True)
+                    mark_alive(tx)
+                return build_answer(tx, number, duplicate=True)
             check_header(header)
             new = self._check(tx, header, batch.blocks, catalogs)
             if new:
                 tx.repos.catalogs.add(run_id, new, tx.now)
-                self._judge.add_catalogs(tx, new)
+                tx.judge.add_catalogs(tx, new)
                 tx.is_visible = True
             number = self._store(tx, header, batch.blocks)
-            return build_answer(tx, self._judge, number)
+            return build_answer(tx, number)
 
     def _check(
         self,
@@ -86,7 +84,7 @@ class IngestService:
         blocks: Sequence[FrameBlock],
         catalogs: Sequence[Catalog],
     ) -> list[Catalog]:
-        """Check everything before anything is stored; return the catalogs that are new."""
+        """Check everything before anything is stored; return the new catalogs."""
         widths = tx.repos.catalogs.of_run(tx.run.id)
         new = [catalog for catalog in catalogs if catalog.id not in widths]
         check_catalogs(new, len(widths))
@@ -98,7 +96,7 @@ class IngestService:
         return new
 
     def _store(self, tx: RunTransaction, header: BatchHeader, blocks: Sequence[FrameBlock]) -> int:
-        attempt = receive_attempt(tx, self._judge, header)
+        attempt = receive_attempt(tx, header)
         is_current = attempt.number == tx.run.attempt
         in_order = header.sequence > attempt.accepted_sequence
         attempt.accepted_sequence = max(attempt.accepted_sequence, header.sequence)
@@ -108,15 +106,15 @@ class IngestService:
         if header.health is not None:
             tx.run.agent_health = header.health.model_dump()
         if is_current:
-            heard(tx)
+            mark_alive(tx)
             tx.run.step = max(tx.run.step, attempt.last_step)
             if in_order and header.snapshots is not None:
                 snapshots = number_snapshots(tx, header.snapshots, attempt.number)
                 tx.repos.attempts.replace_snapshots(tx.run.id, snapshots)
-                self._judge.set_snapshots(tx, snapshots)
-            self._judge.feed(tx, blocks, header.markers if in_order else ())
+                tx.judge.set_snapshots(tx, snapshots)
+            tx.judge.feed(tx, blocks, header.markers if in_order else ())
         else:
-            self._judge.pass_by(tx)
+            tx.judge.pass_by(tx)
         tx.has_frames = any(len(block) for block in blocks)
         if header.markers or header.snapshots is not None:
             tx.is_visible = True

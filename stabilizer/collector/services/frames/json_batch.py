@@ -1,4 +1,4 @@
-"""The JSON form of a batch, for people and other languages, turned into the binary one."""
+"""Conversion of batches in JSON, as scripts send them, to the binary form."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class ReadBatch:
 
 
 def read_json_batch(message: JsonBatch, now: datetime) -> ReadBatch:
-    """Turn named values into blocks: frames in a row with the same names share one.
+    """Convert named values to blocks; consecutive frames with the same names share one.
 
     Args:
         message: The batch.
-        now: Time of frames that bring none.
+        now: Time of frames without one.
 
     Raises:
-        InvalidInputError: A name is no series, a value is too large for float32, or steps descend.
+        InvalidInputError: A name is not a series, a value exceeds float32, or steps descend.
     """
     _check_order(message.frames)
     catalogs: dict[str, Catalog] = {}
@@ -75,7 +75,7 @@ def _catalog(names: tuple[str, ...], position: int) -> Catalog:
     except ValueError as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise InvalidInputError(
-            f"frames.{position}.values has a name that is no series: "
+            f"frames.{position}.values has a name that is not a series: "
             + why.removeprefix("Value error, "),
             field=f"frames.{position}.values",
             value=list(names),

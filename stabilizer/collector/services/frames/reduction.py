@@ -1,4 +1,4 @@
-"""Fewer samples for a chart, without losing a spike."""
+"""Thinning of samples for charts without losing spikes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _KEPT_PER_BUCKET = 4
 
 
 def reduce_extremes(values: npt.NDArray[np.float32], max_points: int | None) -> Indices:
-    """Choose samples that stand for all.
+    """Select samples that represent all.
 
     Buckets hold equally many samples, and each keeps its first finite minimum, its first finite
     maximum, its first non-finite sample and its last sample.

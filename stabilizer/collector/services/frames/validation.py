@@ -1,4 +1,4 @@
-"""Checks of a batch, all of them before anything of it is stored."""
+"""Checks of a batch before it is stored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stabilizer.protocol.series import Catalog
 
 MAX_STEP: Final = 2**53
 MAX_CATALOGS: Final = 2000
-"""Per run: whoever logs other names at every step has mistaken a label for a value."""
+"""Limit per run, against jobs that put a value into a label."""
 
 
 def check_blocks(blocks: Sequence[FrameBlock], widths: Mapping[str, int], from_step: int) -> None:
@@ -23,7 +23,7 @@ def check_blocks(blocks: Sequence[FrameBlock], widths: Mapping[str, int], from_s
     Args:
         blocks: Of one batch.
         widths: Number of series of each catalog that the run has.
-        from_step: Where the attempt began.
+        from_step: First step of the attempt.
 
     Raises:
         ConflictError: A catalog is not known; code `unknown_catalog`.
@@ -93,10 +93,10 @@ def _bad_step(field: str, value: int, allowed: str) -> InvalidInputError:
 
 
 def check_header(header: BatchHeader) -> None:
-    """Check what a batch says beside its frames.
+    """Check the header of a batch.
 
     Raises:
-        InvalidInputError: A snapshot is named twice, or an attempt has a parent behind it.
+        InvalidInputError: A snapshot occurs twice, or the parent is not an earlier attempt.
     """
     check_snapshots(header.snapshots or ())
     attempt, start = header.attempt, header.attempt_start
@@ -112,10 +112,10 @@ def check_header(header: BatchHeader) -> None:
 
 
 def check_snapshots(snapshots: Sequence[SnapshotInfo]) -> None:
-    """Check an inventory.
+    """Check a list of snapshots.
 
     Raises:
-        InvalidInputError: Two snapshots have one id.
+        InvalidInputError: Two snapshots have the same id.
     """
     seen: set[str] = set()
     for index, snapshot in enumerate(snapshots):
@@ -133,7 +133,7 @@ def check_catalogs(catalogs: Sequence[Catalog], num_known: int) -> None:
     """Check catalogs before they are stored.
 
     Raises:
-        InvalidInputError: A label holds NUL, which a database cannot; or there are too many.
+        InvalidInputError: A label contains NUL, which databases refuse; or there are too many.
     """
     if num_known + len(catalogs) > MAX_CATALOGS:
         raise InvalidInputError(

@@ -1,1 +1,1 @@
-"""Runs: registered, heard of, lost and deleted."""
+"""Runs: registration, attempts, heartbeats, loss and deletion."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from stabilizer.collector.services.commands.lifecycle import UNDELIVERED, Cause, withdraw
-from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.unit_of_work import COLLECTOR, JOB, AuditEvent, RunTransaction
 from stabilizer.collector.storage.models import AttemptRow
 from stabilizer.errors import ConflictError
@@ -67,7 +66,7 @@ def minted_id(row: AttemptRow | None) -> str | None:
     return row.attempt_id
 
 
-def receive_attempt(tx: RunTransaction, judge: Judge, header: BatchHeader) -> AttemptRow:
+def receive_attempt(tx: RunTransaction, header: BatchHeader) -> AttemptRow:
     """Return the attempt of a batch; number it if it has not been seen before.
 
     A new attempt of the process that registered last becomes the run's newest. One of an earlier
@@ -89,12 +88,12 @@ def receive_attempt(tx: RunTransaction, judge: Judge, header: BatchHeader) -> At
             raise unknown_attempt(tx, header)
         attempt_id = derived_id(tx.run.id, number)
         if number > tx.run.attempt:
-            return begin_attempt(tx, judge, number, attempt_id, start)
+            return begin_attempt(tx, number, attempt_id, start)
         return _add(tx, number, attempt_id, start, late=False)
     number = tx.repos.attempts.next_number(tx.run.id)
     newest = tx.repos.attempts.get(tx.run.id, tx.run.attempt)
     if newest is None or start.origin_id == newest.origin_id:
-        return begin_attempt(tx, judge, number, header.attempt_id, start)
+        return begin_attempt(tx, number, header.attempt_id, start)
     return _add(tx, number, header.attempt_id, start, late=True)
 
 
@@ -108,7 +107,7 @@ def unknown_attempt(tx: RunTransaction, named: NamesAttempt) -> ConflictError:
 
 
 def begin_attempt(
-    tx: RunTransaction, judge: Judge, number: int, attempt_id: str, start: AttemptStart
+    tx: RunTransaction, number: int, attempt_id: str, start: AttemptStart
 ) -> AttemptRow:
     """Make an attempt the run's newest. Undelivered commands for earlier ones are withdrawn."""
     row = _add(tx, number, attempt_id, start, late=False)
@@ -120,8 +119,8 @@ def begin_attempt(
         message=f"attempt {number} has begun",
     )
     withdraw(tx, cause, policy_only=False, states=UNDELIVERED)
-    judge.settle(tx)
-    judge.begin_attempt(tx, row)
+    tx.judge.settle(tx)
+    tx.judge.begin_attempt(tx, row)
     return row
 
 

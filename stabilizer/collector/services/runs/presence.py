@@ -1,4 +1,4 @@
-"""Whether a job lives, and what it says it is doing."""
+"""State of a run: alive, lost, or as its job reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import uuid
 from typing import Final
 
 from stabilizer.collector.services.commands.lifecycle import UNDELIVERED, Cause, withdraw
-from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.unit_of_work import (
     COLLECTOR,
     JOB,
@@ -24,11 +23,11 @@ from stabilizer.protocol.runs import RunState
 LIVING: Final = frozenset({RunState.RUNNING, RunState.PAUSED})
 ENDED: Final = frozenset({RunState.FINISHED, RunState.FAILED})
 LOST_RULE: Final = "no_sign_of_life"
-"""The one alert that no rule file declares: its clock is the wall's."""
+"""The only alert that no rule file declares: it depends on wall time."""
 
 
-def heard(tx: RunTransaction) -> None:
-    """Note a sign of life; a run that was lost is what it was before."""
+def mark_alive(tx: RunTransaction) -> None:
+    """Record that the job is alive; a lost run returns to its state before."""
     tx.run.last_seen_at = tx.now
     if tx.run.state != RunState.LOST:
         return
@@ -38,13 +37,13 @@ def heard(tx: RunTransaction) -> None:
         if alert.rule == LOST_RULE:
             alert.state = AlertState.RESOLVED.value
             alert.resolved_step = tx.run.step
-    _set_state(tx, before, COLLECTOR, AuditReason.HEARD_AGAIN, "heard again")
+    _set_state(tx, before, COLLECTOR, AuditReason.HEARD_AGAIN, "the job reports again")
 
 
 def lose(tx: RunTransaction, silent_seconds: float) -> None:
     """Declare a run lost and raise its alert."""
     tx.run.state_before_lost = tx.run.state
-    message = f"no sign of life for {silent_seconds:.0f} s"
+    message = f"no report for {silent_seconds:.0f} s"
     key = f"{LOST_RULE}\x1f{tx.run.last_seen_at.isoformat()}"
     tx.repos.alerts.add(
         AlertRow(
@@ -70,14 +69,14 @@ def lose(tx: RunTransaction, silent_seconds: float) -> None:
     _set_state(tx, RunState.LOST, COLLECTOR, AuditReason.NO_SIGN_OF_LIFE, message)
 
 
-def report_state(tx: RunTransaction, judge: Judge, state: RunState, message: str) -> None:
-    """Take the job's word for what it is doing."""
+def report_state(tx: RunTransaction, state: RunState, message: str) -> None:
+    """Set the state that the job reports."""
     tx.run.message = message or tx.run.message
     if state == tx.run.state:
         return
     _set_state(tx, state, JOB, AuditReason.REPORTED_BY_JOB, message)
     if state in ENDED:
-        judge.end_run(tx)
+        tx.judge.end_run(tx)
         cause = Cause(actor=COLLECTOR, reason=RejectReason.RUN_ENDING, message="the run has ended")
         withdraw(tx, cause, policy_only=False, states=UNDELIVERED)
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from itertools import count, islice
 from typing import Final
 
-from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.frames.validation import check_catalogs
 from stabilizer.collector.services.runs.attempts import begin_attempt, derived_id
-from stabilizer.collector.services.runs.presence import heard
+from stabilizer.collector.services.runs.presence import mark_alive
 from stabilizer.collector.services.unit_of_work import (
     JOB,
     AuditEvent,
@@ -75,13 +74,11 @@ class Registration:
 
     Args:
         uow: Opens transactions.
-        judge: The rules of all runs.
         is_live: Returns whether a run's job is live.
     """
 
-    def __init__(self, uow: UnitOfWork, judge: Judge, is_live: Callable[[RunRow], bool]) -> None:
+    def __init__(self, uow: UnitOfWork, is_live: Callable[[RunRow], bool]) -> None:
         self._uow = uow
-        self._judge = judge
         self._is_live = is_live
 
     def register(self, register: RunRegister) -> RunRegistered:
@@ -89,7 +86,7 @@ class Registration:
 
         Raises:
             ProtocolVersionError: The job speaks a version that this collector does not.
-            RuleFileError: The policy that it brings has mistakes.
+            RuleFileError: Its rules are invalid.
             InvalidInputError: Its catalogs cannot be stored.
         """
         check_version(register.protocol_version)
@@ -103,7 +100,7 @@ class Registration:
 
     def _rules_of(self, register: RunRegister) -> RuleFile:
         if register.policy is None:
-            return self._judge.default_rules
+            return self._uow.judge.default_rules
         return load_rules(register.policy, "policy")
 
     def _try(self, register: RunRegister, rules: RuleFile) -> RunRegistered:
@@ -183,13 +180,13 @@ class Registration:
             tx.repos.rules.add_set(rules.hash, rules.text, tx.now)
             tx.repos.runs.add(row)
             tx.repos.catalogs.add(row.id, register.catalogs, tx.now)
-            self._judge.begin(tx, rules)
+            tx.judge.begin(tx, rules)
             _audit_registration(tx, register, before=None)
             resumes = register.resumes
             parent_id = None if resumes is None else resumes.attempt_id
             start = AttemptStart(from_step=register.start_step, parent_id=parent_id)
             attempt_id = register.attempt_id or derived_id(row.id, 1)
-            begin_attempt(tx, self._judge, 1, attempt_id, start)
+            begin_attempt(tx, 1, attempt_id, start)
             return self._registered(tx, register)
 
     def _new_row(self, register: RunRegister, rules: RuleFile, key: str) -> RunRow:
@@ -237,26 +234,26 @@ class Registration:
                 known = tx.repos.attempts.by_id(run_id, register.attempt_id)
                 if known is not None:
                     if known.number == tx.run.attempt:
-                        heard(tx)
+                        mark_alive(tx)
                     return self._registered(tx, register, known.number)
             if choice.if_not_live and self._is_live(tx.run):
                 raise _ChangedError
-            heard(tx)
+            mark_alive(tx)
             before = {"state": tx.run.state, "mode": tx.run.mode}
-            self._take_over(tx, register, rules)
+            self._update_run(tx, register, rules)
             _audit_registration(tx, register, before)
             number = tx.repos.attempts.next_number(run_id)
             attempt_id = register.attempt_id or derived_id(run_id, number)
-            begin_attempt(tx, self._judge, number, attempt_id, _start_of(tx, register))
-            # The snapshots were in the memory of a process that is gone.
+            begin_attempt(tx, number, attempt_id, _start_of(tx, register))
+            # The snapshots were in the memory of the process that ended.
             tx.repos.attempts.replace_snapshots(run_id, ())
-            self._judge.set_snapshots(tx, ())
+            tx.judge.set_snapshots(tx, ())
             return self._registered(tx, register)
 
-    def _take_over(self, tx: RunTransaction, register: RunRegister, rules: RuleFile) -> None:
+    def _update_run(self, tx: RunTransaction, register: RunRegister, rules: RuleFile) -> None:
         run = tx.run
         run.state = RunState.RUNNING.value
-        # What a person has set stays, unless the job asks for a mode itself.
+        # Keep a mode that an operator has set, unless the job requests one.
         run.mode = (register.mode.value) if register.mode is not None else run.mode
         run.world_size = register.world_size
         run.global_batch = register.global_batch
@@ -271,8 +268,8 @@ class Registration:
         new = [catalog for catalog in register.catalogs if catalog.id not in known]
         check_catalogs(new, len(known))
         tx.repos.catalogs.add(run.id, new, tx.now)
-        self._judge.add_catalogs(tx, new)
-        self._judge.change_rules(tx, rules)
+        tx.judge.add_catalogs(tx, new)
+        tx.judge.change_rules(tx, rules)
 
     def _registered(
         self, tx: RunTransaction, register: RunRegister, attempt: int | None = None
@@ -281,7 +278,7 @@ class Registration:
             {
                 "run_id": tx.run.id,
                 "attempt": attempt or tx.run.attempt,
-                "plan": self._judge.plan(tx),
+                "plan": tx.judge.plan(tx),
                 "mode": tx.run.mode,
                 "protocol_version": register.protocol_version,
                 "notice": tx.run.notice,
@@ -340,10 +337,10 @@ def _audit_registration(
 
 
 def check_version(version: int) -> None:
-    """Check that this collector understands what a job speaks.
+    """Check that this collector supports the protocol version of a job.
 
     Raises:
-        ProtocolVersionError: It does not.
+        ProtocolVersionError: The version is not supported.
     """
     if not MIN_PROTOCOL_VERSION <= version <= PROTOCOL_VERSION:
         raise ProtocolVersionError(

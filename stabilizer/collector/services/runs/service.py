@@ -1,4 +1,4 @@
-"""Runs: registered, changed, heard of, lost and deleted."""
+"""Runs: registered, changed, kept alive, lost and deleted."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from datetime import datetime
 from stabilizer.collector.services.change_feed import Change
 from stabilizer.collector.services.commands.answers import build_answer
 from stabilizer.collector.services.commands.lifecycle import Cause, withdraw
-from stabilizer.collector.services.evaluation.judge import Judge
 from stabilizer.collector.services.frames.validation import check_catalogs
 from stabilizer.collector.services.runs.attempts import is_newest, number_of
-from stabilizer.collector.services.runs.presence import LIVING, heard, lose, report_state
+from stabilizer.collector.services.runs.presence import LIVING, lose, mark_alive, report_state
 from stabilizer.collector.services.runs.registration import Registration
 from stabilizer.collector.services.unit_of_work import AuditEvent, UnitOfWork, audit
 from stabilizer.collector.storage.models import RunRow
@@ -36,14 +35,12 @@ class RunService:
 
     Args:
         uow: Opens transactions.
-        judge: The rules of all runs.
-        lost_after_heartbeats: A run is lost after so many of its own intervals of silence.
+        lost_after_heartbeats: A run is lost after this many of its intervals without a report.
     """
 
-    def __init__(self, uow: UnitOfWork, judge: Judge, lost_after_heartbeats: float) -> None:
+    def __init__(self, uow: UnitOfWork, lost_after_heartbeats: float) -> None:
         self._uow = uow
-        self._judge = judge
-        self._registration = Registration(uow, judge, self._is_live)
+        self._registration = Registration(uow, self._is_live)
         self._lost_after = lost_after_heartbeats
         self._since = uow.clock.now()
 
@@ -52,7 +49,7 @@ class RunService:
 
         Raises:
             ProtocolVersionError: The job speaks a version that this collector does not.
-            RuleFileError: The policy that it brings has mistakes; all of them are named.
+            RuleFileError: Its rules are invalid; lists all errors.
             InvalidInputError: Its catalogs cannot be stored.
         """
         return self._registration.register(register)
@@ -69,7 +66,7 @@ class RunService:
             return to_run(row, repos.attempts.of_run(run_id), open_incident)
 
     def update(self, run_id: str, update: RunUpdate, actor: str) -> Run:
-        """Change how far the policy may go. `observe` takes back what no job has yet.
+        """Change how far the policy may go. `observe` withdraws undelivered commands.
 
         Raises:
             NotFoundError: There is no such run.
@@ -95,29 +92,29 @@ class RunService:
         return self.get(run_id)
 
     def add_catalogs(self, run_id: str, message: CatalogsAdd) -> tuple[str, ...]:
-        """Store catalogs of a run; twice is harmless. Returns their ids, in the order given.
+        """Store catalogs of a run; idempotent. Returns their ids, in the given order.
 
         Raises:
             NotFoundError: There is no such run.
             InvalidInputError: They cannot be stored.
         """
         with self._uow.run(run_id) as tx:
-            heard(tx)
+            mark_alive(tx)
             known = tx.repos.catalogs.of_run(run_id)
             new = [catalog for catalog in message.catalogs if catalog.id not in known]
             check_catalogs(new, len(known))
             if new:
                 tx.repos.catalogs.add(run_id, new, tx.now)
-                self._judge.add_catalogs(tx, new)
+                tx.judge.add_catalogs(tx, new)
                 tx.is_visible = True
         return tuple(catalog.id for catalog in message.catalogs)
 
     def heartbeat(self, run_id: str, heartbeat: Heartbeat) -> BatchAnswer:
-        """Take a sign of life or a change of state. One of an attempt gone by changes nothing.
+        """Take a heartbeat or a change of state; one of an earlier attempt changes nothing.
 
         Raises:
             NotFoundError: There is no such run.
-            InvalidInputError: The job says that it is lost, which only the collector can say.
+            InvalidInputError: The state is `lost`, which only the collector sets.
         """
         if heartbeat.state is RunState.LOST:
             raise InvalidInputError(
@@ -129,11 +126,11 @@ class RunService:
         with self._uow.run(run_id) as tx:
             number = number_of(tx, heartbeat)
             if is_newest(tx, number):
-                heard(tx)
+                mark_alive(tx)
                 tx.is_visible = heartbeat.step > tx.run.step
                 tx.run.step = max(tx.run.step, heartbeat.step)
-                report_state(tx, self._judge, heartbeat.state, heartbeat.message)
-            return build_answer(tx, self._judge, number)
+                report_state(tx, heartbeat.state, heartbeat.message)
+            return build_answer(tx, number)
 
     def sweep_lost(self) -> list[str]:
         """Declare the runs lost that have been silent for too long; return their ids.
@@ -154,7 +151,7 @@ class RunService:
                 silent = self._silent_seconds(tx.run.last_seen_at)
                 patience = self._patience(tx.run.heartbeat_seconds)
                 if tx.run.state not in LIVING or silent <= patience:
-                    return False  # heard in between
+                    return False  # reported in between
                 lose(tx, silent)
         except NotFoundError:  # deleted in between
             return False
@@ -175,7 +172,7 @@ class RunService:
         """Return a page of runs, without their attempts.
 
         Raises:
-            InvalidInputError: The cursor cannot be used.
+            InvalidInputError: The cursor is invalid.
         """
         with self._uow.reading() as repos:
             rows, total, next_cursor = repos.runs.page(query)
@@ -208,7 +205,7 @@ class RunService:
                 )
                 audit(repos, self._uow.clock.now(), run_id, event)
                 repos.runs.delete(run_id)
-            self._judge.forget(run_id)
-        # The job of a deleted run must not wait for what will never come.
+            self._uow.judge.forget(run_id)
+        # Wake the job of a deleted run: its poll now reports that the run is gone.
         change = Change(run_id=run_id, decisions=True, wakes_job=True, step=row.step)
         self._uow.feed.notify(change)

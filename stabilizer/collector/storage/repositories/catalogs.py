@@ -6,18 +6,14 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
-from stabilizer.collector.storage.engine import insert_unless_present
+from stabilizer.collector.storage.engine import Repository, insert_unless_present
 from stabilizer.collector.storage.models import CatalogRow, RunCatalogRow, SeriesRow
 from stabilizer.protocol.series import Catalog
 
 
-class CatalogRepository:
+class CatalogRepository(Repository):
     """Catalogs of one session."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
 
     def add(self, run_id: str, catalogs: Sequence[Catalog], now: datetime) -> None:
         """Store new catalogs and link them to the run."""

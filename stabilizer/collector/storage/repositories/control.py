@@ -1,4 +1,4 @@
-"""The switch over all runs, silences, and the audit log.
+"""The global switch, silences, and the audit log.
 
 The log is append-only: no code changes or deletes a row, and the database refuses to.
 """
@@ -10,6 +10,7 @@ from typing import Final
 from sqlalchemy import or_, select, text
 from sqlalchemy.orm import Session
 
+from stabilizer.collector.storage.engine import Repository
 from stabilizer.collector.storage.models import AuditRow, ControlRow, SilenceRow
 from stabilizer.errors import NotFoundError
 from stabilizer.protocol.queries import AuditEntry, AuditPage, Silence
@@ -18,11 +19,8 @@ _WRITERS_LOCK: Final = 0x57AB1
 """Key of an advisory lock of PostgreSQL; arbitrary."""
 
 
-class ControlRepository:
+class ControlRepository(Repository):
     """Control and silences of one session."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
 
     def get(self) -> ControlRow | None:
         """Return the switch; None if it was never set."""
@@ -64,7 +62,7 @@ def to_silence(row: SilenceRow) -> Silence:
     return Silence.model_validate(row, from_attributes=True)
 
 
-class AuditRepository:
+class AuditRepository(Repository):
     """Audit rows of one session."""
 
     def __init__(self, session: Session) -> None:

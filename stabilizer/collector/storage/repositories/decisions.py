@@ -6,9 +6,8 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 
-from stabilizer.collector.storage.engine import insert_unless_present
+from stabilizer.collector.storage.engine import Repository, insert_unless_present
 from stabilizer.collector.storage.models import (
     AlertRow,
     BrainStateRow,
@@ -25,11 +24,8 @@ from stabilizer.protocol.decisions import Alert, AlertState, Decision, Incident,
 UNSETTLED = tuple(state for state in CommandState if state not in SETTLED_STATES)
 
 
-class RuleRepository:
+class RuleRepository(Repository):
     """Rule sets, brain states and rule statuses of one session."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
 
     def add_set(self, content_hash: str, text: str, now: datetime) -> None:
         """Store a rule file unless it is stored."""
@@ -71,11 +67,8 @@ class RuleRepository:
         return frozenset() if status is None else frozenset(status.healthy)
 
 
-class AlertRepository:
+class AlertRepository(Repository):
     """Alerts of one session."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
 
     def find(self, run_id: str, key: str) -> AlertRow | None:
         """Return the alert with a key, or None."""
@@ -109,11 +102,8 @@ class AlertRepository:
         return list(self._session.scalars(query))
 
 
-class IncidentRepository:
+class IncidentRepository(Repository):
     """Incidents and decisions of one session."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
 
     def find(self, run_id: str, number: int) -> IncidentRow | None:
         """Return the incident with a number, or None."""
@@ -209,11 +199,8 @@ class IncidentRepository:
         ]
 
 
-class CommandRepository:
+class CommandRepository(Repository):
     """Commands of one session."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
 
     def require(self, command_id: str) -> CommandRow:
         """Return a command.

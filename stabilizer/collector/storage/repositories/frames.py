@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from sqlalchemy import BigInteger, Select, and_, column, func, insert, select, values
-from sqlalchemy.orm import Session
 
 from stabilizer.collector.storage.column_types import Id
+from stabilizer.collector.storage.engine import Repository
 from stabilizer.collector.storage.models import BatchRow, CatalogRow, FrameRow
 from stabilizer.collector.storage.repositories.blocks import decode, decode_steps, encode, merge
 from stabilizer.protocol.frames import FrameBlock
@@ -46,11 +46,8 @@ class StoredBatch:
     received_at: datetime
 
 
-class FrameRepository:
+class FrameRepository(Repository):
     """Frames of one session."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
 
     def has_batch(self, run_id: str, attempt: int, sequence: int) -> bool:
         """Return whether a batch is stored."""

@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select, update
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import InstrumentedAttribute
 
+from stabilizer.collector.storage.engine import Repository
 from stabilizer.collector.storage.models import AttemptRow, MarkerRow, RunRow, SnapshotRow
 from stabilizer.errors import InvalidInputError, NotFoundError
 from stabilizer.protocol.batches import Marker, SnapshotInfo
@@ -31,11 +32,8 @@ _SORT: Final[
 }
 
 
-class RunRepository:
+class RunRepository(Repository):
     """Runs of one session."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
 
     def get(self, run_id: str) -> RunRow | None:
         """Return a run, or None."""
@@ -102,11 +100,8 @@ class RunRepository:
         return rows[: query.limit], total, _write_cursor(query, rows[query.limit - 1])
 
 
-class AttemptRepository:
+class AttemptRepository(Repository):
     """Attempts, markers and snapshots of one session."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
 
     def get(self, run_id: str, number: int) -> AttemptRow | None:
         """Return an attempt, or None."""

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 
+from stabilizer.collector.storage.engine import Repository
 from stabilizer.collector.storage.models import (
     AttemptRow,
     CommandRow,
@@ -23,11 +23,8 @@ from stabilizer.protocol.runs import Attempt, Branch, RunState
 from stabilizer.protocol.views import IncidentHead
 
 
-class SummaryRepository:
+class SummaryRepository(Repository):
     """Summaries of one session; runs without a value are absent."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
 
     def attempts(self, run_ids: Sequence[str]) -> Mapping[str, list[Attempt]]:
         """Return the attempts of runs, first to last."""
@@ -97,11 +94,8 @@ class SummaryRepository:
         }
 
 
-class CountRepository:
+class CountRepository(Repository):
     """Counts over all runs, one query each."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
 
     def runs(self) -> dict[RunState, int]:
         """Count runs by state; states without runs are absent."""
