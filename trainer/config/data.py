@@ -9,11 +9,20 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from trainer.config.section import SECTION, Count, Fraction, Natural, refuse, require
+from trainer.config.section import (
+    SECTION,
+    Count,
+    Fraction,
+    Natural,
+    Refusals,
+    Section,
+    agreement,
+    refuse,
+)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
-class FiltersConfig:
+@dataclass(frozen=True, kw_only=True, config=SECTION)
+class FiltersConfig(Section):
     """Limits on documents; null: no limit.
 
     Pictures are looked at first: one outside of its limits is taken out of its document, whose
@@ -50,27 +59,29 @@ class FiltersConfig:
     max_flagged_ratio: Fraction = 0.0
     """Largest part of the words that stand in `flagged_words`."""
 
-    def __post_init__(self) -> None:
-        """Check that the limits leave something between them."""
-        pairs = [(f"min_{kind}", f"max_{kind}") for kind in ("words", "pictures", "picture_side")]
-        limits = [
-            (low_name, getattr(self, low_name), high_name, getattr(self, high_name))
-            for low_name, high_name in pairs
-        ]
-        require(
-            *(
-                (low <= high, low_name, low, f"at most {high_name} ({high})")
-                for low_name, low, high_name, high in limits
-                if low is not None and high is not None
-            )
-        )
+    @agreement
+    def _words_are_ordered(self) -> Refusals:
+        return _order("words", self.min_words, self.max_words)
+
+    @agreement
+    def _pictures_are_ordered(self) -> Refusals:
+        return _order("pictures", self.min_pictures, self.max_pictures)
+
+    @agreement
+    def _sides_are_ordered(self) -> Refusals:
+        return _order("picture_side", self.min_picture_side, self.max_picture_side)
+
+
+def _order(name: str, low: int | None, high: int | None) -> Refusals:
+    if low is not None and high is not None and low > high:
+        yield f"min_{name}", low, f"at most max_{name} ({high})"
 
 
 SourceKind: TypeAlias = Literal["parquet", "webdataset", "conversations"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
-class SourceConfig:
+@dataclass(frozen=True, kw_only=True, config=SECTION)
+class SourceConfig(Section):
     """Where documents of one kind are, and how often they are read."""
 
     weight: Count
@@ -97,8 +108,8 @@ Source: TypeAlias = Annotated[SourceConfig, BeforeValidator(_whole)]
 """In a file, a whole weight alone stands for Parquet files in the sub-folder of that name."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
-class PackingConfig:
+@dataclass(frozen=True, kw_only=True, config=SECTION)
+class PackingConfig(Section):
     """Several documents in one sequence.
 
     Every `documents` documents of the stream are laid into `rows` sequences, whole where they fit;
@@ -111,10 +122,11 @@ class PackingConfig:
     """Sequences per window. The series sequence_fill reports how full they are, documents_skipped
     with the reason no_room what is left out."""
 
-    def __post_init__(self) -> None:
-        """Check that there is a document for every sequence."""
-        allowed = f"at least rows ({self.rows}), so that no sequence stays empty"
-        require((self.documents >= self.rows, "documents", self.documents, allowed))
+    @agreement
+    def _every_sequence_has_a_document(self) -> Refusals:
+        if self.documents < self.rows:
+            allowed = f"at least rows ({self.rows}), so that no sequence stays empty"
+            yield "documents", self.documents, allowed
 
 
 def _check_sources(sources: Mapping[str, SourceConfig]) -> Mapping[str, SourceConfig]:
@@ -126,8 +138,8 @@ def _check_sources(sources: Mapping[str, SourceConfig]) -> Mapping[str, SourceCo
     return sources
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
-class DataConfig:
+@dataclass(frozen=True, kw_only=True, config=SECTION)
+class DataConfig(Section):
     """The corpus and its stream."""
 
     folder: str = "data"

@@ -6,14 +6,23 @@ The published sizes are those of the IDEFICS model cards; the names here say wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import field
 from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from trainer.config.section import SECTION, Count, Natural, Positive, refuse, require
+from trainer.config.section import (
+    SECTION,
+    Count,
+    Natural,
+    Positive,
+    Refusals,
+    Section,
+    agreement,
+    refuse,
+)
 
 QkNorm: TypeAlias = Literal["none", "layer_norm", "rms", "l2"]
 """How queries and keys are normalised, per head, before their dot product.
@@ -37,8 +46,8 @@ def switched(published: QkNorm) -> Callable[[object], object]:
     return read
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
-class VisionConfig:
+@dataclass(frozen=True, kw_only=True, config=SECTION)
+class VisionConfig(Section):
     """The vision encoder: a ViT over square pictures."""
 
     image_size: Count
@@ -58,22 +67,19 @@ class VisionConfig:
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     """Inside the MLP; OpenAI's CLIP has quick_gelu, LAION's (the published encoder) gelu."""
 
-    def __post_init__(self) -> None:
-        """Check that patches cover the picture and heads the width."""
-        patch, width = self.patch_size, self.hidden_size
-        require(
-            (
-                self.image_size % patch == 0,
-                "image_size",
-                self.image_size,
-                f"a multiple of patch_size ({patch})",
-            ),
-            (width % self.heads == 0, "heads", self.heads, f"a divisor of hidden_size ({width})"),
-        )
+    @agreement
+    def _patches_cover_the_picture(self) -> Refusals:
+        if self.image_size % self.patch_size:
+            yield "image_size", self.image_size, f"a multiple of patch_size ({self.patch_size})"
+
+    @agreement
+    def _heads_divide_the_width(self) -> Refusals:
+        if self.hidden_size % self.heads:
+            yield "heads", self.heads, f"a divisor of hidden_size ({self.hidden_size})"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
-class ResamplerConfig:
+@dataclass(frozen=True, kw_only=True, config=SECTION)
+class ResamplerConfig(Section):
     """The Perceiver resampler: any number of patches to a fixed number of latents per picture."""
 
     latents: Count
@@ -129,8 +135,8 @@ Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 """Number format that weights are held in."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
-class PretrainedConfig:
+@dataclass(frozen=True, kw_only=True, config=SECTION)
+class PretrainedConfig(Section):
     """Weights to start from: safetensors in a local folder, or `owner/name[@revision]` on the hub.
 
     What is not named starts at random.
@@ -147,10 +153,10 @@ class PretrainedConfig:
     the memory of frozen parts; another format than that of the rest needs mixed precision
     (training.precision)."""
 
-    def __post_init__(self) -> None:
-        """Check that a whole model comes alone."""
-        is_alone = self.whole is None or (self.language is None and self.vision is None)
-        require((is_alone, "whole", self.whole, "null beside language or vision"))
+    @agreement
+    def _a_whole_model_comes_alone(self) -> Refusals:
+        if self.whole is not None and (self.language is not None or self.vision is not None):
+            yield "whole", self.whole, "null beside language or vision"
 
     @property
     def is_given(self) -> bool:
@@ -158,8 +164,8 @@ class PretrainedConfig:
         return any(source is not None for source in (self.language, self.vision, self.whole))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
-class UnfreezeConfig:
+@dataclass(frozen=True, kw_only=True, config=SECTION)
+class UnfreezeConfig(Section):
     """Frozen parts begin to learn at a step."""
 
     step: Count
@@ -172,8 +178,8 @@ Block: TypeAlias = Literal["language", "cross_attention"]
 """Decoder layers of the language model, or the gated blocks between them."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
-class ModelConfig:
+@dataclass(frozen=True, kw_only=True, config=SECTION)
+class ModelConfig(Section):
     """The language model and the gated cross-attention that lets it see."""
 
     vision: VisionConfig
@@ -236,31 +242,34 @@ class ModelConfig:
     unfreeze: tuple[UnfreezeConfig, ...] = ()
     """Which of the frozen parts begin to learn, and when."""
 
-    def __post_init__(self) -> None:
-        """Check that sizes divide each other, and that only frozen parts unfreeze."""
-        width, every = self.hidden_size, self.cross_attention_every
-        depth = self.layers_at_equal_size
-        require(
-            (
-                width % (2 * self.heads) == 0,
-                "heads",
-                self.heads,
-                f"a number that divides model.hidden_size ({width}) into even parts",
-            ),
-            (
-                self.layers % every == 0,
-                "cross_attention_every",
-                every,
-                f"a divisor of model.layers ({self.layers})",
-            ),
-            (
-                depth is None or depth % every == 0,
-                "layers_at_equal_size",
-                depth,
-                f"a multiple of model.cross_attention_every ({every})",
-            ),
-            *self._unfreezing(),
-        )
+    @agreement
+    def _heads_divide_the_width(self) -> Refusals:
+        width = self.hidden_size
+        if width % (2 * self.heads):
+            allowed = f"a number that divides model.hidden_size ({width}) into even parts"
+            yield "heads", self.heads, allowed
+
+    @agreement
+    def _blocks_divide_the_layers(self) -> Refusals:
+        if self.layers % self.cross_attention_every:
+            allowed = f"a divisor of model.layers ({self.layers})"
+            yield "cross_attention_every", self.cross_attention_every, allowed
+
+    @agreement
+    def _blocks_divide_the_other_depth(self) -> Refusals:
+        depth, every = self.layers_at_equal_size, self.cross_attention_every
+        if depth is not None and depth % every:
+            allowed = f"a multiple of model.cross_attention_every ({every})"
+            yield "layers_at_equal_size", depth, allowed
+
+    @agreement
+    def _only_frozen_parts_unfreeze(self) -> Refusals:
+        left = list(self.freeze)
+        for part in (part for change in self.unfreeze for part in change.parts):
+            if part not in left:
+                allowed = f"parts of model.freeze that no other step unfreezes ({', '.join(left)})"
+                yield "unfreeze.parts", part, allowed
+            left = [other for other in left if other != part]
 
     @property
     def total_vocabulary(self) -> int:
@@ -272,11 +281,3 @@ class ModelConfig:
         """Whether loaded weights are held in another format than the rest."""
         loaded = self.pretrained.dtype
         return self.pretrained.is_given and loaded not in (None, self.dtype)
-
-    def _unfreezing(self) -> Iterator[tuple[bool, str, object, str]]:
-        left = list(self.freeze)
-        for change in self.unfreeze:
-            for part in change.parts:
-                allowed = f"parts of model.freeze that no other step unfreezes ({', '.join(left)})"
-                yield part in left, "unfreeze.parts", part, allowed
-                left = [other for other in left if other != part]

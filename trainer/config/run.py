@@ -11,7 +11,17 @@ from pydantic.dataclasses import dataclass
 
 from trainer.config.data import DataConfig
 from trainer.config.model import ModelConfig
-from trainer.config.section import SECTION, Count, Fraction, Natural, Positive, refuse, require
+from trainer.config.section import (
+    SECTION,
+    Count,
+    Fraction,
+    Natural,
+    Positive,
+    Refusals,
+    Section,
+    agreement,
+    refuse,
+)
 
 SOLO: Final = "solo"
 
@@ -28,8 +38,8 @@ def _check_name(name: str) -> str:
     return name
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
-class MonitorConfig:
+@dataclass(frozen=True, kw_only=True, config=SECTION)
+class MonitorConfig(Section):
     """The connection to a collector."""
 
     collector: Annotated[str, AfterValidator(_check_address)] | None = None
@@ -56,8 +66,8 @@ Decay: TypeAlias = Annotated[float, Field(ge=0, le=100)]
 Beta: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
-class OptimizerConfig:
+@dataclass(frozen=True, kw_only=True, config=SECTION)
+class OptimizerConfig(Section):
     """How the weights move."""
 
     learning_rate: Positive
@@ -82,8 +92,8 @@ class OptimizerConfig:
     """Weight of mean(logsumexp(logits)^2), which keeps the logits from drifting; 0: off."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
-class TrainingConfig:
+@dataclass(frozen=True, kw_only=True, config=SECTION)
+class TrainingConfig(Section):
     """How long, from which seed, on what."""
 
     steps: Count
@@ -126,23 +136,15 @@ class TrainingConfig:
     out: str = "out"
     """Folder for the losses file, the summary, the configuration and the checkpoints."""
 
-    def __post_init__(self) -> None:
-        """Check that the strategy can do what is wanted."""
-        is_sharded = self.strategy == "fsdp2"
-        require(
-            (
-                not (is_sharded and self.compile),
-                "compile",
-                self.compile,
-                "false with training.strategy fsdp2",
-            ),
-            (
-                not (is_sharded and self.precision == "fp16"),
-                "precision",
-                self.precision,
-                "fp32 or bf16 with training.strategy fsdp2",
-            ),
-        )
+    @agreement
+    def _sharded_models_do_not_compile(self) -> Refusals:
+        if self.strategy == "fsdp2" and self.compile:
+            yield "compile", self.compile, "false with training.strategy fsdp2"
+
+    @agreement
+    def _sharded_models_have_no_loss_scaler(self) -> Refusals:
+        if self.strategy == "fsdp2" and self.precision == "fp16":
+            yield "precision", self.precision, "fp32 or bf16 with training.strategy fsdp2"
 
     @property
     def processes(self) -> int:
@@ -158,8 +160,8 @@ def _read_faults(given: object) -> object:
     return read_faults(given)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, config=SECTION)
-class RunConfig:
+@dataclass(frozen=True, kw_only=True, config=SECTION)
+class RunConfig(Section):
     """Everything a run is made from; saved with the run."""
 
     model: ModelConfig
@@ -175,33 +177,29 @@ class RunConfig:
     faults: Annotated[Mapping[str, Any], PlainValidator(_read_faults)]
     """Which failures happen on demand; null: not this one. `trainer.faults` describes them."""
 
-    def __post_init__(self) -> None:
-        """Check that the sections agree."""
-        data, training, warmup = self.data, self.training, self.optimizer.warmup_steps
+    @agreement
+    def _sequences_fit_the_model(self) -> Refusals:
+        length, most = self.data.sequence_length, self.model.max_positions
+        if length > most:
+            yield "data.sequence_length", length, f"at most model.max_positions ({most})"
+
+    @agreement
+    def _the_warmup_ends(self) -> Refusals:
+        warmup, steps = self.optimizer.warmup_steps, self.training.steps
+        if warmup >= steps:
+            yield "optimizer.warmup_steps", warmup, f"fewer than training.steps ({steps})"
+
+    @agreement
+    def _two_formats_need_mixed_precision(self) -> Refusals:
+        precision = self.training.precision
+        if precision == "fp32" and self.model.has_two_formats:
+            allowed = "bf16 or fp16, since model.pretrained.dtype is another than model.dtype"
+            yield "training.precision", precision, allowed
+
+    @agreement
+    def _an_epoch_is_whole_steps(self) -> Refusals:
+        data, training = self.data, self.training
         per_step = data.batch_size * training.accumulate * training.processes
-        require(
-            (
-                data.sequence_length <= self.model.max_positions,
-                "data.sequence_length",
-                data.sequence_length,
-                f"at most model.max_positions ({self.model.max_positions})",
-            ),
-            (
-                warmup < training.steps,
-                "optimizer.warmup_steps",
-                warmup,
-                f"fewer than training.steps ({training.steps})",
-            ),
-            (
-                not (self.model.has_two_formats and training.precision == "fp32"),
-                "training.precision",
-                training.precision,
-                "bf16 or fp16, since model.pretrained.dtype is another than model.dtype",
-            ),
-            (
-                data.epoch_samples % per_step == 0,
-                "data.epoch_samples",
-                data.epoch_samples,
-                f"a multiple of the samples of one step ({per_step})",
-            ),
-        )
+        if data.epoch_samples % per_step:
+            allowed = f"a multiple of the samples of one step ({per_step})"
+            yield "data.epoch_samples", data.epoch_samples, allowed

@@ -2,10 +2,11 @@ import re
 from importlib import resources
 
 import pytest
+from pydantic import ValidationError
 
 from stabilizer.errors import ConfigurationError
 from stabilizer.rules.loader import load_rules
-from trainer.config import config_to_yaml, load_config, preset_names
+from trainer.config import PackingConfig, config_to_yaml, load_config, preset_names
 from trainer.config.drafts import safe_yaml
 from trainer.config.loading import parse_config
 
@@ -129,6 +130,50 @@ def test_wrong_values_and_wrong_types_of_all_sections_are_told_at_once():
         "optimizer.learning_rate",
         "training.seed",
     ]
+
+
+def test_invalid_fields_and_fields_that_disagree_are_reported_together():
+    overrides = [
+        "model.layers=x",
+        "model.heads=7",
+        "model.vision.patch_size=0",
+        "model.vision.heads=7",
+        "data.filters={min_words: 5, max_words: 2, char_ngram: 0}",
+        "data.sequence_length=4096",
+        "optimizer.warmup_steps=500",
+    ]
+    with pytest.raises(ConfigurationError) as caught:
+        load_config("idefics-tiny", overrides)
+    fields = [line.split(":")[0] for line in caught.value.message.splitlines()]
+    assert sorted(fields) == [
+        "data.filters.char_ngram",
+        "data.filters.min_words",
+        "data.sequence_length",
+        "model.heads",
+        "model.layers",
+        "model.vision.heads",
+        "model.vision.patch_size",
+        "optimizer.warmup_steps",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field"),
+    [
+        (["training.precision=x", "model.pretrained={vision: v, dtype: bfloat16}"], "precision"),
+        (["training.accumulate=0", "data.epoch_samples=4"], "accumulate"),
+        (["model=3"], "model"),
+    ],
+)
+def test_fields_are_not_compared_with_invalid_ones(overrides, field):
+    with pytest.raises(ConfigurationError) as caught:
+        load_config("idefics-tiny", overrides)
+    assert re.fullmatch(rf"[a-z.]*{field}: .+", caught.value.message)
+
+
+def test_sections_made_in_code_are_checked_as_well():
+    with pytest.raises(ValidationError, match=r"at least rows \(3\)"):
+        PackingConfig(documents=2, rows=3)
 
 
 def test_a_check_that_stumbles_over_a_refused_value_does_not_hide_the_refusal():
