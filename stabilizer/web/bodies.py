@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Final
 
 from starlette.datastructures import Headers
 
 from stabilizer.errors import StabilizerError
+
+_MAX_DIGITS: Final = 20
+"""Longer numbers exceed every limit; int() refuses very long ones."""
 
 
 class BodyTooLargeError(StabilizerError):
@@ -28,9 +32,9 @@ async def limit_body(
     Raises:
         BodyTooLargeError: The body has more than `max_bytes`.
     """
-    announced = headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > max_bytes:
-        raise _too_large(f"{announced} bytes announced", max_bytes)
+    announced = headers.get("content-length", "").lstrip("0")
+    if announced.isdecimal() and (len(announced) > _MAX_DIGITS or int(announced) > max_bytes):
+        raise _too_large(f"{announced[:_MAX_DIGITS]} bytes announced", max_bytes)
     received = 0
     async for chunk in chunks:
         received += len(chunk)

@@ -101,6 +101,13 @@ class TestHost:
         assert open_host.get("/metrics").status_code == 200
         assert named.get("/metrics").status_code == 421
 
+    @pytest.mark.parametrize("header", ["x-forwarded-host", "forwarded", "x-forwarded-server"])
+    def test_headers_of_proxies_neither_admit_nor_refuse(self, header):
+        forged = {"host": "evil.example", header: "host=localhost"}
+        assert client_of().get("/api/v1/runs", headers=forged).status_code == 421
+        proxied = {"host": "localhost", header: "evil.example"}
+        assert client_of().get("/api/v1/runs", headers=proxied).status_code == 200
+
 
 class TestOtherSites:
     @pytest.mark.parametrize(
