@@ -99,7 +99,7 @@ def _valid_value(info: FieldInfo, name: str, values: Mapping[str, object]) -> ob
     value, kind = values[name], info.annotation
     if isinstance(kind, type) and issubclass(kind, Section):
         return value if isinstance(value, kind) else _ValidPart(kind, value)
-    hint = Annotated[(kind, *info.metadata)] if info.metadata else kind
+    hint: Any = Annotated[(kind, *info.metadata)] if info.metadata else kind
     return TypeAdapter(hint, config=SECTION).validate_python(value)
 
 
@@ -125,7 +125,7 @@ def _details(error: ValidationError) -> list[InitErrorDetails]:
     """Return the errors in a form that can be raised again, together with others."""
     return [
         InitErrorDetails(
-            type=PydanticCustomError(item["type"], item["msg"]),  # type: ignore[arg-type]  # no literal
+            type=PydanticCustomError(item["type"], item["msg"]),
             loc=item["loc"],
             input=item["input"],
         )
