@@ -1,15 +1,21 @@
-"""`stabilizer rules`: check and show rule files."""
+"""`stabilizer rules`: check, test, explain and show rule files."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import BaseModel
 
 from stabilizer.cli.failures import EXIT_UNUSABLE, exit_on_error
 from stabilizer.errors import ConfigurationError, RuleDefinitionError, RuleFileError
+from stabilizer.protocol.decisions import Severity
+from stabilizer.replay.cases import load_cases
 from stabilizer.rules.loader import RuleFile, default_rules, load_rules
+from stabilizer.rules.spec import PolicySpec, RuleSpec
 
 app = typer.Typer(help="Rule files.", no_args_is_help=True)
 
@@ -68,3 +74,95 @@ def _leaves(group: ExceptionGroup[RuleDefinitionError]) -> list[RuleDefinitionEr
 def show() -> None:
     """Print the default rule file, used by runs without rules of their own."""
     typer.echo(default_rules().text, nl=False)
+
+
+@app.command("test")
+def run_tests(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Tests of rules (YAML).")],
+) -> None:
+    """Play series through rules and compare what happens with what is expected.
+
+    A test that fails prints what is expected (-) and what happened (+); the status is then 1.
+    """
+    num_failed = num_cases = 0
+    for file in files:
+        with exit_on_error():
+            cases = load_cases(file)
+        for case in cases:
+            difference = case.difference(case.play())
+            num_cases += 1
+            num_failed += bool(difference)
+            typer.echo(f"{'FAILED' if difference else 'ok':6} {file}: {case.name}")
+            for line in difference:
+                typer.echo(f"    {line}")
+    typer.echo(f"{num_cases - num_failed} of {num_cases} tests passed")
+    if num_failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def explain(
+    name: Annotated[str, typer.Argument(help="Name of a rule.")],
+    rules: Annotated[Path | None, typer.Option(help="Rule file; else the shipped rules.")] = None,
+) -> None:
+    """Explain a rule: what it watches, when it fires, and what the policy does then."""
+    with exit_on_error():
+        rule_file = load_rule_file(rules)
+        found = next((rule for rule in rule_file.rules if rule.name == name), None)
+        if found is None:
+            names = ", ".join(rule.name for rule in rule_file.rules)
+            raise ConfigurationError(f"name is {name!r}; {rule_file.file} has: {names}")
+    typer.echo("\n".join(_explain(found, rule_file.policy)))
+
+
+def _explain(rule: RuleSpec, policy: PolicySpec) -> Iterator[str]:
+    yield f"{rule.name} ({rule.severity})"
+    yield from (f"  {line}" for line in rule.doc.splitlines())
+    if rule.source:
+        yield f"  Source: {rule.source}"
+    yield f"  Watches: {rule.select}"
+    detector = rule.detect.detector
+    given = next(name for name in type(rule.detect).model_fields if getattr(rule.detect, name))
+    yield f"  Detector: {given}. {(detector.__doc__ or '').strip()}"
+    yield from _values(detector, "    ")
+    yield "  Fires:"
+    yield from _values(rule, "    ", leave_out={"name", "doc", "source", "select", "detect"})
+    yield f"  Policy, in mode {policy.mode}:"
+    yield from (f"    {line}" for line in _reasons(rule, policy))
+    yield "  Ladder:"
+    for number, rung in enumerate(policy.ladder, start=1):
+        content = rung.model_dump(mode="json", exclude_none=True)
+        yield f"    {number}. {json.dumps({name: part for name, part in content.items() if part})}"
+
+
+def _values(model: BaseModel, indent: str, leave_out: Collection[str] = ()) -> Iterator[str]:
+    """Show the fields of a model; those that the file does not give are defaults."""
+    content = model.model_dump(mode="json", by_alias=True)
+    for name, field in type(model).model_fields.items():
+        shown = field.alias or name
+        value = content[shown]
+        if name in leave_out or value is None or value == "":
+            continue
+        default = "" if name in model.model_fields_set else "  (default)"
+        yield f"{indent}{shown}: {json.dumps(value)}{default}"
+
+
+def _reasons(rule: RuleSpec, policy: PolicySpec) -> Iterator[str]:
+    """Say in which conditions of `act_on` the rule counts."""
+    meanings = {
+        "any": "enough to act on",
+        "or_all": "one of the signals that are acted on together",
+        "after_wait": f"enough to act on if it still holds {policy.wait} steps after it fired",
+    }
+    severities = list(Severity)
+    counts = {f"rule:{rule.name}"} | {
+        f"severity:{severity}" for severity in severities[: severities.index(rule.severity) + 1]
+    }
+    is_reason = False
+    for name, items in policy.act_on.items.items():
+        matching = [item for item in items if counts & set(item.split("|"))]
+        if matching:
+            is_reason = True
+            yield f"{meanings.get(name, name)} ({name}: {', '.join(matching)})"
+    if not is_reason:
+        yield "an alert; no reason to act"

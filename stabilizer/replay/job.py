@@ -260,14 +260,8 @@ class ReplayedJob:
         step = self._step
         waiting, self._in_flight = self._in_flight, []
         for command in waiting:
-            result = CommandResult(
-                command_id=command.id,
-                state=CommandState.APPLIED,
-                applied_step=step,
-                read_back=ReadBack(attempt=self._attempt, step=step),
-            )
-            changed = command.model_copy(update={"state": CommandState.APPLIED, "result": result})
-            self._take(self._brain.command_changed(changed))
+            read_back = ReadBack(attempt=self._attempt, step=step)
+            self._take(self._brain.command_changed(applied_command(command, step, read_back)))
             if isinstance(command.parameters, RollbackParameters):
                 self._ring.drop_after(command.parameters.target.step)
                 self._begin_attempt(step, MarkerKind.ROLLBACK)
@@ -298,18 +292,7 @@ class ReplayedJob:
             rules=rules,
         )
         self.result.proposals.append(proposal)
-        command = Command(
-            id=intent.key,
-            run_id=_RUN_ID,
-            attempt=intent.attempt,
-            parameters=intent.parameters,
-            state=CommandState.PROPOSED if intent.proposed else CommandState.PENDING,
-            reason=intent.reason,
-            message=intent.message,
-            issued_step=intent.issued_step,
-            issued_at=_EPOCH,
-            expires_at=_EPOCH,
-        )
+        command = issued_command(intent)
         self._take(self._brain.command_changed(command))
         if not intent.proposed:
             self._in_flight.append(command)
@@ -347,6 +330,33 @@ class ReplayedJob:
                     helped=incident.helped,
                 )
             )
+
+
+def issued_command(intent: CommandIntent) -> Command:
+    """Make the command that a collector would issue for an intent."""
+    return Command(
+        id=intent.key,
+        run_id=_RUN_ID,
+        attempt=intent.attempt,
+        parameters=intent.parameters,
+        state=CommandState.PROPOSED if intent.proposed else CommandState.PENDING,
+        reason=intent.reason,
+        message=intent.message,
+        issued_step=intent.issued_step,
+        issued_at=_EPOCH,
+        expires_at=_EPOCH,
+    )
+
+
+def applied_command(command: Command, step: int, read_back: ReadBack) -> Command:
+    """Return the command with the result that a job reports after it has applied it."""
+    result = CommandResult(
+        command_id=command.id,
+        state=CommandState.APPLIED,
+        applied_step=step,
+        read_back=read_back,
+    )
+    return command.model_copy(update={"state": CommandState.APPLIED, "result": result})
 
 
 def replay(steps: Iterable[LogStep], rules: RuleFile, mode: Mode = Mode.AUTO) -> ReplayResult:

@@ -71,3 +71,113 @@ class TestShow:
         file = tmp_path / "shown.yaml"
         file.write_text(run("rules", "show").stdout)
         assert run("rules", "check", file).exit_code == 0
+
+
+RULES = """\
+  rules:
+    - name: high
+      select: {metric: loss}
+      detect: {threshold: {above: 10}}
+      for: 2
+      severity: divergence
+  policy:
+    ladder: [{reduce_lr: {factor: 0.5, steps: 20}}, pause]
+    act_on: {any: ["severity:divergence"]}
+"""
+
+
+class TestTest:
+    def write(self, folder, text):
+        file = folder / "tests.yaml"
+        file.write_text(f"rules:\n{RULES}{text}")
+        return file
+
+    def test_what_happens_as_expected_passes(self, run, tmp_path):
+        file = self.write(
+            tmp_path,
+            "tests:\n"
+            "  - name: rises\n"
+            "    series: {loss: 2.0x50 +1x20}\n"
+            "    expect: [59 alert high, 60 alert high firing, 60 command reduce_lr 0.5]\n"
+            "  - {series: {loss: 2.0x50 nan}}\n",
+        )
+        result = run("rules", "test", file)
+        assert result.exit_code == 1
+        file.write_text(file.read_text().replace("59 alert high, ", ""))
+        result = run("rules", "test", file)
+        assert result.exit_code == 0, result.output
+        assert "2 of 2 tests passed" in result.stdout
+
+    def test_a_failure_shows_what_happened_instead(self, run, tmp_path):
+        file = self.write(tmp_path, "series: {loss: 2.0x50 20x5}\nexpect: [40 alert high]\n")
+        result = run("rules", "test", file)
+        assert result.exit_code == 1
+        lines = [line.strip() for line in result.stdout.splitlines()]
+        assert "-40 alert high firing" in lines
+        assert "+52 alert high firing" in lines
+        assert "+52 command reduce_lr 0.5" in lines
+
+    def test_kinds_that_are_not_named_are_not_compared_but_commands_are(self, run, tmp_path):
+        file = self.write(
+            tmp_path, "series: {loss: 2.0x50 20x5}\nexpect: [52 command reduce_lr 0.5]\n"
+        )
+        assert run("rules", "test", file).exit_code == 0
+        file.write_text(file.read_text().replace("52 command reduce_lr 0.5", "52 alert high"))
+        assert run("rules", "test", file).exit_code == 1
+
+    def test_incidents_attempts_and_stride(self, run, tmp_path):
+        file = self.write(
+            tmp_path,
+            "every: 10\nmode: observe\nseries: {loss: 2.0x5 20x5}\n"
+            "expect: [1.70 incident opened, 1.100 alert high resolved]\n",
+        )
+        result = run("rules", "test", file)
+        assert "+1.70 alert high firing" in result.stdout
+        assert "-1.100 alert high resolved" in result.stdout
+
+    def test_mistakes_are_named_with_their_lines(self, run, tmp_path):
+        file = self.write(
+            tmp_path,
+            "tests:\n"
+            "  - {series: {loss: 2..0}}\n"
+            "  - {series: {loss: 2.0}, expect: [soon alert]}\n"
+            "  - {serie: {}}\n",
+        )
+        result = run("rules", "test", file)
+        assert result.exit_code == 2
+        places = re.findall(r"tests\.yaml:(\d+): ([\w.]+): ", result.stderr)
+        assert [int(line) for line, _ in places] == [12, 13, 14]
+        assert "'2..0' is no piece" in result.stderr
+
+    def test_rules_of_a_file_beside_it(self, run, tmp_path):
+        (tmp_path / "own.yaml").write_text(default_rules().text)
+        file = tmp_path / "t.yaml"
+        file.write_text("rules: own.yaml\nseries: {loss: 2.0x50~0.01}\n")
+        assert run("rules", "test", file).exit_code == 0
+        file.write_text("rules: none.yaml\nseries: {loss: 2.0x50~0.01}\n")
+        assert "none.yaml" in run("rules", "test", file).stderr
+
+
+class TestExplain:
+    def test_every_shipped_rule_is_explained(self, run):
+        for rule in default_rules().rules:
+            result = run("rules", "explain", rule.name)
+            assert result.exit_code == 0, result.output
+            assert rule.doc.split(".")[0] in result.stdout
+            assert "(default)" in result.stdout
+            assert "Ladder:" in result.stdout
+
+    def test_it_says_why_the_rule_is_acted_on(self, run, tmp_path):
+        file = tmp_path / "own.yaml"
+        file.write_text(RULES.replace("\n  ", "\n").removeprefix("  "))
+        assert (
+            "enough to act on (any: severity:divergence)"
+            in run("rules", "explain", "high", "--rules", file).stdout
+        )
+        file.write_text(file.read_text().replace("severity: divergence", "severity: notice"))
+        assert "no reason to act" in run("rules", "explain", "high", "--rules", file).stdout
+
+    def test_an_unknown_name_lists_those_there_are(self, run):
+        result = run("rules", "explain", "high")
+        assert result.exit_code == 2
+        assert "loss_nonfinite" in result.stderr
