@@ -24,9 +24,10 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[collector,dashboard,trainer]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run
+$(VENV)/.dev: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[collector,dashboard,trainer,dev]'
-	@touch $@
+	@touch $(VENV)/.run $@
 
 venv: $(VENV)/.dev
 
@@ -35,27 +36,28 @@ demo: $(VENV)/.run
 
 # Tests commit to disk thousands of times: in memory, where there is a place for it, they take a third.
 # A file of tests stays in one process, since its fixtures are dear; one torch thread per process.
-# The end-to-end tests come after the others: they start processes that want the cores for themselves.
+# Processes that tests start find our modules compiled, whatever the environment says.
 TEST_TMP := $(firstword $(wildcard /dev/shm) $(TMPDIR) /tmp)
-PYTEST := OMP_NUM_THREADS=1 STABILIZER_STRICT=1 TMPDIR=$(TEST_TMP) $(BIN)/python -m pytest
+PYTEST := OMP_NUM_THREADS=1 STABILIZER_STRICT=1 PYTHONDONTWRITEBYTECODE= TMPDIR=$(TEST_TMP) $(BIN)/python -m pytest
 
-# With ARGS="tests/unit/..." one of the two may select nothing, which pytest calls 5.
-NONE_IS_FINE = $(if $(ARGS),|| test $$? -eq 5)
+# A folder to collect from, unless ARGS names one.
+FOLDER = $(if $(filter tests/%,$(ARGS)),,$(1))
 
-# Where a mistake costs a run: their branches are measured while the tests run, and have a floor.
+# Where a mistake costs a run: CI measures their branches while the tests run, and they have a floor.
 COVERED := rules protocol agent/control
 FLOOR := 95
-COVERAGE = $(if $(ARGS),,$(foreach room,$(COVERED),--cov=stabilizer/$(room)) --cov-branch --cov-report=)
+MEASURED := $(and $(CI),$(if $(ARGS),,yes))
+COVERAGE := $(if $(MEASURED),$(foreach room,$(COVERED),--cov=stabilizer/$(room)) --cov-branch --cov-report=)
 
+# Three processes for two cores, since the end-to-end tests wait more than they compute (tests/conftest.py).
 test: $(VENV)/.dev
 	$(BIN)/python tests/browser.py # brings one if there is none, or says why not
-	$(PYTEST) -m "not e2e and not compose and not long" -n 2 --dist loadfile --durations=10 $(COVERAGE) --junitxml=build/tests.xml $(ARGS) $(NONE_IS_FINE)
-	$(if $(ARGS),,@$(MAKE) --no-print-directory coverage)
-	$(PYTEST) -m "e2e and not long" -n 2 --dist loadfile --durations=10 --junitxml=build/e2e.xml $(ARGS) $(NONE_IS_FINE)
+	$(PYTEST) -m "not compose and not long" -n 3 --dist loadfile --no-loadscope-reorder --durations=15 $(COVERAGE) --junitxml=build/tests.xml $(ARGS)
+	$(if $(MEASURED),@$(MAKE) --no-print-directory coverage)
 
-# Of the last `make test`.
+# Of the last `make test CI=1`.
 coverage:
-	@set -e; for room in $(COVERED); do echo "stabilizer/$$room, branches included:"; \
+	@set -eo pipefail; for room in $(COVERED); do echo "stabilizer/$$room, branches included:"; \
 	  $(BIN)/coverage report --include="stabilizer/$$room/*" --fail-under=$(FLOOR) --skip-covered --sort=cover | tail -n 12; done
 
 # Long by nature: many seeds, many steps. CI runs a smoke of each among the others.
@@ -64,7 +66,7 @@ test-long: $(VENV)/.dev
 
 # Builds the images and runs the services of docker-compose.yml; needs a container engine.
 test-containers: $(VENV)/.dev
-	$(PYTEST) -m compose --durations=10 --junitxml=build/compose.xml $(ARGS)
+	$(PYTEST) $(call FOLDER,tests/integration/compose) -m compose --durations=10 --junitxml=build/compose.xml $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
