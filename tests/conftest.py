@@ -1,4 +1,8 @@
-"""The order of all tests, and which of them share a process."""
+"""The order of all tests, which of them share a process, and what is loaded once in it."""
+
+import functools
+import ssl
+from unittest import mock
 
 import pytest
 from xdist.scheduler import LoadFileScheduling
@@ -26,3 +30,18 @@ class Scheduling(LoadFileScheduling):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def certificates_are_read_once():
+    """Reading the file takes each of thousands of HTTP clients 30 ms."""
+    read = ssl.create_default_context
+    read_once = functools.cache(read)
+
+    def create(*purpose, cafile=None, **more):
+        if cafile is None or purpose or more:
+            return read(*purpose, cafile=cafile, **more)
+        return read_once(cafile=cafile)
+
+    with mock.patch("ssl.create_default_context", create):
+        yield
