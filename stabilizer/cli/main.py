@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from stabilizer.cli import backtest, db, rules, serve, token
+from stabilizer.cli import backtest, db, follow, import_logs, rules, serve, token
 
 app = typer.Typer(
     name="stabilizer",
@@ -15,6 +15,8 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("backtest")(backtest.backtest)
+app.command("import")(import_logs.import_logs)
+app.command("follow")(follow.follow)
 app.add_typer(rules.app, name="rules")
 app.add_typer(db.app, name="db")
 app.add_typer(token.app, name="token")

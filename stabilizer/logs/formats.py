@@ -16,7 +16,8 @@ from stabilizer.logs.rows import STEP_COLUMNS, LogParser, LogProblems, LogRow, c
 from stabilizer.logs.tensorboard import TensorBoardParser
 from stabilizer.logs.text import PATTERNS, TextParser, TextPattern, own_pattern
 
-HEAD_BYTES: Final = 64 * 2**10
+HEAD_BYTES: Final = 2**20
+"""Of which a format is recognised: some jobs print much before the first step."""
 CHUNK_BYTES: Final = 2**18
 _EVENT_FILE: Final = "tfevents"
 _STATE_FILE: Final = "trainer_state.json"
@@ -66,6 +67,8 @@ def _is_csv(path: Path, head: bytes) -> bool:
 
 def _has_lines(patterns: Sequence[TextPattern], path: Path, head: bytes) -> bool:
     del path
+    if b"\x00" in head:
+        return False
     text = head.decode("utf-8", "replace")
     return any(pattern.line.search(text) for pattern in patterns)
 
