@@ -17,8 +17,8 @@ with labels in braces.
 
 What is expected is a list in the order of the steps: `STEP alert RULE firing|resolved`, `STEP
 incident opened|resolved`, `STEP decision KIND/REASON`, `STEP command KIND ...`, `STEP cancel KEY`;
-STEP may be `ATTEMPT.STEP`. Commands are always compared; of the other kinds, those that are named,
-and all if nothing is expected.
+STEP may be `ATTEMPT.STEP`. Commands are always compared; alerts of the rules and in the states that
+are named; incidents and decisions if one is named; and all of them if nothing is expected.
 """
 
 from __future__ import annotations
@@ -193,29 +193,41 @@ class Case:
             (happened), with their neighbours.
         """
         expected = [_full(line) for line in self.spec.expect]
-        kinds = {kind for _, _, kind, _ in map(_parts, expected)} | _ALWAYS
-        if strict or not expected:
-            kinds |= {"alert", "decision"}
-        if not any(_LINE.match(line)["attempt"] for line in expected):  # type: ignore[index]
+        if not any(line.partition(" ")[0].count(".") for line in expected):
             happened = [line.partition(".")[2] for line in happened]
-        shown = [line for line in happened if _parts(line)[2] in kinds]
+        subjects = {_subject(line) for line in expected}
+        is_strict = strict or not expected
+        shown = [line for line in happened if _is_compared(line, subjects, strict=is_strict)]
         if shown == expected:
             return []
         lines = difflib.unified_diff(expected, shown, n=2, lineterm="")
         return [line for line in lines if not line.startswith(("---", "+++", "@@"))]
 
 
-def _parts(line: str) -> tuple[str | None, str, str, str]:
+def _parts(line: str) -> tuple[str, str]:
+    """Return the kind of a line and what it says."""
     match = _LINE.match(line)
     if match is None:
         raise ValueError(f"{line!r} is no line of a test")
-    return match["attempt"], match["step"], match["kind"], match["what"]
+    return match["kind"], match["what"]
 
 
 def _full(line: str) -> str:
     """Add the state that an expected alert has if none is given."""
-    _, _, kind, what = _parts(line)
+    kind, what = _parts(line)
     return f"{line} {AlertState.FIRING}" if kind == "alert" and " " not in what else line
+
+
+def _subject(line: str) -> str:
+    """Return what a line is about: an alert's rule and state; else the kind alone."""
+    kind, what = _parts(line)
+    return f"{kind} {what}" if kind == "alert" else kind
+
+
+def _is_compared(line: str, subjects: set[str], *, strict: bool) -> bool:
+    kind, _ = _parts(line)
+    is_named = _subject(line) in subjects or kind in _ALWAYS
+    return is_named or (strict and kind in {"alert", "decision"})
 
 
 class CasePlayer:

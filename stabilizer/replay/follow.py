@@ -141,8 +141,14 @@ class FollowedRun:
 
     def finish(self) -> None:
         """Process the last step and end."""
-        self._take(self.stream.flush())
-        self.follower.finish()
+        try:
+            self._take(self.stream.flush())
+            self.follower.finish()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the files."""
         for tail in self.tails:
             tail.close()
 
@@ -197,7 +203,7 @@ class LogWatcher:
             except StabilizerError as error:
                 self._say(f"{run.name}: not followed any more: {error.message}")
                 self._failed.add(place)
-                del self._runs[place]
+                self._runs.pop(place).close()
         return num_rows
 
     def finish(self) -> None:

@@ -132,7 +132,7 @@ class TestTest:
             "expect: [1.70 incident opened, 1.100 alert high resolved]\n",
         )
         result = run("rules", "test", file)
-        assert "+1.70 alert high firing" in result.stdout
+        assert " 1.70 incident opened" in result.stdout
         assert "-1.100 alert high resolved" in result.stdout
 
     def test_mistakes_are_named_with_their_lines(self, run, tmp_path):
