@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from itertools import repeat
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +17,7 @@ from stabilizer.cli.failures import exit_on_error
 from stabilizer.cli.rules import load_rule_file
 from stabilizer.cli.stored_runs import database_url, open_repositories, stored_names, stored_steps
 from stabilizer.errors import ConfigurationError
-from stabilizer.logs.formats import FORMATS, LogFormat, choose_format, find_logs
+from stabilizer.logs.formats import FORMATS, LogFormat, LogSource, choose_format, find_logs
 from stabilizer.logs.rows import LogProblems
 from stabilizer.logs.stream import LogStep, LogStream, steps_of
 from stabilizer.replay.job import replay
@@ -47,6 +49,7 @@ def backtest(  # noqa: PLR0913, PLR0917  one argument for each option
     log_format: FormatOption = None,
     pattern: PatternOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a run.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, max=256, help="Logs judged at the same time.")] = 1,
 ) -> None:
     """Show what the rules would have done on recorded runs, in mode `auto`.
 
@@ -58,7 +61,7 @@ def backtest(  # noqa: PLR0913, PLR0917  one argument for each option
         rule_file = load_rule_file(rules)
         chosen = choose_format(log_format, pattern)
         judged = []
-        for reported in _judge_all(paths, chosen, run, rule_file):
+        for reported in _judge_all(paths, chosen, run, rule_file, jobs):
             typer.echo(as_json_line(reported) if as_json else as_text(reported))
             judged.append(reported)
         if proposals is not None:
@@ -68,7 +71,7 @@ def backtest(  # noqa: PLR0913, PLR0917  one argument for each option
 
 
 def _judge_all(
-    paths: Iterable[str], chosen: LogFormat | None, run: str | None, rules: RuleFile
+    paths: Iterable[str], chosen: LogFormat | None, run: str | None, rules: RuleFile, jobs: int
 ) -> Iterator[ReportedRun]:
     urls = {path: database_url(path) for path in paths}
     for url in urls.values():
@@ -81,10 +84,16 @@ def _judge_all(
     sources = find_logs(logs, chosen)
     if logs and not sources:
         raise ConfigurationError(f"no log that can be read in {', '.join(map(str, logs))}")
-    for source in sources:
-        problems, stream = LogProblems(), LogStream()
-        steps = steps_of(source.rows(problems), stream)
-        yield _judge(source.name, steps, rules, problems, stream)
+    if min(jobs, len(sources)) <= 1:
+        yield from (_judge_log(source, rules) for source in sources)
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        yield from pool.map(_judge_log, sources, repeat(rules))
+
+
+def _judge_log(source: LogSource, rules: RuleFile) -> ReportedRun:
+    problems, stream = LogProblems(), LogStream()
+    return _judge(source.name, steps_of(source.rows(problems), stream), rules, problems, stream)
 
 
 def _judge(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -64,17 +65,17 @@ class CsvParser(LineParser):
         yield self._row(header, step, cells)
 
     def _row(self, header: _Header, step: int, cells: list[str]) -> LogRow:
-        chosen = [cells[index] for index in header.indices]
+        chosen = header.choose(cells)
         present = None
         try:
-            values = np.array([float(cell) for cell in chosen])
+            values = np.fromiter(map(float, chosen), np.float64, len(chosen))
         except ValueError:
             values, present = self._sparse(chosen)
         attempt = None if header.attempt is None else parse_step(cells[header.attempt])
         time = None if header.time is None else parse_number(cells[header.time])
         return LogRow(step, header.columns, values, present, attempt, time)
 
-    def _sparse(self, cells: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _sparse(self, cells: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         values, present = np.zeros(len(cells)), np.zeros(len(cells), np.bool_)
         for index, cell in enumerate(cells):
             if not cell:
@@ -105,7 +106,12 @@ class _Header:
         self.time = None if time is None else names.index(time)
         self.attempt = names.index(ATTEMPT_COLUMN) if ATTEMPT_COLUMN in names else None
         kept = self._series(names)
-        self.indices = [index for index, _ in kept]
+        indices = [index for index, _ in kept]
+        self.choose: Callable[[list[str]], Sequence[str]] = (
+            itemgetter(*indices)
+            if len(indices) > 1
+            else lambda cells: [cells[index] for index in indices]
+        )
         self.columns = tuple(name for _, name in kept)
 
     def _series(self, names: list[str]) -> list[tuple[int, str]]:

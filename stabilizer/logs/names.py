@@ -35,6 +35,8 @@ _WRAPPERS: Final = frozenset(
     | {"lm_loss_training", "grad", "gradient"}
 )
 """Leading parts that say where a tool keeps its training metrics."""
+_MEAN_LOSS: Final = ["train", "train_loss"]
+"""Written by transformers at the end of a training: the mean over the run."""
 _GLOBAL: Final = frozenset({"global", "total", "all"})
 
 _ALIASES: Final = {
@@ -68,6 +70,8 @@ def series_of(column: str) -> SeriesKey:
             pass
     raw = [part for part in column.split("/") if part.strip()] or ["unnamed"]
     parts = [_snake(part) for part in raw]
+    if parts == _MEAN_LOSS:
+        return _plain(parts)
     layer, raw, parts = _take_layer(raw, parts)
     while len(parts) > 1 and "/".join(parts) not in _ALIASES and parts[0] in _WRAPPERS:
         raw, parts = raw[1:], parts[1:]

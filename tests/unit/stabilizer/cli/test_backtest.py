@@ -104,3 +104,14 @@ def test_what_cannot_be_used_is_named(run, files, monkeypatch, arguments, messag
     result = run("backtest", *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_several_logs_at_the_same_time_give_the_same(run, files):
+    arguments = (
+        "backtest",
+        files / "calm.csv",
+        files / "lost.csv",
+        "--rules",
+        files / "rules.yaml",
+    )
+    assert run(*arguments, "--jobs", 2).stdout == run(*arguments).stdout

@@ -40,6 +40,8 @@ def module(kind, layer=None, **labels):
         ),
         ("train/loss", "loss", {}),
         ("train_loss", "loss", {}),
+        ("train/train_loss", "train_train_loss", {}),
+        ("Loss/train", "loss", {}),
         ("lm loss", "loss", {}),
         ("lm-loss-training/lm loss", "loss", {}),
         ("loss_metrics/global_avg_loss", "loss", {}),
