@@ -184,7 +184,7 @@ class Story:
             killed = self.fit("killed", url)
             with User(url) as user:
                 run = user.reach("killed", 20)
-        wait_until(lambda: any((self.folder / "spool").rglob("*.seg")))
+        wait_until(lambda: any((self.folder / "spool").rglob("*.spool")))
         time.sleep(1)
         killed.kill()
         killed.wait()

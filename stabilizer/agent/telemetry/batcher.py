@@ -21,7 +21,7 @@ from stabilizer.agent.telemetry.attempts import (
 )
 from stabilizer.agent.telemetry.buffer import Entry, FrameSource
 from stabilizer.agent.telemetry.context import Context
-from stabilizer.agent.telemetry.disk.records import Record, RecordKind
+from stabilizer.agent.telemetry.spool import Record, RecordKind
 from stabilizer.errors import TelemetryError
 from stabilizer.protocol.batches import AgentHealth, BatchHeader, Marker
 from stabilizer.protocol.commands import CommandResult

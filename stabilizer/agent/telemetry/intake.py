@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 
+from stabilizer.agent.telemetry.backlog import Backlog
 from stabilizer.agent.telemetry.batcher import Batcher
 from stabilizer.agent.telemetry.buffer import Entry
 from stabilizer.agent.telemetry.context import Context
 from stabilizer.agent.telemetry.delivery import Delivery
-from stabilizer.agent.telemetry.disk.backlog import Backlog
-from stabilizer.agent.telemetry.disk.spool import SessionInfo, Spool
+from stabilizer.agent.telemetry.spool import SessionInfo, Spool
 
 
 class Intake:

@@ -12,8 +12,8 @@ from collections import deque
 
 from stabilizer.agent.telemetry.counters import Counters
 from stabilizer.agent.telemetry.delivery import Delivery, Verdict, judge
-from stabilizer.agent.telemetry.disk.spool import Session, SessionInfo
 from stabilizer.agent.telemetry.settings import ReporterSettings
+from stabilizer.agent.telemetry.spool import SPOOL_ERRORS, SessionInfo, SpoolFile
 from stabilizer.agent.telemetry.wire.client import CollectorClient
 from stabilizer.errors import TelemetryError
 
@@ -35,15 +35,15 @@ class Leftovers:
         self._client = client
         self._counters = counters
         self._settings = settings
-        self._waiting: deque[tuple[Session, SessionInfo]] = deque()
+        self._waiting: deque[tuple[SpoolFile, SessionInfo]] = deque()
         self._delivery: Delivery | None = None
         self._strikes = 0
 
-    def add(self, found: list[tuple[Session, SessionInfo]]) -> None:
+    def add(self, found: list[tuple[SpoolFile, SessionInfo]]) -> None:
         """Take sessions over for draining."""
         self._waiting.extend(found)
         if found:
-            frames = sum(session.queue.num_frames for session, _ in found)
+            frames = sum(session.num_frames for session, _ in found)
             _logger.info("an earlier process left %d steps in the spool; sending them", frames)
 
     @property
@@ -69,17 +69,17 @@ class Leftovers:
                 self._waiting[0] = (session, known)
                 _save(session, known)
                 return
-            record = session.queue.head()
+            record = session.head()
             if record is not None:
                 delivery.send(record)
-                session.queue.pop()
+                session.pop()
                 self._strikes = 0
-            if not session.queue:
+            if not session:
                 self._finish(session)
         except TelemetryError as error:
             self._settle(error, session, delivery)
-        except OSError as error:
-            _logger.warning("the spool %s cannot be read: %s", session.folder, error)
+        except SPOOL_ERRORS as error:
+            _logger.warning("the spool %s cannot be read: %s", session.path, error)
             self._give_up(session)
 
     def _begin(self, info: SessionInfo) -> Delivery:
@@ -92,7 +92,7 @@ class Leftovers:
                 self._delivery.resume(info.run_id, info.base)
         return self._delivery
 
-    def _settle(self, error: TelemetryError, session: Session, delivery: Delivery) -> None:
+    def _settle(self, error: TelemetryError, session: SpoolFile, delivery: Delivery) -> None:
         verdict = judge(error)
         if verdict is Verdict.LOST_RUN and _must_precede(session, self._waiting[0][1]):
             delivery.forget()
@@ -107,34 +107,34 @@ class Leftovers:
             return
         raise error
 
-    def _drop_head(self, error: TelemetryError, session: Session) -> None:
+    def _drop_head(self, error: TelemetryError, session: SpoolFile) -> None:
         self._strikes = 0
-        record = session.queue.head()
+        record = session.head()
         if record is not None:
             _logger.warning("a batch of an earlier process is given up: %s", error)
             self._counters.add(dropped=record.num_frames, failures=1)
-            session.queue.pop()
-        if not session.queue:
+            session.pop()
+        if not session:
             self._finish(session)
 
-    def _give_up(self, session: Session) -> None:
-        self._counters.add(dropped=session.queue.num_frames, failures=1)
+    def _give_up(self, session: SpoolFile) -> None:
+        self._counters.add(dropped=session.num_frames, failures=1)
         self._finish(session)
 
-    def _finish(self, session: Session) -> None:
+    def _finish(self, session: SpoolFile) -> None:
         session.remove()
         self._waiting.popleft()
         self._delivery = None
         self._strikes = 0
 
 
-def _must_precede(session: Session, info: SessionInfo) -> bool:
-    return info.run_id is None or session.queue.begins_attempts
+def _must_precede(session: SpoolFile, info: SessionInfo) -> bool:
+    return info.run_id is None or session.begins_attempts
 
 
-def _save(session: Session, info: SessionInfo) -> None:
+def _save(session: SpoolFile, info: SessionInfo) -> None:
     try:
         session.save(info)
-    except OSError as error:
+    except SPOOL_ERRORS as error:
         # Then a further process registers it once more: an empty attempt, no loss.
-        _logger.warning("the spool %s cannot be written: %s", session.folder, error)
+        _logger.warning("the spool %s cannot be written: %s", session.path, error)

@@ -47,11 +47,11 @@ class ReporterSettings:
     """Steps held in memory between training and sender; beyond it the oldest are dropped."""
     spool_directory: Path | None = field(default_factory=_spool_from_environment)
     """Where undelivered batches wait, for a later process of the same run as well; None takes a
-    folder of this user in the temporary folder. Preset by STABILIZER_SPOOL_DIRECTORY."""
+    folder of this user in the node's temporary folder. Preset by STABILIZER_SPOOL_DIRECTORY."""
     spool_bytes: int = 256 * 2**20
     """Bytes on disk that one process may fill; beyond it the oldest are dropped; 0 for no spool."""
     segment_bytes: int = 4 * 2**20
-    """Bytes of one spool file; what is delivered or dropped is freed by whole files."""
+    """Has no effect since 0.2; accepted so that scripts of 0.1 still run."""
     backoff_first_seconds: float = 0.25
     """Seconds before the second try; doubles with each further failure, with jitter."""
     backoff_max_seconds: float = 30.0

@@ -241,7 +241,7 @@ def test_close_gives_up_on_a_collector_that_hangs(server, kit, make_reporter, se
     reporter.close(RunState.FINISHED, timeout_seconds=1.0)
     reporter._thread.join(30.0)
     assert not reporter._thread.is_alive()
-    assert list(settings.spool_directory.rglob("*.seg"))
+    assert list(settings.spool_directory.rglob("*.spool"))
     assert reporter.health.frames_dropped == 0
 
 
@@ -287,7 +287,7 @@ def test_interpreter_that_dies_without_close_does_not_hang(server, settings):
     command = [sys.executable, "-c", textwrap.dedent(code)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "trained\n"
-    assert list(settings.spool_directory.rglob("*.seg"))
+    assert list(settings.spool_directory.rglob("*.spool"))
 
 
 def test_forked_child_reports_nothing(server, collector, kit, make_reporter):

@@ -38,7 +38,7 @@ def test_process_that_never_reached_the_collector_is_told_first(
     assert [message.start_step for message in collector.registers] == [3, 10]
     assert collector.steps == [(1, 3), (1, 4), (2, 3), (3, 11)]
     assert [answer.attempt for answer in second.registered] == [3]
-    assert list(settings.spool_directory.rglob("*.seg")) == []
+    assert list(settings.spool_directory.rglob("*.spool")) == []
 
 
 def test_history_waits_until_the_new_process_is_told(make_desk, collector, kit):

@@ -427,7 +427,7 @@ class TestEnd:
             desk.sender.turn()
             desk.clock.advance(1.0)
         assert desk.sender.is_finished
-        assert list(settings.spool_directory.rglob("*.seg"))
+        assert list(settings.spool_directory.rglob("*.spool"))
         assert desk.context.counters.health.frames_dropped == 0
 
     def test_without_a_disk_what_is_left_is_counted(self, make_desk, collector, kit, settings):

@@ -1,7 +1,4 @@
-"""Records between being built and being delivered: a few in memory, the rest in the spool.
-
-The spool holds the older ones, always: what is in memory goes to the spool before anything newer.
-"""
+"""Records between being built and being delivered: a few in memory, the rest in the spool."""
 
 from __future__ import annotations
 
@@ -9,21 +6,22 @@ import logging
 from collections import deque
 
 from stabilizer.agent.telemetry.counters import Counters
-from stabilizer.agent.telemetry.disk.records import Record
-from stabilizer.agent.telemetry.disk.spool import Spool
+from stabilizer.agent.telemetry.spool import Record, Spool
 from stabilizer.errors import TelemetryError
 
 _logger = logging.getLogger(__name__)
 _RECORDS_IN_MEMORY = 8
-_SPOOL_RETRY_SECONDS = 30.0
+_RETRY_SECONDS = 30.0
 
 
 class Backlog:
-    """Records in the order of their making. Used by the sender thread alone.
+    """Records in the order in which they were built. Used by the sender thread alone.
+
+    The spool always holds the older ones: what is in memory goes there before anything newer.
 
     Args:
-        spool: Where records go when the collector is away.
-        counters: Where failures of the disk are counted.
+        spool: Takes records while the collector is away.
+        counters: Count failures of the disk.
     """
 
     def __init__(self, spool: Spool, counters: Counters) -> None:
@@ -48,7 +46,7 @@ class Backlog:
         return self._spool.is_filled
 
     def spill(self, now: float) -> None:
-        """Move what is in memory to disk; where the disk fails, keep it, count, try again later."""
+        """Move what is in memory to disk; if the disk fails, keep it, count, try again later."""
         if now < self._retry_at:
             return
         try:
@@ -57,7 +55,7 @@ class Backlog:
                 self._memory.popleft()
         except TelemetryError as error:
             self._disk_failed(error)
-            self._retry_at = now + _SPOOL_RETRY_SECONDS
+            self._retry_at = now + _RETRY_SECONDS
 
     def head(self, now: float) -> Record | None:
         """Return the oldest record; while the disk cannot be read, the oldest in memory."""
@@ -67,7 +65,7 @@ class Backlog:
         return self._memory[0] if self._memory else None
 
     def pop(self, record: Record, now: float) -> None:
-        """Remove the oldest record, which has been delivered or given up."""
+        """Remove the oldest record, which has been delivered or dropped."""
         if self._memory and self._memory[0] is record:
             self._memory.popleft()
             return
@@ -75,17 +73,7 @@ class Backlog:
             self._spool.pop()
         except TelemetryError as error:
             self._disk_failed(error)
-            self._read_at = now + _SPOOL_RETRY_SECONDS
-
-    def _from_disk(self, now: float) -> Record | None:
-        if now < self._read_at:
-            return None
-        try:
-            return self._spool.head()
-        except TelemetryError as error:
-            self._disk_failed(error)
-            self._read_at = now + _SPOOL_RETRY_SECONDS
-            return None
+            self._read_at = now + _RETRY_SECONDS
 
     def close(self, now: float) -> None:
         """Put everything on disk and leave it there; count what the disk does not take."""
@@ -98,6 +86,16 @@ class Backlog:
             self._spool.close()
         except TelemetryError as error:
             self._disk_failed(error)
+
+    def _from_disk(self, now: float) -> Record | None:
+        if now < self._read_at:
+            return None
+        try:
+            return self._spool.head()
+        except TelemetryError as error:
+            self._disk_failed(error)
+            self._read_at = now + _RETRY_SECONDS
+            return None
 
     def _disk_failed(self, error: TelemetryError) -> None:
         self._counters.add(failures=1)

@@ -1,1 +1,0 @@
-"""On the disk: what could not be delivered waits here."""
