@@ -50,6 +50,7 @@ _JOURNAL_BYTES: Final = 8 * 2**20
 """Part of the bound that is kept for the journal, which holds the largest batch once more."""
 _FILE_NAME = re.compile(r"[0-9]{8}-[0-9a-f]+\.spool\Z")
 _OLD_FOLDER_NAME = re.compile(r"[0-9]{8}\Z")
+_APPLICATION_ID: Final = 0x53545350
 _SCHEMA_VERSION: Final = 1
 _SCHEMA: Final = (
     "CREATE TABLE owner (info TEXT NOT NULL)",
@@ -280,16 +281,20 @@ class SpoolFile:
             _disconnect(self._db)
 
     def remove(self) -> None:
-        """Delete it with all it holds."""
+        """Delete it with all it holds; never raises."""
         self._num_records = self.num_frames = 0
         self._head = None
-        if self._is_open:
-            self._is_open = False
+        try:
             # Deleted while it is locked, so that nobody takes it over in between.
             self.path.unlink(missing_ok=True)
+        except OSError as error:
+            _logger.warning("%s cannot be deleted: %s", self.path, error)
+        if self._is_open:
+            self._is_open = False
             with suppress(sqlite3.Error):
                 _disconnect(self._db)
-        _unlink(self.path)
+        with suppress(OSError):
+            _unlink(self.path)
 
 
 class Spool:
@@ -522,6 +527,7 @@ def _connect(path: Path, wait_seconds: float) -> sqlite3.Connection:
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("PRAGMA auto_vacuum = FULL")
         db.execute("BEGIN EXCLUSIVE")
+        db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")  # a write, or it may be read-only
         db.execute("COMMIT")
         path.stat()  # raises if it was deleted before it was locked
         mode = "WAL" if is_on_local_disk(path) else "TRUNCATE"

@@ -1,55 +1,77 @@
-"""Records on disk: in order, bounded, and whole after a crash."""
+"""Records on disk: in order, bounded, of one process, and whole after a crash."""
 
-import errno
+import gc
 import os
+import signal
+import sqlite3
+import struct
 import subprocess
 import sys
+import textwrap
+import threading
+import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from stabilizer.agent.telemetry import spool as spool_module
+from stabilizer.agent.telemetry.backlog import Backlog
 from stabilizer.agent.telemetry.counters import Counters
-from stabilizer.agent.telemetry.disk.backlog import Backlog
-from stabilizer.agent.telemetry.disk.records import Record, RecordKind
-from stabilizer.agent.telemetry.disk.segments import SegmentQueue, encode_record
-from stabilizer.agent.telemetry.disk.spool import SessionInfo, SessionLock, Spool
+from stabilizer.agent.telemetry.reporter import Reporter
+from stabilizer.agent.telemetry.spool import (
+    Record,
+    RecordKind,
+    SessionInfo,
+    Spool,
+    is_on_local_disk,
+)
+from stabilizer.clock import SystemClock
 from stabilizer.errors import TelemetryError
+from stabilizer.protocol.batches import AttemptStart, Marker, MarkerKind
+from stabilizer.protocol.runs import RunState
+
+BOUND = 8 * 2**20
 
 
 def record(number, size=100, kind=RecordKind.BATCH):
     return Record(kind, 1, 1, number.to_bytes(4, "little") * (size // 4))
 
 
-def drain(queue):
+def records(*numbers):
+    return [record(number) for number in numbers]
+
+
+def drain(spool):
     found = []
-    while (head := queue.head()) is not None:
+    while (head := spool.head()) is not None:
         found.append(head)
-        queue.pop()
+        spool.pop()
     return found
 
 
-@pytest.fixture
-def lost():
-    return []
+def size_on_disk(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.fixture
-def queue(tmp_path, lost):
-    queue = SegmentQueue(tmp_path, 1000, lost.append)
-    yield queue
-    queue.clear()
+def folder(settings):
+    return settings.spool_directory
 
 
 @pytest.fixture
 def make_spool(settings, kit):
+    """Build a spool; each one is a new process of the same run."""
     made = []
 
-    def make(key="7", **changes):
+    def make(*numbers, key="7", **changes):
         counters = Counters()
         spool = Spool(replace(settings, **changes), "a run", key, counters)
         spool.info = SessionInfo(message=kit.make_register(key=key))
         spool.counters = counters
         made.append(spool)
+        for number in numbers:
+            spool.append(record(number))
         return spool
 
     yield make
@@ -57,234 +79,477 @@ def make_spool(settings, kit):
         spool.close()
 
 
-class TestSegmentQueue:
-    def test_first_in_first_out_over_many_files(self, queue, tmp_path):
-        records = [record(number) for number in range(50)]
-        for item in records:
-            queue.append(item)
-        assert len(list(tmp_path.glob("*.seg"))) > 3
-        assert drain(queue) == records
-        assert list(tmp_path.iterdir()) == []
-
-    def test_reading_and_writing_in_turn(self, queue):
-        for number in range(30):
-            queue.append(record(number))
-            assert queue.head() == record(number)
-            queue.pop()
-        assert queue.head() is None
-        assert queue.num_bytes == 0
-
-    def test_later_process_reads_what_was_written(self, queue, tmp_path, lost):
-        records = [record(number) for number in range(20)]
-        for item in records:
-            queue.append(item)
-        later = SegmentQueue(tmp_path, 1000, lost.append)
-        later.load()
-        assert later.num_frames == 20
-        assert drain(later) == records
-
-    @pytest.mark.parametrize("cut", [1, 50, 99, 110])
-    def test_tail_cut_off_by_a_crash_is_ignored(self, queue, tmp_path, lost, cut):
-        for number in range(3):
-            queue.append(record(number))
-        file = tmp_path / "00000001.seg"
-        file.write_bytes(file.read_bytes()[:-cut])
-        later = SegmentQueue(tmp_path, 1000, lost.append)
-        later.load()
-        assert drain(later) == [record(0), record(1)]
-
-    def test_flipped_bit_ends_its_file_and_is_counted(self, queue, tmp_path, lost):
-        for number in range(12):
-            queue.append(record(number))
-        file = tmp_path / "00000001.seg"
-        data = bytearray(file.read_bytes())
-        data[-1] ^= 1
-        file.write_bytes(data)
-        found = drain(queue)
-        missing = 12 - len(found)
-        assert found == [record(number) for number in range(12) if record(number) in found]
-        assert lost == [missing] == [1]
-
-    def test_file_that_vanished_is_counted(self, queue, tmp_path, lost):
-        for number in range(12):
-            queue.append(record(number))
-        (tmp_path / "00000001.seg").unlink()
-        found = drain(queue)
-        assert lost == [12 - len(found)]
-        assert found[-1] == record(11)
-
-    def test_foreign_bytes_are_no_records(self, tmp_path, lost):
-        (tmp_path / "00000001.seg").write_bytes(b"STSP" + b"\xff" * 200)
-        (tmp_path / "00000002.seg").write_bytes(b"")
-        queue = SegmentQueue(tmp_path, 1000, lost.append)
-        queue.load()
-        assert queue.head() is None
-
-    def test_half_written_record_is_undone(self, queue, monkeypatch):
-        queue.append(record(0))
-        writer = queue._writer
-        monkeypatch.setattr(queue, "_writer", _Half(writer))
-        with pytest.raises(OSError, match="No space"):
-            queue.append(record(1))
-        monkeypatch.setattr(queue, "_writer", writer)
-        queue.append(record(2))
-        assert drain(queue) == [record(0), record(2)]
-
-    def test_dropping_keeps_results(self, queue, lost):
-        queue.append(record(0))
-        queue.append(record(1, kind=RecordKind.RESULT))
-        for number in range(2, 9):
-            queue.append(record(number))
-        assert queue.drop_oldest() == [record(1, kind=RecordKind.RESULT)]
-        assert lost[0] > 0
+@pytest.fixture(params=["local disk", "network file system"])
+def disk(request, monkeypatch):
+    is_local = request.param == "local disk"
+    monkeypatch.setattr(spool_module, "is_on_local_disk", lambda path: is_local)
+    return request.param
 
 
-class _Half:
-    """A disk that fills up in the middle of a record."""
+PRELUDE = """
+import os, signal, sys
+from pathlib import Path
+from stabilizer.agent.telemetry import spool as spool_module
+from stabilizer.agent.telemetry.counters import Counters
+from stabilizer.agent.telemetry.settings import ReporterSettings
+from stabilizer.agent.telemetry.spool import Record, RecordKind, SessionInfo, Spool
+from stabilizer.protocol.runs import RunRegister
 
-    def __init__(self, file):
-        self.file = file
+if sys.argv[2] == "network":
+    spool_module.is_on_local_disk = lambda path: False
 
-    def write(self, data):
-        self.file.write(data[: len(data) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device")
+def make():
+    settings = ReporterSettings(spool_directory=Path(sys.argv[1]))
+    spool = Spool(settings, "a run", "7", Counters())
+    spool.info = SessionInfo(message=RunRegister(protocol_version=1, name="a run", key="7"))
+    return spool
 
-    def fileno(self):
-        return self.file.fileno()
+def record(number, size=100):
+    return Record(RecordKind.BATCH, 1, 1, number.to_bytes(4, "little") * (size // 4))
+"""
 
-    def close(self):
-        self.file.close()
+
+@pytest.fixture
+def start_process(folder):
+    """Run code after `PRELUDE` in another process of the run."""
+
+    def start(code, disk="local"):
+        text = PRELUDE + textwrap.dedent(code)
+        command = [sys.executable, "-c", text, str(folder), disk.split()[0]]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    return start
+
+
+def output(process):
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    return text
 
 
 class TestSpool:
-    def test_is_never_larger_than_its_bound(self, make_spool):
-        spool = make_spool(spool_bytes=10_000)
-        for number in range(500):
+    def test_first_in_first_out(self, make_spool, folder, disk):
+        spool = make_spool(*range(50))
+        assert drain(spool) == records(*range(50))
+        assert size_on_disk(folder) == 0
+
+    def test_reading_and_writing_in_turn(self, make_spool):
+        spool = make_spool()
+        for number in range(30):
             spool.append(record(number))
-            assert spool.num_bytes <= 10_000
-        kept = drain(spool)
-        assert kept == [record(number) for number in range(500 - len(kept), 500)]
-        assert spool.counters.health.frames_dropped == 500 - len(kept)
+            assert spool.head() == record(number)
+            spool.pop()
+        assert spool.head() is None
+        assert spool.num_bytes == 0
+
+    def test_is_never_larger_on_disk_than_its_bound(self, make_spool, folder, disk):
+        spool = make_spool(spool_bytes=BOUND)
+        for number in range(200):
+            spool.append(record(number, 100_000))
+            assert size_on_disk(folder) <= BOUND
+        kept = [int.from_bytes(item.payload[:4], "little") for item in drain(spool)]
+        assert kept == list(range(200 - len(kept), 200))
+        assert spool.counters.health.frames_dropped == 200 - len(kept)
         assert len(kept) > 50
 
-    def test_results_outlive_the_bound(self, make_spool):
-        spool = make_spool(spool_bytes=10_000)
+    def test_results_outlive_the_bound_in_their_place(self, make_spool):
+        spool = make_spool(spool_bytes=BOUND)
         result = record(10**6, kind=RecordKind.RESULT)
         spool.append(result)
-        for number in range(500):
-            spool.append(record(number))
-        assert result in drain(spool)
+        for number in range(200):
+            spool.append(record(number, 100_000))
+        assert drain(spool)[0] == result
 
     def test_bound_holds_for_what_others_left_as_well(self, make_spool):
-        first = make_spool(spool_bytes=10_000)
+        first = make_spool(spool_bytes=BOUND)
         for number in range(60):
-            first.append(record(number))
+            first.append(record(number, 100_000))
         first.close()
-        second = make_spool(spool_bytes=10_000)
+        second = make_spool(spool_bytes=BOUND)
         second.take_over()
         for number in range(60):
-            second.append(record(number))
-            assert second.num_bytes <= 10_000
+            second.append(record(number, 100_000))
+            assert second.num_bytes <= BOUND
         assert len(drain(second)) == 60
-
-    def test_later_process_takes_over_with_name_and_numbers(self, make_spool, kit):
-        first = make_spool()
-        first.append(record(1))
-        first.info = SessionInfo(message=kit.make_register(), run_id="r", base=4)
-        first.append(record(2))
-        first.close()
-        ((session, info),) = make_spool().take_over()
-        assert (info.run_id, info.base) == ("r", 4)
-        assert drain(session.queue) == [record(1), record(2)]
-
-    def test_empty_session_leaves_nothing_behind(self, make_spool, settings):
-        spool = make_spool()
-        spool.append(record(1))
-        spool.pop()
-        spool.close()
-        assert list(settings.spool_directory.rglob("session.json")) == []
-
-    def test_runs_of_other_keys_are_left_alone(self, make_spool):
-        first = make_spool(key="7")
-        first.append(record(1))
-        first.close()
-        assert make_spool(key="8").take_over() == []
-
-    def test_two_living_processes_do_not_share(self, make_spool, settings, kit):
-        spool = make_spool()
-        spool.append(record(1))
-        code = (
-            "import sys; from pathlib import Path\n"
-            "from stabilizer.agent.telemetry.counters import Counters\n"
-            "from stabilizer.agent.telemetry.disk.spool import Spool\n"
-            "from stabilizer.agent.telemetry.settings import ReporterSettings\n"
-            "settings = ReporterSettings(spool_directory=Path(sys.argv[1]))\n"
-            "print(len(Spool(settings, 'a run', '7', Counters()).take_over()))\n"
-        )
-        command = [sys.executable, "-c", code, str(settings.spool_directory)]
-
-        def ask():
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-        assert ask() == "0\n"
-        spool.close()
-        assert ask() == "1\n"
-
-    def test_forked_child_does_not_hold_the_lock(self, tmp_path):
-        lock = SessionLock(tmp_path / "lock")
-        ready, done = os.pipe(), os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.write(ready[1], b"x")
-            os.read(done[0], 1)
-            os._exit(0)
-        os.read(ready[0], 1)
-        lock.release()
-        try:
-            SessionLock(tmp_path / "lock").release()
-        finally:
-            os.write(done[1], b"x")
-            os.waitpid(child, 0)
-
-    def test_session_without_its_name_is_removed(self, make_spool, settings):
-        first = make_spool()
-        first.append(record(1))
-        first.close()
-        (file,) = settings.spool_directory.rglob("session.json")
-        file.write_text("{")
-        second = make_spool()
-        assert second.take_over() == []
-        assert not file.parent.exists()
-        assert second.counters.health.frames_dropped == 1
-
-    def test_tidied_up_folder_is_made_again(self, make_spool, settings):
-        spool = make_spool()
-        spool.append(record(1))
-        for file in settings.spool_directory.rglob("0*/*"):
-            file.unlink()
-        next(settings.spool_directory.rglob("0*")).rmdir()
-        spool.append(record(2))
-        assert drain(spool) == [record(2)]
-        assert spool.counters.health.frames_dropped == 1
+        assert 0 < second.counters.health.frames_dropped <= 60
 
     def test_record_beyond_the_bound_is_refused(self, make_spool):
-        with pytest.raises(TelemetryError, match="does not fit into 50") as caught:
+        with pytest.raises(TelemetryError, match="does not fit") as caught:
             make_spool(spool_bytes=50).append(record(1))
         assert caught.value.code == "spool_failed"
 
-    def test_link_in_the_temporary_folder_is_not_followed(self, make_spool, settings, tmp_path):
-        spool = make_spool()
-        (tmp_path / "elsewhere").mkdir()
-        settings.spool_directory.mkdir()
-        spool._folder.symlink_to(tmp_path / "elsewhere")
-        with pytest.raises(TelemetryError, match="another user"):
+    def test_registration_changes_the_owner_and_no_record(self, make_spool, kit):
+        spool = make_spool(1)
+        spool.info = SessionInfo(message=kit.make_register(), run_id="r", base=7)
+        spool.append(record(2))
+        spool.close()
+        ((file, info),) = make_spool().take_over()
+        assert (info.run_id, info.base) == ("r", 7)
+        assert drain(file) == records(1, 2)
+
+
+class TestProcesses:
+    def test_later_process_takes_over_oldest_first(self, make_spool):
+        first, second = make_spool(1, 2), make_spool(3)
+        first.close()
+        second.close()
+        found = make_spool().take_over()
+        assert [drain(file) for file, _ in found] == [records(1, 2), records(3)]
+
+    def test_empty_spool_leaves_no_file(self, make_spool, folder):
+        spool = make_spool(1)
+        spool.pop()
+        spool.close()
+        assert size_on_disk(folder) == 0
+
+    def test_runs_of_other_keys_are_left_alone(self, make_spool):
+        make_spool(1, key="7").close()
+        assert make_spool(key="8").take_over() == []
+
+    def test_living_processes_do_not_share(self, make_spool, start_process, disk):
+        spool = make_spool(1)
+        code = "print(len(make().take_over()))"
+        assert output(start_process(code, disk)) == "0\n"
+        assert make_spool().take_over() == []
+        spool.close()
+        assert output(start_process(code, disk)) == "1\n"
+
+    def test_killed_process_loses_nothing_acknowledged(self, make_spool, start_process, disk):
+        process = start_process(
+            """
+            spool = make()
+            for number in range(10**9):
+                spool.append(record(number, 20_000))
+                print(number, flush=True)
+            """,
+            disk,
+        )
+        acknowledged = [process.stdout.readline() for _ in range(20)]
+        process.kill()
+        acknowledged += process.stdout.read().splitlines()
+        process.wait()
+        process.stdout.close()
+        ((file, _),) = make_spool().take_over()
+        found = [int.from_bytes(item.payload[:4], "little") for item in drain(file)]
+        assert found == list(range(len(found)))
+        assert len(acknowledged) <= len(found) <= len(acknowledged) + 1
+
+    def test_death_in_the_middle_of_a_write_undoes_it(self, make_spool, start_process, disk):
+        process = start_process(
+            """
+            spool = make()
+            spool.append(record(0))
             spool.append(record(1))
+            spool.pop()
+
+            def rows():
+                for _ in range(100):  # more than SQLite holds in memory, so that the disk has it
+                    yield 1, 1, 1, b"x" * 100_000
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            spool._file.extend(rows())
+            """,
+            disk,
+        )
+        assert process.wait(60) == -signal.SIGKILL
+        process.stdout.close()
+        ((file, _),) = make_spool().take_over()
+        assert drain(file) == records(1)
+
+    def test_death_before_the_first_record_leaves_no_file(self, make_spool, folder, start_process):
+        process = start_process(
+            """
+            connect = spool_module._connect
+            spool_module._connect = lambda *args: connect(*args) and os.kill(os.getpid(), 9)
+            make().append(record(1))
+            """
+        )
+        assert process.wait(60) == -signal.SIGKILL
+        process.stdout.close()
+        assert list(folder.rglob("*.spool"))
+        assert make_spool().take_over() == []
+        assert size_on_disk(folder) == 0
+
+    def test_forked_child_leaves_file_and_lock_alone(self, make_spool, start_process, disk):
+        spool = make_spool(1)
+        file = spool._file
+        file._db.execute("BEGIN")
+        file._db.execute("UPDATE records SET num_frames = 5")
+        child = os.fork()
+        if child == 0:
+            del file
+            spool._file = None
+            gc.collect()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        file._db.execute("COMMIT")
+        assert output(start_process("print(len(make().take_over()))", disk)) == "0\n"
+        assert spool.head() == replace(record(1), num_frames=5)
+
+    def test_lock_ends_with_the_process_though_a_child_lives(self, make_spool, start_process):
+        process = start_process(
+            """
+            spool = make()
+            spool.append(record(1))
+            child = os.fork()
+            if child == 0:
+                signal.pause()
+            print(child, flush=True)
+            os._exit(0)
+            """
+        )
+        child = int(process.stdout.readline())
+        try:
+            assert process.wait(60) == 0
+            ((file, _),) = make_spool().take_over()
+            assert drain(file) == records(1)
+        finally:
+            os.kill(child, signal.SIGKILL)
+            process.stdout.close()
+
+
+class TestFailures:
+    def test_file_locked_by_someone_else_is_left_for_later(self, make_spool, folder):
+        make_spool(1).close()
+        (path,) = folder.rglob("*.spool")
+        reader = sqlite3.connect(path, isolation_level=None)
+        reader.execute("BEGIN IMMEDIATE")
+        later = make_spool()
+        assert later.take_over() == []
+        reader.close()
+        assert len(later.take_over()) == 1
+
+    def test_lock_is_not_waited_for(self, make_spool, monkeypatch):
+        monkeypatch.setattr(spool_module, "_LOCK_WAIT_SECONDS", 0.01)
+        connect, holders = sqlite3.connect, []
+
+        def lock_first(path, **options):
+            holders.append(connect(path, isolation_level=None))
+            holders[0].execute("BEGIN EXCLUSIVE")
+            return connect(path, **options)
+
+        spool = make_spool()
+        with monkeypatch.context() as locked:
+            locked.setattr(sqlite3, "connect", lock_first)
+            with pytest.raises(TelemetryError, match="locked") as caught:
+                spool.append(record(1))
+        holders[0].close()
+        assert caught.value.code == "spool_failed"
+        spool.append(record(1))
+        assert drain(spool) == records(1)
+
+    def test_read_only_file_stays_and_is_no_obstacle(self, make_spool, monkeypatch):
+        make_spool(1).close()
+        make_spool(2).close()
+        connect = sqlite3.connect
+
+        def read_only(path, **options):
+            if "-" in path.name and path.name.startswith("00000001"):
+                return connect(f"file:{path}?mode=ro", uri=True, **options)
+            return connect(path, **options)
+
+        later = make_spool()
+        with monkeypatch.context() as mounted:
+            mounted.setattr(sqlite3, "connect", read_only)
+            found = later.take_over()
+        assert [drain(file) for file, _ in found] == [records(2)]
+        assert later.counters.health.send_failures == 1
+        assert [drain(file) for file, _ in later.take_over()] == [records(1)]
 
     def test_folder_that_cannot_be_made_is_a_failure_with_a_code(self, make_spool, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(TelemetryError) as caught:
-            make_spool(spool_directory=tmp_path / "file").append(record(1))
+            make_spool(1, spool_directory=tmp_path / "file")
         assert caught.value.code == "spool_failed"
+
+    def test_link_in_the_temporary_folder_is_not_followed(self, make_spool, tmp_path, folder):
+        spool = make_spool()
+        (tmp_path / "elsewhere").mkdir()
+        folder.mkdir()
+        spool._folder.symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(TelemetryError, match="another user"):
+            spool.append(record(1))
+
+    @pytest.mark.parametrize("damage", [b"", b"no database" * 1000, bytes(8192)])
+    def test_damaged_file_is_deleted_and_the_others_are_delivered(self, make_spool, folder, damage):
+        make_spool(1).close()
+        (path,) = folder.rglob("*.spool")
+        make_spool(2).close()
+        path.write_bytes(damage)
+        ((file, _),) = make_spool().take_over()
+        assert drain(file) == records(2)
+        assert not path.exists()
+
+    @pytest.mark.parametrize(
+        ("change", "is_kept"),
+        [("UPDATE owner SET info = '{'", False), ("PRAGMA user_version = 99", True)],
+    )
+    def test_only_the_file_of_a_later_version_is_kept(self, make_spool, folder, change, is_kept):
+        make_spool(1).close()
+        (path,) = folder.rglob("*.spool")
+        db = sqlite3.connect(path, isolation_level=None)
+        db.execute(change)
+        db.close()
+        later = make_spool()
+        assert later.take_over() == []
+        assert path.exists() is is_kept
+        assert later.counters.health.send_failures == (not is_kept)
+
+    def test_own_file_that_is_damaged_is_replaced_and_counted(self, make_spool):
+        spool = make_spool(1)
+        spool._file._db.execute("DELETE FROM records")
+        with pytest.raises(TelemetryError, match="lacks 1 records"):
+            spool.head()
+        assert spool.counters.health.frames_dropped == 1
+        spool.append(record(2))
+        assert drain(spool) == records(2)
+
+    def test_file_deleted_under_us_is_written_again(self, make_spool, folder, disk):
+        spool = make_spool(1, 2)
+        spool.pop()
+        for path in folder.rglob("*.spool*"):
+            path.unlink()
+        next(folder.iterdir()).rmdir()
+        spool.append(record(3))
+        spool.close()
+        ((file, _),) = make_spool().take_over()
+        assert drain(file) == records(2, 3)
+
+    def test_full_disk_refuses_a_record_and_keeps_the_others(self, make_spool, disk):
+        spool = make_spool(1)
+        db = spool._file._db
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+        db.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(TelemetryError, match="full"):
+            spool.append(record(2, 100_000))
+        db.execute("PRAGMA max_page_count = 100000")
+        spool.append(record(3))
+        assert drain(spool) == records(1, 3)
+        assert spool.counters.health.frames_spooled == 2
+
+    def test_record_that_the_disk_does_not_delete_is_not_sent_again(self, make_spool):
+        spool = make_spool(1, 2, 3)
+        spool._file._db.execute("PRAGMA query_only = ON")
+        spool.pop()
+        spool._file._db.execute("PRAGMA query_only = OFF")
+        assert spool.head() == record(2)
+        spool.pop()
+        spool.close()
+        ((file, _),) = make_spool().take_over()
+        assert drain(file) == records(3)
+
+
+def encode(item):
+    """Write a record as version 0.1 did."""
+    fields = struct.pack("<BIII", item.kind, item.base, item.num_frames, len(item.payload))
+    checksum = struct.pack("<I", zlib.crc32(item.payload, zlib.crc32(fields)))
+    return b"STSP" + fields + checksum + item.payload
+
+
+class TestOldSpool:
+    @pytest.fixture
+    def leave(self, make_spool, kit):
+        """Write a folder as a process of version 0.1 did."""
+        run_folder = make_spool()._folder
+
+        def leave(*segments):
+            folder = run_folder / "00000001"
+            folder.mkdir(parents=True)
+            (folder / "lock").touch()
+            info = SessionInfo(message=kit.make_register(), run_id="r", base=3)
+            (folder / "session.json").write_text(info.model_dump_json())
+            for number, segment in enumerate(segments, start=1):
+                data = b"".join(encode(item) for item in segment)
+                (folder / f"{number:08d}.seg").write_bytes(data)
+            return folder
+
+        return leave
+
+    def test_is_taken_over_before_newer_files(self, leave, make_spool, folder):
+        left = [record(0, kind=RecordKind.FIRST_BATCH), record(1, kind=RecordKind.RESULT)]
+        leave(left, records(2))
+        make_spool(3).close()
+        (first, info), (second, _) = make_spool().take_over()
+        assert (info.run_id, info.base, first.begins_attempts) == ("r", 3, True)
+        assert drain(first) == [*left, record(2)]
+        assert drain(second) == records(3)
+        assert not list(folder.rglob("*.seg"))
+
+    @pytest.mark.parametrize("cut", [1, 50, 99, 110])
+    def test_record_cut_off_by_a_crash_is_ignored(self, leave, make_spool, cut):
+        path = leave(records(0, 1, 2)) / "00000001.seg"
+        path.write_bytes(path.read_bytes()[:-cut])
+        ((file, _),) = make_spool().take_over()
+        assert drain(file) == records(0, 1)
+
+    def test_flipped_bit_costs_its_record_and_is_counted(self, leave, make_spool):
+        path = leave(records(0, 1, 2)) / "00000001.seg"
+        data = bytearray(path.read_bytes())
+        data[150] ^= 1
+        path.write_bytes(data)
+        later = make_spool()
+        ((file, _),) = later.take_over()
+        assert drain(file) == records(0, 2)
+        assert later.counters.health.frames_dropped == 1
+
+    def test_foreign_bytes_are_no_records(self, leave, make_spool, folder):
+        left = leave([])
+        (left / "00000001.seg").write_bytes(b"STSP" + b"\xff" * 200)
+        assert make_spool().take_over() == []
+        assert size_on_disk(folder) == 0
+
+    def test_without_its_owner_it_is_deleted_and_counted(self, leave, make_spool):
+        left = leave(records(0, 1))
+        (left / "session.json").write_text("{")
+        later = make_spool()
+        assert later.take_over() == []
+        assert not left.exists()
+        assert later.counters.health.frames_dropped == 2
+
+    def test_folder_of_a_living_process_is_left_alone(self, leave, make_spool):
+        left = leave(records(0))
+        code = (
+            "import fcntl, signal; fcntl.flock(0, fcntl.LOCK_EX); print(flush=True); signal.pause()"
+        )
+        with (left / "lock").open("r+") as lock:
+            owner = subprocess.Popen(
+                [sys.executable, "-c", code], stdin=lock, stdout=subprocess.PIPE
+            )
+            owner.stdout.readline()
+        assert make_spool().take_over() == []
+        owner.kill()
+        owner.communicate()
+        assert len(make_spool().take_over()) == 1
+        assert not left.exists()
+
+    def test_full_disk_leaves_it_for_later(self, leave, make_spool, monkeypatch):
+        left = leave(records(0))
+
+        def full(*args):
+            raise sqlite3.OperationalError("database or disk is full")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(spool_module.SpoolFile, "extend", full)
+            assert make_spool().take_over() == []
+        assert left.exists()
+        ((file, _),) = make_spool().take_over()
+        assert drain(file) == records(0)
+
+    def test_death_after_the_copy_doubles_nothing(self, leave, make_spool, monkeypatch):
+        left = leave(records(0))
+
+        def die(folder):
+            raise OSError("killed")
+
+        first = make_spool()
+        with monkeypatch.context() as broken:
+            broken.setattr(spool_module.shutil, "rmtree", die)
+            first.take_over()
+        first.close()
+        assert left.exists()
+        ((file, _),) = make_spool().take_over()
+        assert drain(file) == records(0)
+        assert not left.exists()
 
 
 class TestBacklog:
@@ -314,7 +579,7 @@ class TestBacklog:
         while (head := backlog.head(33.0)) is not None:
             found.append(head)
             backlog.pop(head, 33.0)
-        assert found == [record(number) for number in range(9)]
+        assert found == records(*range(9))
 
     def test_end_without_a_disk_is_counted(self, make_spool):
         spool = make_spool(spool_bytes=0)
@@ -323,7 +588,7 @@ class TestBacklog:
         backlog.close(0.0)
         assert spool.counters.health.frames_dropped == 1
 
-    def test_disk_that_cannot_be_read_is_passed_by_and_tried_again(self, make_spool, monkeypatch):
+    def test_disk_that_cannot_be_read_is_skipped_and_tried_again(self, make_spool, monkeypatch):
         spool = make_spool()
         backlog = Backlog(spool, spool.counters)
         backlog.append(record(0))
@@ -340,5 +605,76 @@ class TestBacklog:
         assert backlog.head(32.0) == record(0)
 
 
-def test_size_on_disk_is_what_is_documented():
-    assert len(encode_record(record(1, size=100))) == 4 + 13 + 4 + 100
+def test_training_never_waits_for_a_lock_that_hangs(settings, collector, kit, monkeypatch):
+    """As on a network file system whose lock server is gone."""
+    is_hanging, released, users = threading.Event(), threading.Event(), set()
+    connect = sqlite3.connect
+
+    def hang(*args, **options):
+        users.add(threading.current_thread().name)
+        is_hanging.set()
+        released.wait()
+        return connect(*args, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", hang)
+    collector.faults.append(kit.gone)
+    reporter = Reporter(
+        "http://127.0.0.1:1",
+        kit.make_register(),
+        token=None,
+        clock=SystemClock(),
+        transport=collector,
+        settings=replace(settings, register_wait_seconds=0.0),
+        on_answer=lambda answer: None,
+    )
+    reporter.start()
+    reporter.put(kit.Pending(0))
+    assert is_hanging.wait(30)
+    for step in range(1, 10_000):
+        reporter.put(kit.Pending(step))
+    reporter.marker(Marker(kind=MarkerKind.LR_CHANGE, step=1))
+    reporter.begin_attempt(AttemptStart(from_step=7))
+    reporter.result(kit.make_result())
+    reporter.set_snapshots(())
+    reporter.set_state(RunState.PAUSED, 7)
+    reporter.close(RunState.FAILED, timeout_seconds=0.1)
+    assert reporter._thread.is_alive()
+    released.set()
+    reporter._thread.join(30)
+    assert not reporter._thread.is_alive()
+    assert users == {"stabilizer-sender"}
+
+
+@pytest.mark.parametrize(
+    ("path", "is_local"),
+    [
+        ("/tmp/spool", True),
+        ("/mnt/fast disk/spool", True),
+        ("/mnt/fast", False),
+        ("/home/me/spool", False),
+        ("/home/local/me", True),
+        ("/lustre/me", False),
+        ("/gpfs/me", False),
+        ("/smb/me", False),
+        ("/ssh/me", False),
+    ],
+)
+def test_kind_of_file_system_is_that_of_the_nearest_mount(tmp_path, path, is_local):
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "/dev/vda / ext4 rw 0 0\n"
+        "tmpfs /tmp tmpfs rw 0 0\n"
+        "server:/fast /mnt nfs4 rw 0 0\n"
+        "/dev/vdb /mnt/fast\\040disk xfs rw 0 0\n"
+        "server:/home /home nfs rw 0 0\n"
+        "/dev/vdc /home/local ext4 rw 0 0\n"
+        "fs /lustre lustre rw 0 0\n"
+        "fs /gpfs gpfs rw 0 0\n"
+        "//server/x /smb cifs rw 0 0\n"
+        "sshfs /ssh fuse.sshfs rw 0 0\n"
+    )
+    assert is_on_local_disk(Path(path), mounts) is is_local
+
+
+def test_unknown_mounts_are_not_local(tmp_path):
+    assert not is_on_local_disk(tmp_path, tmp_path / "missing")
