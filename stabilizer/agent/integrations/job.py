@@ -26,9 +26,9 @@ from stabilizer.agent.integrations.settings import JobSettings
 from stabilizer.agent.integrations.solo import SoloBrain
 from stabilizer.agent.probes.probe_set import ProbeSet
 from stabilizer.agent.probes.record import PendingFrames
+from stabilizer.agent.telemetry.http import Transport
 from stabilizer.agent.telemetry.reporter import Reporter
 from stabilizer.agent.telemetry.settings import ReporterSettings
-from stabilizer.agent.telemetry.wire.transport import Transport
 from stabilizer.clock import Clock
 from stabilizer.protocol.batches import (
     AttemptStart,

@@ -21,8 +21,8 @@ from stabilizer.agent.control.optimizer_step import GuardPolicy, name_groups
 from stabilizer.agent.integrations.job import Job, JobSubject
 from stabilizer.agent.integrations.lightning_loop import LightningFit
 from stabilizer.agent.integrations.settings import JobSettings
+from stabilizer.agent.telemetry.http import Transport
 from stabilizer.agent.telemetry.settings import ReporterSettings
-from stabilizer.agent.telemetry.wire.transport import Transport
 from stabilizer.clock import Clock, SystemClock
 from stabilizer.errors import ConfigurationError
 from stabilizer.protocol.decisions import Mode

@@ -9,8 +9,7 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from stabilizer.agent.control.optimizer_step import GuardPolicy
-from stabilizer.agent.telemetry.wire.endpoint import Endpoint
-from stabilizer.agent.telemetry.wire.transport import check_token
+from stabilizer.agent.telemetry.http import Endpoint, check_token
 from stabilizer.errors import ConfigurationError, RuleFileError
 from stabilizer.protocol.decisions import Mode
 from stabilizer.protocol.runs import Key, Name

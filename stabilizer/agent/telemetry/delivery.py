@@ -7,8 +7,8 @@ from enum import Enum, auto
 from typing import Final
 
 from stabilizer.agent.telemetry.attempts import Start, move_header, move_start
+from stabilizer.agent.telemetry.client import CollectorClient, RefusedError
 from stabilizer.agent.telemetry.spool import Record, RecordKind
-from stabilizer.agent.telemetry.wire.client import CollectorClient, RefusedError
 from stabilizer.errors import TelemetryError
 from stabilizer.protocol.batches import AttemptStart, BatchAnswer, MarkerKind
 from stabilizer.protocol.commands import CommandResult

@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 from collections import deque
 
+from stabilizer.agent.telemetry.client import CollectorClient
 from stabilizer.agent.telemetry.counters import Counters
 from stabilizer.agent.telemetry.delivery import Delivery, Verdict, judge
 from stabilizer.agent.telemetry.settings import ReporterSettings
 from stabilizer.agent.telemetry.spool import SPOOL_ERRORS, SessionInfo, SpoolFile
-from stabilizer.agent.telemetry.wire.client import CollectorClient
 from stabilizer.errors import TelemetryError
 
 _logger = logging.getLogger(__name__)

@@ -15,13 +15,12 @@ from collections.abc import Callable, Sequence
 
 from stabilizer.agent.telemetry.attempts import AttemptBook, SnapshotNumbers, Start
 from stabilizer.agent.telemetry.buffer import Buffer, FrameSource, StateChange
+from stabilizer.agent.telemetry.client import CollectorClient
 from stabilizer.agent.telemetry.context import Context
 from stabilizer.agent.telemetry.counters import Counters
+from stabilizer.agent.telemetry.http import Endpoint, HttpTransport, Transport
 from stabilizer.agent.telemetry.sender import Ending, Sender
 from stabilizer.agent.telemetry.settings import ReporterSettings
-from stabilizer.agent.telemetry.wire.client import CollectorClient
-from stabilizer.agent.telemetry.wire.endpoint import Endpoint
-from stabilizer.agent.telemetry.wire.transport import HttpTransport, Transport
 from stabilizer.clock import Clock
 from stabilizer.protocol.batches import (
     AgentHealth,

@@ -18,12 +18,12 @@ from typing import TypeAlias
 from stabilizer.agent.telemetry.backlog import Backlog
 from stabilizer.agent.telemetry.batcher import Batcher
 from stabilizer.agent.telemetry.buffer import StateChange
+from stabilizer.agent.telemetry.client import CollectorClient, RefusedError
 from stabilizer.agent.telemetry.context import Context
 from stabilizer.agent.telemetry.delivery import Delivery, Verdict, judge
 from stabilizer.agent.telemetry.intake import Intake
 from stabilizer.agent.telemetry.leftovers import Leftovers
 from stabilizer.agent.telemetry.spool import Record, Spool
-from stabilizer.agent.telemetry.wire.client import CollectorClient, RefusedError
 from stabilizer.clock import Clock
 from stabilizer.errors import TelemetryError
 from stabilizer.protocol.batches import BatchAnswer

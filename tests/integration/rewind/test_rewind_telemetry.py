@@ -12,8 +12,8 @@ import pytest
 from torch.utils.data import DataLoader
 
 from stabilizer.agent.integrations import job as job_module
+from stabilizer.agent.telemetry.http import HttpResponse
 from stabilizer.agent.telemetry.settings import ReporterSettings
-from stabilizer.agent.telemetry.wire.transport import HttpResponse
 from stabilizer.protocol.batches import BatchAnswer, Marker, MarkerKind, SamplingPlan
 from stabilizer.protocol.commands import CommandResult, RollbackParameters, SnapshotTarget
 from stabilizer.protocol.decisions import Mode

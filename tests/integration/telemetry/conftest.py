@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from stabilizer.agent.telemetry.http import HttpRequest
 from stabilizer.agent.telemetry.reporter import Reporter
 from stabilizer.agent.telemetry.settings import ReporterSettings
-from stabilizer.agent.telemetry.wire.transport import HttpRequest
 from stabilizer.clock import SystemClock
 from stabilizer.protocol.runs import RunState
 

@@ -9,8 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from stabilizer.agent.telemetry.wire.endpoint import Endpoint
-from stabilizer.agent.telemetry.wire.transport import HttpRequest, HttpTransport
+from stabilizer.agent.telemetry.http import Endpoint, HttpRequest, HttpTransport
 from stabilizer.errors import TelemetryError
 
 

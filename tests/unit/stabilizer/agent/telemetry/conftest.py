@@ -9,12 +9,12 @@ import pytest
 
 from stabilizer.agent.telemetry.attempts import AttemptBook
 from stabilizer.agent.telemetry.buffer import Buffer
+from stabilizer.agent.telemetry.client import CollectorClient
 from stabilizer.agent.telemetry.context import Context
 from stabilizer.agent.telemetry.counters import Counters
+from stabilizer.agent.telemetry.http import HttpResponse
 from stabilizer.agent.telemetry.sender import Sender
 from stabilizer.agent.telemetry.settings import ReporterSettings
-from stabilizer.agent.telemetry.wire.client import CollectorClient
-from stabilizer.agent.telemetry.wire.transport import HttpResponse
 from stabilizer.errors import TelemetryError
 from stabilizer.protocol.batches import BatchAnswer, SamplingPlan
 from stabilizer.protocol.commands import CommandResult, CommandState

@@ -6,8 +6,8 @@ import pytest
 
 from stabilizer.agent.telemetry.attempts import Start
 from stabilizer.agent.telemetry.buffer import StateChange
+from stabilizer.agent.telemetry.http import HttpResponse
 from stabilizer.agent.telemetry.sender import Ending
-from stabilizer.agent.telemetry.wire.transport import HttpResponse
 from stabilizer.errors import TelemetryError
 from stabilizer.protocol.batches import AttemptStart, Marker, MarkerKind, SnapshotInfo
 from stabilizer.protocol.frames import decode_batch

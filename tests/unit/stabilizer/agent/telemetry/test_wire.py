@@ -5,12 +5,11 @@ import random
 
 import pytest
 
+from stabilizer.agent.telemetry.client import CollectorClient, RefusedError
 from stabilizer.agent.telemetry.delivery import Verdict, judge
+from stabilizer.agent.telemetry.http import Endpoint, HttpResponse, HttpTransport, find_proxy
 from stabilizer.agent.telemetry.sender import Backoff
 from stabilizer.agent.telemetry.settings import ReporterSettings
-from stabilizer.agent.telemetry.wire.client import CollectorClient, RefusedError
-from stabilizer.agent.telemetry.wire.endpoint import Endpoint, find_proxy
-from stabilizer.agent.telemetry.wire.transport import HttpResponse, HttpTransport
 from stabilizer.errors import ConfigurationError, TelemetryError
 
 

@@ -1,4 +1,4 @@
-"""The collector's REST interface as the job sees it."""
+"""The collector's REST API as the job uses it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ValidationError
 
-from stabilizer.agent.telemetry.settings import ReporterSettings
-from stabilizer.agent.telemetry.wire.transport import (
+from stabilizer.agent.telemetry.http import (
     HttpRequest,
     HttpResponse,
     Transport,
     never_cancelled,
 )
+from stabilizer.agent.telemetry.settings import ReporterSettings
 from stabilizer.errors import TelemetryError
 from stabilizer.protocol.batches import BatchAnswer
 from stabilizer.protocol.commands import CommandResult
@@ -30,9 +30,9 @@ _Answer = TypeVar("_Answer", bound=BaseModel)
 
 
 class RefusedError(TelemetryError):
-    """The collector answered, and did not take what it was given.
+    """The collector refused a request.
 
-    `code` is the problem document's, or `http_<status>` where there was none.
+    `code` is the problem document's, or `http_<status>` without one.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class CollectorClient:
     Args:
         transport: Carries the requests.
         settings: Timeouts.
-        secret: Token to cut out of whatever the collector says before it is shown.
-        is_cancelled: Breaks off any request; for the end of the job.
+        secret: Token to remove from every message of the collector.
+        is_cancelled: Cancels any request; for the end of the job.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class CollectorClient:
         return self._ask(BatchAnswer, self._post(path, body, CONTENT_TYPE))
 
     def heartbeat(self, run_id: str, message: Heartbeat) -> BatchAnswer:
-        """Give a sign of life, or tell a change of state."""
+        """Send a heartbeat, which also reports a change of state."""
         body = message.model_dump_json().encode()
         return self._ask(BatchAnswer, self._post(f"/runs/{quote(run_id, safe='')}/heartbeat", body))
 
@@ -95,17 +95,17 @@ class CollectorClient:
         wait_seconds: float,
         is_cancelled: Callable[[], bool],
     ) -> BatchAnswer:
-        """Ask for commands; the collector answers at once when there is news, else when time is up.
+        """Wait for commands; the collector answers at once if there is a new one.
 
         Args:
             run_id: The run.
             attempt: The attempt that the job is in.
-            known: Commands that the job has heard of; any other one is news.
-            wait_seconds: How long the collector may hold the answer back; whole seconds upwards.
-            is_cancelled: Breaks the wait off, in addition to the end of the job.
+            known: Commands that the job has received; any other one is new.
+            wait_seconds: How long the collector may delay its answer; rounded up to whole seconds.
+            is_cancelled: Ends the wait, in addition to the end of the job.
         """
         wait = math.ceil(wait_seconds)
-        # An empty name stands for "none known": without any, only undelivered ones would be news.
+        # An empty name means "none known": without any, only undelivered ones would be new.
         names = [("known", name) for name in known[-_MAX_KNOWN:] or ("",)]
         query = "?" + urlencode([("attempt", attempt), ("wait", wait), *names])
         request = HttpRequest(
@@ -117,13 +117,13 @@ class CollectorClient:
         return self._ask(BatchAnswer, request)
 
     def send_result(self, run_id: str, result: CommandResult) -> None:
-        """Deliver the job's word on a command."""
+        """Report the result of a command."""
         command = quote(result.command_id, safe="")
         path = f"/runs/{quote(run_id, safe='')}/commands/{command}/result"
         self._accepted(self._post(path, result.model_dump_json().encode()))
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._transport.close()
 
     def _post(self, path: str, body: bytes, content_type: str = _JSON) -> HttpRequest:
@@ -139,12 +139,12 @@ class CollectorClient:
     def _ask(self, model: type[_Answer], request: HttpRequest) -> _Answer:
         response = self._accepted(request)
         try:
-            # A newer collector may say more than we know; what we know must still be right.
+            # A newer collector may send more fields; those that we know must still be valid.
             return model.model_validate_json(response.body, extra="ignore")
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(str(part) for part in first["loc"]) or "body"
-            message = f"the answer to {request.method} is no {model.__name__}: {field}: "
+            message = f"the answer to {request.method} is not a {model.__name__}: {field}: "
             raise TelemetryError(
                 self._clean(message + first["msg"]), code="garbage_answer"
             ) from None  # the cause would show the answer, which may repeat our headers
@@ -168,11 +168,14 @@ class CollectorClient:
 
 
 def _read_problem(response: HttpResponse) -> tuple[str, str]:
-    """Return code and text of a refusal; anything that is no problem document has neither."""
+    """Return code and text of a refusal, which should be a problem document."""
     try:
         problem = Problem.model_validate_json(response.body)
     except ValidationError:
-        return f"http_{response.status}", f"{len(response.body)} bytes that are no problem document"
-    untold = [item for item in problem.errors if item.allowed not in problem.detail]
-    fields = "; ".join(f"{item.field}: allowed: {item.allowed}" for item in untold[:10])
+        return (
+            f"http_{response.status}",
+            f"{len(response.body)} bytes, not a problem document",
+        )
+    unmentioned = [item for item in problem.errors if item.allowed not in problem.detail]
+    fields = "; ".join(f"{item.field}: allowed: {item.allowed}" for item in unmentioned[:10])
     return problem.code[:100], f"{problem.detail} {fields}".rstrip()

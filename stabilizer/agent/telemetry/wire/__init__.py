@@ -1,1 +1,0 @@
-"""Over the network: address, connection, transport, typed requests."""
