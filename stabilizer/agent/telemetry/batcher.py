@@ -19,8 +19,7 @@ from stabilizer.agent.telemetry.attempts import (
     move_snapshots,
     move_start,
 )
-from stabilizer.agent.telemetry.buffer import Entry, FrameSource
-from stabilizer.agent.telemetry.context import Context
+from stabilizer.agent.telemetry.buffer import Context, Entry, FrameSource
 from stabilizer.agent.telemetry.spool import Record, RecordKind
 from stabilizer.errors import TelemetryError
 from stabilizer.protocol.batches import AgentHealth, BatchHeader, Marker

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from stabilizer.agent.telemetry.attempts import Start
+from stabilizer.agent.telemetry.attempts import AttemptBook, Start
 from stabilizer.agent.telemetry.counters import Counters
+from stabilizer.agent.telemetry.settings import ReporterSettings
+from stabilizer.clock import Clock
 from stabilizer.protocol.batches import Marker, SnapshotInfo
 from stabilizer.protocol.commands import CommandResult
 from stabilizer.protocol.frames import FrameBlock
@@ -231,3 +233,14 @@ class Buffer:
         if self._snapshots_at is not None:
             times.append(self._snapshots_at)
         return min(times, default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """One reporter's shared objects."""
+
+    settings: ReporterSettings
+    clock: Clock
+    buffer: Buffer
+    book: AttemptBook
+    counters: Counters

@@ -14,9 +14,8 @@ import weakref
 from collections.abc import Callable, Sequence
 
 from stabilizer.agent.telemetry.attempts import AttemptBook, SnapshotNumbers, Start
-from stabilizer.agent.telemetry.buffer import Buffer, FrameSource, StateChange
+from stabilizer.agent.telemetry.buffer import Buffer, Context, FrameSource, StateChange
 from stabilizer.agent.telemetry.client import CollectorClient
-from stabilizer.agent.telemetry.context import Context
 from stabilizer.agent.telemetry.counters import Counters
 from stabilizer.agent.telemetry.http import Endpoint, HttpTransport, Transport
 from stabilizer.agent.telemetry.sender import Ending, Sender

@@ -15,13 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from stabilizer.agent.telemetry.backlog import Backlog
 from stabilizer.agent.telemetry.batcher import Batcher
-from stabilizer.agent.telemetry.buffer import StateChange
+from stabilizer.agent.telemetry.buffer import Context, StateChange
 from stabilizer.agent.telemetry.client import CollectorClient, RefusedError
-from stabilizer.agent.telemetry.context import Context
 from stabilizer.agent.telemetry.delivery import Delivery, Verdict, judge
-from stabilizer.agent.telemetry.intake import Intake
+from stabilizer.agent.telemetry.intake import Backlog, Intake
 from stabilizer.agent.telemetry.leftovers import Leftovers
 from stabilizer.agent.telemetry.spool import Record, Spool
 from stabilizer.clock import Clock

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from stabilizer.agent.telemetry.attempts import AttemptBook
-from stabilizer.agent.telemetry.buffer import Buffer
+from stabilizer.agent.telemetry.buffer import Buffer, Context
 from stabilizer.agent.telemetry.client import CollectorClient
-from stabilizer.agent.telemetry.context import Context
 from stabilizer.agent.telemetry.counters import Counters
 from stabilizer.agent.telemetry.http import HttpResponse
 from stabilizer.agent.telemetry.sender import Sender

@@ -8,8 +8,7 @@ import pytest
 
 from stabilizer.agent.telemetry.attempts import AttemptBook, SnapshotNumbers, Start, move_start
 from stabilizer.agent.telemetry.batcher import MAX_MARKERS, Batcher
-from stabilizer.agent.telemetry.buffer import Buffer, StateChange
-from stabilizer.agent.telemetry.context import Context
+from stabilizer.agent.telemetry.buffer import Buffer, Context, StateChange
 from stabilizer.agent.telemetry.counters import Counters
 from stabilizer.agent.telemetry.reporter import Reporter
 from stabilizer.clock import SystemClock

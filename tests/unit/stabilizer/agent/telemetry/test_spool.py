@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from stabilizer.agent.telemetry import spool as spool_module
-from stabilizer.agent.telemetry.backlog import Backlog
 from stabilizer.agent.telemetry.counters import Counters
+from stabilizer.agent.telemetry.intake import Backlog
 from stabilizer.agent.telemetry.reporter import Reporter
 from stabilizer.agent.telemetry.spool import (
     Record,
