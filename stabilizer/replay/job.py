@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import numpy as np
@@ -334,18 +334,7 @@ class ReplayedJob:
 
 def issued_command(intent: CommandIntent) -> Command:
     """Make the command that a collector would issue for an intent."""
-    return Command(
-        id=intent.key,
-        run_id=_RUN_ID,
-        attempt=intent.attempt,
-        parameters=intent.parameters,
-        state=CommandState.PROPOSED if intent.proposed else CommandState.PENDING,
-        reason=intent.reason,
-        message=intent.message,
-        issued_step=intent.issued_step,
-        issued_at=_EPOCH,
-        expires_at=_EPOCH,
-    )
+    return intent.command(_RUN_ID, _EPOCH, timedelta(0))
 
 
 def applied_command(command: Command, step: int, read_back: ReadBack) -> Command:

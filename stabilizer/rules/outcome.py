@@ -7,9 +7,10 @@ incidents by their number within the run, commands by a key that a replay makes 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from stabilizer.protocol.commands import CommandParameters
+from stabilizer.protocol.commands import Command, CommandParameters, CommandState
 from stabilizer.protocol.decisions import (
     AlertState,
     DecisionKind,
@@ -97,6 +98,21 @@ class CommandIntent:
     issued_step: int
     proposed: bool
     """Needs approval before it is sent."""
+
+    def command(self, run_id: str, issued_at: datetime, lifetime: timedelta) -> Command:
+        """Make the command, as it is issued."""
+        return Command(
+            id=self.key,
+            run_id=run_id,
+            attempt=self.attempt,
+            parameters=self.parameters,
+            state=CommandState.PROPOSED if self.proposed else CommandState.PENDING,
+            reason=self.reason,
+            message=self.message,
+            issued_step=self.issued_step,
+            issued_at=issued_at,
+            expires_at=issued_at + lifetime,
+        )
 
 
 @dataclass(slots=True)

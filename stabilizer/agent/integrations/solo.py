@@ -145,19 +145,7 @@ class SoloBrain:
             self._issue(intent)
 
     def _issue(self, intent: CommandIntent) -> None:
-        now = self._clock.now()
-        command = Command(
-            id=intent.key,
-            run_id=_RUN_ID,
-            attempt=intent.attempt,
-            parameters=intent.parameters,
-            state=CommandState.PROPOSED if intent.proposed else CommandState.PENDING,
-            reason=intent.reason,
-            message=intent.message,
-            issued_step=intent.issued_step,
-            issued_at=now,
-            expires_at=now + _TIME_TO_LIVE,
-        )
+        command = intent.command(_RUN_ID, self._clock.now(), _TIME_TO_LIVE)
         self._commands[command.id] = command
         if intent.proposed:
             what = "proposed only; mode auto carries it out"
