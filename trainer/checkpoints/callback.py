@@ -129,7 +129,7 @@ class SnapshotHealth(Protocol):
 
     @property
     def attempt(self) -> int:
-        """Number of the present attempt, as the collector counts them."""
+        """Number of the current attempt in this process."""
 
     def healthy(self) -> Iterable[WatchedSnapshot]:
         """Return the snapshots that the collector calls healthy."""

@@ -45,7 +45,9 @@ class MonitorConfig(Section):
     collector: Annotated[str, AfterValidator(_check_address)] | None = None
     """Address of a collector; solo: the job evaluates the rules itself; null: no monitoring."""
     run: Annotated[str, AfterValidator(_check_name)] = "idefics"
-    """Name of the run; a resumed job with the same name continues it."""
+    """Name of the run; a job that resumes from a checkpoint of a run continues it."""
+    key: str = ""
+    """Distinguishes runs of one name; a job with the name and key of a run always continues it."""
     mode: Literal["observe", "propose", "auto"] = "propose"
     """observe: report only; propose: wait for an approval before acting; auto: act."""
     policy: str | None = None

@@ -52,6 +52,7 @@ def build_watcher(monitor: MonitorConfig, *, token: str | None) -> StabilizerCal
     return StabilizerCallback(
         None if monitor.collector == SOLO else monitor.collector,
         run=monitor.run,
+        key=monitor.key,
         token=token,
         mode=monitor.mode,
         policy=None if monitor.policy is None else find_policy(monitor.policy),

@@ -48,6 +48,9 @@ class Agreement(Protocol):
     merged: RankStatus
     """Status over all ranks, as of the last `exchange`."""
 
+    def share_id(self, attempt_id: str) -> str:
+        """Return the leader's id on every rank. Blocks; every rank calls it once, at the start."""
+
     def exchange(self, offered: Sequence[Command], status: RankStatus) -> tuple[Command, ...]:
         """Offer commands at a boundary and return those to apply at this boundary.
 
@@ -75,6 +78,10 @@ class SingleProcess:
 
     def __init__(self) -> None:
         self.merged = RankStatus()
+
+    def share_id(self, attempt_id: str) -> str:
+        """Return the id."""
+        return attempt_id
 
     def exchange(self, offered: Sequence[Command], status: RankStatus) -> tuple[Command, ...]:
         """Return what was offered."""
@@ -106,6 +113,12 @@ class AllRanks:
     def is_busy(self) -> bool:
         """Whether offered commands are still on their way to the ranks."""
         return bool(self._outbox)
+
+    def share_id(self, attempt_id: str) -> str:
+        """Return the id of rank 0."""
+        body = torch.frombuffer(bytearray.fromhex(attempt_id), dtype=torch.uint8)
+        dist.broadcast(body, src=0, group=self._group)
+        return bytes(body.tolist()).hex()
 
     def exchange(self, offered: Sequence[Command], status: RankStatus) -> tuple[Command, ...]:
         """Offer commands; return those offered at the last boundary."""

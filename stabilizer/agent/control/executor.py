@@ -79,10 +79,14 @@ class JobEvents(Protocol):
 
     @property
     def attempt(self) -> int:
-        """Number of the present attempt."""
+        """Number of the current attempt in this process, from 1."""
 
-    def begin_attempt(self, start: AttemptStart) -> int:
-        """Begin the next attempt; return its number."""
+    @property
+    def attempt_id(self) -> str:
+        """Id of the current attempt; the same on every rank."""
+
+    def begin_attempt(self, start: AttemptStart) -> None:
+        """Begin the next attempt."""
 
     def marker(self, marker: Marker) -> None:
         """Report an event."""
@@ -199,10 +203,9 @@ class Executor:
 
     def _check(self, command: Command) -> None:
         parameters = command.parameters
-        is_leader = self._agreement.is_leader
-        if is_leader and command.attempt != self._events.attempt:
+        if command.attempt_id != self._events.attempt_id:
             raise CommandRejectedError(
-                f"decided for attempt {command.attempt}; this is attempt {self._events.attempt}",
+                f"decided for attempt {command.attempt}; the job has begun another one since",
                 reason=RejectReason.PAST_ATTEMPT,
             )
         if self._training.is_ending or self.is_stopping:
@@ -212,7 +215,7 @@ class Executor:
         if isinstance(parameters, RollbackParameters):
             if (obstacle := self._training.unsupported) is not None:
                 raise CommandRejectedError(obstacle, reason=RejectReason.UNSUPPORTED)
-            self._training.check(self._ring.find(parameters.target, any_attempt=not is_leader))
+            self._training.check(self._ring.find(parameters.target))
 
     def _apply(self, command: Command) -> None:
         parameters = command.parameters
@@ -236,7 +239,7 @@ class Executor:
     def _roll_back(self, command: Command, parameters: RollbackParameters) -> None:
         before = self._training.step
         self._settle_without_step()
-        snapshot = self._ring.find(parameters.target, any_attempt=not self._agreement.is_leader)
+        snapshot = self._ring.find(parameters.target)
         try:
             skipped = self._training.restore(snapshot, parameters.skip_steps)
             self._compare(snapshot, skipped)
@@ -250,7 +253,7 @@ class Executor:
         self._events.begin_attempt(
             AttemptStart(
                 from_step=snapshot.info.step,
-                parent=self._events.attempt,
+                parent_id=self._events.attempt_id,
                 reason=MarkerKind.ROLLBACK,
                 command_id=command.id,
                 skipped_samples=skipped,
@@ -311,6 +314,7 @@ class Executor:
     def _read_back(self) -> ReadBack:
         return ReadBack(
             attempt=self._events.attempt,
+            attempt_id=self._events.attempt_id,
             step=self._training.step,
             lr=self._override.expected(),
             lr_scale=self._override.scale,

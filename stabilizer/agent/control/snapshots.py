@@ -112,12 +112,8 @@ class SnapshotRing:
                 self.max_bytes,
             )
 
-    def find(self, target: SnapshotTarget, *, any_attempt: bool = False) -> Snapshot:
-        """Find the snapshot that a command names.
-
-        Args:
-            target: Id, attempt and step.
-            any_attempt: Ignore the attempt: ranks other than 0 do not know its number.
+    def find(self, target: SnapshotTarget) -> Snapshot:
+        """Find the snapshot that a command for this process names.
 
         Raises:
             CommandRejectedError: It is not held, differs from the target, or is not finite.
@@ -125,8 +121,7 @@ class SnapshotRing:
         for snapshot in self._snapshots:
             info = snapshot.info
             if info.id == target.snapshot_id:
-                is_attempt = any_attempt or info.attempt == target.attempt
-                if not is_attempt or info.step != target.step:
+                if info.step != target.step or target.attempt_id not in (None, info.attempt_id):
                     break
                 if snapshot.state is None:
                     raise CommandRejectedError(
@@ -134,7 +129,7 @@ class SnapshotRing:
                         reason=RejectReason.SNAPSHOT_NOT_FINITE,
                     )
                 return snapshot
-        held = ", ".join(f"{s.info.id} (attempt {s.info.attempt})" for s in self._snapshots)
+        held = ", ".join(s.info.id for s in self._snapshots)
         raise CommandRejectedError(
             f"snapshot {target.snapshot_id} of attempt {target.attempt} at step {target.step} is "
             f"not held; held: {held or 'none'}",
@@ -152,13 +147,6 @@ class SnapshotRing:
                 self._release(snapshot)
                 info = snapshot.info.model_copy(update={"finite": False, "num_bytes": 0})
                 self._snapshots[index] = Snapshot(info, None)
-
-    def shift_attempts(self, by: int) -> None:
-        """Renumber: the collector has said late which number the job's first attempt has."""
-        self._snapshots = [
-            Snapshot(s.info.model_copy(update={"attempt": s.info.attempt + by}), s.state)
-            for s in self._snapshots
-        ]
 
     def inventory(self) -> tuple[SnapshotInfo, ...]:
         """Return the snapshots held, oldest first."""

@@ -7,13 +7,15 @@ it measures and reports nothing, but obeys: snapshots, agreement and rewinding h
 from __future__ import annotations
 
 import logging
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -39,8 +41,9 @@ from stabilizer.protocol.batches import (
     SnapshotInfo,
 )
 from stabilizer.protocol.commands import CommandResult
+from stabilizer.protocol.message import PROTOCOL_VERSION
 from stabilizer.protocol.metrics import Metric
-from stabilizer.protocol.runs import RunRegister, RunState
+from stabilizer.protocol.runs import ResumedFrom, RunRegister, RunState, SchedulerJob
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +57,8 @@ class Telemetry(Protocol):
     """Where measurements go and commands come from."""
 
     @property
-    def attempt(self) -> int:
-        """Number of the present attempt."""
+    def run_id(self) -> str | None:
+        """Id of the run; None until the collector has answered."""
 
     @property
     def plan(self) -> SamplingPlan:
@@ -73,8 +76,8 @@ class Telemetry(Protocol):
     def set_snapshots(self, infos: Sequence[SnapshotInfo]) -> None:
         """Tell the inventory."""
 
-    def begin_attempt(self, start: AttemptStart) -> int:
-        """Begin the next attempt; return its number."""
+    def begin_attempt(self, attempt_id: str, start: AttemptStart) -> None:
+        """Begin the next attempt."""
 
     def result(self, result: CommandResult) -> None:
         """Hand over the job's word on a command."""
@@ -87,12 +90,10 @@ class Telemetry(Protocol):
 
 
 class NullTelemetry:
-    """Telemetry of other ranks than 0, and before training starts: counts attempts only."""
+    """Telemetry of other ranks than 0, and before training starts."""
 
     plan = SamplingPlan()
-
-    def __init__(self) -> None:
-        self.attempt = 1
+    run_id: str | None = None
 
     def start(self) -> None:
         """Do nothing."""
@@ -106,11 +107,8 @@ class NullTelemetry:
     def set_snapshots(self, infos: Sequence[SnapshotInfo]) -> None:
         """Do nothing."""
 
-    def begin_attempt(self, start: AttemptStart) -> int:
-        """Count the attempt; rank 0 knows the collector's number."""
-        del start
-        self.attempt += 1
-        return self.attempt
+    def begin_attempt(self, attempt_id: str, start: AttemptStart) -> None:
+        """Do nothing."""
 
     def result(self, result: CommandResult) -> None:
         """Do nothing: rank 0 reports it."""
@@ -165,7 +163,8 @@ class Job:
         self._probes: ProbeSet | None = None
         self._executor: Executor | None = None
         self._subject: JobSubject | None = None
-        self._known_attempt = 1
+        self._attempt_ids = [uuid.uuid4().hex]
+        self._resumed: ResumedFrom | None = None
         self._step_began = 0.0
         self._logged: set[str] = set()
         self._left_out: set[tuple[str, ...]] = set()
@@ -173,8 +172,13 @@ class Job:
 
     @property
     def attempt(self) -> int:
-        """Number of the present attempt."""
-        return self._telemetry.attempt
+        """Number of the current attempt in this process, from 1."""
+        return len(self._attempt_ids)
+
+    @property
+    def attempt_id(self) -> str:
+        """Id of the current attempt; the same on every rank."""
+        return self._attempt_ids[-1]
 
     @property
     def is_started(self) -> bool:
@@ -189,6 +193,7 @@ class Job:
     def start(self, subject: JobSubject) -> None:
         """Training begins: register, and hook in."""
         self._subject = subject
+        self._attempt_ids = [subject.agreement.share_id(self.attempt_id)]
         if subject.agreement.is_leader:
             self._probes = ProbeSet(
                 subject.model,
@@ -205,7 +210,6 @@ class Job:
             subject.training, self, self.inbox, self.ring, self.override, subject.agreement
         )
         self._telemetry.start()
-        self._known_attempt = self._telemetry.attempt
         self._is_open = True
         self._step_began = self._clock.monotonic()
 
@@ -253,7 +257,6 @@ class Job:
         """
         if self._executor is None or self._subject is None or not self._is_open:
             return
-        self._renumber()
         rewound = self._executor.boundary()
         if rewound:
             self._tell_snapshots()
@@ -316,10 +319,10 @@ class Job:
 
     # What the executor tells beside results.
 
-    def begin_attempt(self, start: AttemptStart) -> int:
-        """Begin the next attempt; return its number."""
-        self._known_attempt = self._telemetry.begin_attempt(start)
-        return self._known_attempt
+    def begin_attempt(self, start: AttemptStart) -> None:
+        """Begin the next attempt. Every rank derives the same id for it."""
+        self._attempt_ids.append(derive_attempt_id(self._attempt_ids[0], self.attempt + 1))
+        self._telemetry.begin_attempt(self.attempt_id, start)
 
     def marker(self, marker: Marker) -> None:
         """Tell an event."""
@@ -330,8 +333,15 @@ class Job:
         self._telemetry.set_state(RunState.PAUSED if paused else RunState.RUNNING, step)
 
     def state_dict(self) -> dict[str, Any]:
-        """What outlives the process: cuts, and commands that were carried out."""
-        return {"lr_override": self.override.state_dict(), "inbox": self.inbox.state_dict()}
+        """Return what outlives the process: cuts, results of commands, the run and attempt."""
+        run_id = self._telemetry.run_id
+        if run_id is None and self._resumed is not None:
+            run_id = self._resumed.run_id
+        return {
+            "lr_override": self.override.state_dict(),
+            "inbox": self.inbox.state_dict(),
+            "attempt": {"run_id": run_id, "attempt_id": self.attempt_id},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what a checkpoint holds.
@@ -341,10 +351,16 @@ class Job:
         """
         self.override.load_state_dict(state.get("lr_override", {}))
         self.inbox.load_state_dict(state.get("inbox", {}))
+        if (saved := state.get("attempt")) is None:  # written by version 0.1
+            return
+        try:
+            self._resumed = ResumedFrom.model_validate(saved)
+        except ValidationError as error:
+            logger.warning("the checkpoint does not say which run wrote it: %s", error)
 
     def _introduce(self, subject: JobSubject, probes: ProbeSet) -> RunRegister:
         return RunRegister(
-            protocol_version=1,  # it numbers its attempts
+            protocol_version=PROTOCOL_VERSION,
             name=self.settings.run,
             key=self.settings.key,
             mode=self.settings.mode,
@@ -355,6 +371,9 @@ class Job:
             catalogs=tuple(probes.catalogs),
             git_revision=git_revision(Path.cwd()),
             start_step=subject.start_step,
+            attempt_id=self.attempt_id,
+            resumes=self._resumed,
+            scheduler=scheduler_job(os.environ),
         )
 
     def _make_telemetry(self, register: RunRegister) -> Telemetry:
@@ -381,13 +400,6 @@ class Job:
     def _report_result(self, result: CommandResult) -> None:
         self._telemetry.result(result)
 
-    def _renumber(self) -> None:
-        """A registration that came late says where the job's attempts are counted from."""
-        attempt = self._telemetry.attempt
-        if attempt != self._known_attempt:
-            self.ring.shift_attempts(attempt - self._known_attempt)
-            self._known_attempt = attempt
-
     def _take_snapshot(self, subject: JobSubject) -> None:
         step = subject.training.step
         newest = self.ring.inventory()[-1:]
@@ -395,9 +407,11 @@ class Job:
         if not is_due or (newest and newest[0].step == step):
             return
         self.ring.make_room()
-        snapshot = subject.take_snapshot(self.ring.next_id(step), self._known_attempt)
+        snapshot = subject.take_snapshot(self.ring.next_id(step), self.attempt)
         if snapshot is None:
             return
+        info = snapshot.info.model_copy(update={"attempt_id": self.attempt_id})
+        snapshot = replace(snapshot, info=info)
         self.ring.add(snapshot)
         if self._executor is not None:
             self._executor.note_snapshot(snapshot)
@@ -414,6 +428,38 @@ class Job:
             self._probes.detach()
         self.override.detach()
         self.ring.clear()
+
+
+def derive_attempt_id(first_id: str, number: int) -> str:
+    """Return the id of a later attempt of the same process; the same on every rank."""
+    return uuid.uuid5(uuid.UUID(first_id), str(number)).hex
+
+
+def scheduler_job(environment: Mapping[str, str]) -> SchedulerJob | None:
+    """Return how the scheduler names this job, from its environment; None without a scheduler.
+
+    Slurm goes before torchelastic, whose run id may be new after a requeue.
+
+    Source:
+        sbatch(1), "Output Environment Variables"; torch.distributed.run, "Environment Variables".
+    """
+    job = environment.get("SLURM_JOB_ID", "")
+    restarts = environment.get("SLURM_RESTART_COUNT", "")
+    if array := environment.get("SLURM_ARRAY_JOB_ID", ""):
+        job = f"{array}_{environment.get('SLURM_ARRAY_TASK_ID', '')}"
+    scheduler = f"slurm:{environment.get('SLURM_CLUSTER_NAME', '')}"
+    if not job:
+        job = environment.get("TORCHELASTIC_RUN_ID", "")
+        restarts = environment.get("TORCHELASTIC_RESTART_COUNT", "")
+        scheduler = "torchelastic"
+        if job == "none":  # torchrun's default, the same for every job
+            return None
+    count = int(restarts) if restarts.isascii() and restarts.isdigit() else 0
+    try:
+        return SchedulerJob(id=f"{scheduler}:{job}", restarts=count) if job else None
+    except ValidationError:
+        logger.warning("the scheduler's id of this job is not usable: %.300r", job)
+        return None
 
 
 def git_revision(start: Path) -> str | None:

@@ -48,6 +48,8 @@ class SoloBrain:
         RuleFileError: The policy has mistakes.
     """
 
+    run_id: str | None = None
+
     def __init__(
         self,
         register: RunRegister,
@@ -67,7 +69,7 @@ class SoloBrain:
         self._commands: dict[str, Command] = {}
         self._start_step = register.start_step
         self._step = register.start_step
-        self.attempt = 1
+        self._attempt_ids = [register.attempt_id]
         for catalog in register.catalogs:
             self._brain.add_catalog(catalog)
 
@@ -94,16 +96,16 @@ class SoloBrain:
         """Replace the inventory of snapshots."""
         self._brain.set_snapshots(infos)
 
-    def begin_attempt(self, start: AttemptStart) -> int:
+    def begin_attempt(self, attempt_id: str, start: AttemptStart) -> None:
         """Begin the next attempt; pending frames of the abandoned branch are dropped."""
         self._pending = None
         for marker in self._markers:
             self._brain.marker(marker)
         self._markers.clear()
         self._loaded.seen.clear()
-        self.attempt += 1
-        self._take(self._brain.begin_attempt(self.attempt, start.from_step, start.reason))
-        return self.attempt
+        self._attempt_ids.append(attempt_id)
+        number = len(self._attempt_ids)
+        self._take(self._brain.begin_attempt(number, start.from_step, start.reason))
 
     def result(self, result: CommandResult) -> None:
         """Process the result of a command."""
@@ -146,6 +148,8 @@ class SoloBrain:
 
     def _issue(self, intent: CommandIntent) -> None:
         command = intent.command(_RUN_ID, self._clock.now(), _TIME_TO_LIVE)
+        attempt_id = self._attempt_ids[intent.attempt - 1]
+        command = command.model_copy(update={"attempt_id": attempt_id})
         self._commands[command.id] = command
         if intent.proposed:
             what = "proposed only; mode auto carries it out"

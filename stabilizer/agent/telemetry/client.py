@@ -43,7 +43,7 @@ class RefusedError(TelemetryError):
         self.retry_after_seconds = retry_after_seconds
 
 
-class CollectorClient:
+class TelemetryClient:
     """Typed requests over a transport. Used by the sender thread alone.
 
     Args:
@@ -89,7 +89,7 @@ class CollectorClient:
     def poll(
         self,
         run_id: str,
-        attempt: int,
+        attempt_id: str,
         *,
         known: Sequence[str],
         wait_seconds: float,
@@ -99,7 +99,7 @@ class CollectorClient:
 
         Args:
             run_id: The run.
-            attempt: The attempt that the job is in.
+            attempt_id: The attempt that the job is in.
             known: Commands that the job has received; any other one is new.
             wait_seconds: How long the collector may delay its answer; rounded up to whole seconds.
             is_cancelled: Ends the wait, in addition to the end of the job.
@@ -107,7 +107,7 @@ class CollectorClient:
         wait = math.ceil(wait_seconds)
         # An empty name means "none known": without any, only undelivered ones would be new.
         names = [("known", name) for name in known[-_MAX_KNOWN:] or ("",)]
-        query = "?" + urlencode([("attempt", attempt), ("wait", wait), *names])
+        query = "?" + urlencode([("attempt_id", attempt_id), ("wait", wait), *names])
         request = HttpRequest(
             method="GET",
             path=f"{_API}/runs/{quote(run_id, safe='')}/commands/next{query}",

@@ -1,7 +1,7 @@
-"""The agent's mouth and ear: training hands over here, a daemon thread talks to the collector.
+"""`Reporter`: training hands over here, and a daemon thread talks to the collector.
 
 Nothing that training calls here waits for the network or a disk, and nothing raises because of
-them. What the collector answers is given to `on_answer` in the sender thread.
+them. The collector's answers are passed to `on_answer` in the sender thread.
 """
 
 from __future__ import annotations
@@ -10,15 +10,22 @@ import atexit
 import logging
 import os
 import threading
+import uuid
 import weakref
 from collections.abc import Callable, Sequence
 
-from stabilizer.agent.telemetry.attempts import AttemptBook, SnapshotNumbers, Start
-from stabilizer.agent.telemetry.buffer import Buffer, Context, FrameSource, StateChange
-from stabilizer.agent.telemetry.client import CollectorClient
-from stabilizer.agent.telemetry.counters import Counters
+from stabilizer.agent.telemetry.client import TelemetryClient
+from stabilizer.agent.telemetry.failures import Counters
 from stabilizer.agent.telemetry.http import Endpoint, HttpTransport, Transport
-from stabilizer.agent.telemetry.sender import Ending, Sender
+from stabilizer.agent.telemetry.outbox import (
+    Buffer,
+    FrameSource,
+    JobEvent,
+    JobState,
+    ReportedAttempt,
+    ReporterContext,
+)
+from stabilizer.agent.telemetry.session import Ending, Sender
 from stabilizer.agent.telemetry.settings import ReporterSettings
 from stabilizer.clock import Clock
 from stabilizer.protocol.batches import (
@@ -35,29 +42,32 @@ from stabilizer.protocol.runs import RunRegister, RunRegistered, RunState
 _logger = logging.getLogger(__name__)
 _DEFAULT_SETTINGS = ReporterSettings()
 _SENDING_SHARE = 0.8
-"""Part of the time at the end that goes to the network; the rest is for the disk."""
+"""Part of the time at the end that is for the network; the rest is for the disk."""
 
 
 class Reporter:
     """Reports one process of a run. Public methods belong to the training thread.
 
+    The job names its attempts by ids, which never change; the collector numbers them as they
+    arrive.
+
     In a forked child every method does nothing: threads do not survive a fork, and the parent's
-    connection is not the child's to use.
+    connection must not be used by the child.
 
     Args:
         url: The collector's address, http or https.
-        register: How this process introduces itself.
+        register: Registration of this process, with the id of its first attempt.
         token: Bearer token, or None on loopback.
-        clock: Time.
+        clock: Source of time.
         transport: Carries requests; None makes an `HttpTransport`.
         settings: Sizes and waits.
-        on_answer: Told every answer, in the sender thread. It must not block.
+        on_answer: Called with every answer, in the sender thread. It must not block.
 
     Raises:
-        ConfigurationError: Address or token cannot be used.
+        ConfigurationError: Address or token is not usable.
     """
 
-    def __init__(  # noqa: PLR0913  all of it is the caller's to choose
+    def __init__(  # noqa: PLR0913  all of it is the caller's choice
         self,
         url: str,
         register: RunRegister,
@@ -70,15 +80,18 @@ class Reporter:
     ) -> None:
         endpoint = Endpoint.parse(url)
         carrier = HttpTransport(endpoint, token, settings) if transport is None else transport
+        if register.attempt_id is None:
+            register = register.model_copy(update={"attempt_id": uuid.uuid4().hex})
         counters = Counters()
-        self._context = Context(
+        self._attempt = first_attempt(register)
+        self._context = ReporterContext(
             settings=settings,
             clock=clock,
             buffer=Buffer(settings.buffer_steps, counters),
-            book=AttemptBook(),
             counters=counters,
+            attempt=self._attempt,
         )
-        client = CollectorClient(carrier, settings, secret=token, is_cancelled=self._is_past_end)
+        client = TelemetryClient(carrier, settings, secret=token, is_cancelled=self._is_past_end)
         self._sender = Sender(
             client,
             register,
@@ -86,16 +99,16 @@ class Reporter:
             on_registered=self._take_registration,
             on_answer=self._take_answer,
         )
-        self._tell = on_answer
-        self._snapshots = SnapshotNumbers()
-        self._registered: RunRegistered | None = None
+        self._on_answer = on_answer
+        self._run_id: str | None = None
         self._plan = SamplingPlan()
+        self._notice = ""
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
     def start(self) -> None:
-        """Begin to report; wait for the registration, but never longer than the settings say."""
+        """Start to report; wait for the registration, but never longer than the settings say."""
         if self._is_foreign() or self._thread is not None or self._is_closed:
             return
         self._thread = threading.Thread(target=self._run, name="stabilizer-sender", daemon=True)
@@ -106,20 +119,9 @@ class Reporter:
             _logger.warning("the run is not registered after %g s; training begins", wait)
 
     @property
-    def attempt(self) -> int:
-        """The present attempt; counted from 1 until the collector has said where to count from."""
-        return self._context.book.number
-
-    @property
     def run_id(self) -> str | None:
-        """The run's id; None until registered."""
-        registered = self._registered
-        return None if registered is None else registered.run_id
-
-    @property
-    def registered(self) -> RunRegistered | None:
-        """The collector's answer to the registration; None until then."""
-        return self._registered
+        """Id of the run; None until registered."""
+        return self._run_id
 
     @property
     def plan(self) -> SamplingPlan:
@@ -128,7 +130,7 @@ class Reporter:
 
     @property
     def connected(self) -> bool:
-        """Whether the run is registered and the last exchange went well."""
+        """Whether the run is registered and the last exchange succeeded."""
         return self._sender.is_connected
 
     @property
@@ -137,50 +139,53 @@ class Reporter:
         return self._context.counters.health
 
     def put(self, frames: FrameSource) -> None:
-        """Hand over the frames of one step. Never blocks, never raises; the oldest give way."""
+        """Hand over the frames of one step. Never blocks, never raises; the oldest are dropped."""
         if self._takes():
             context = self._context
-            context.buffer.put_frames(frames, context.book.local, context.clock.monotonic())
+            context.buffer.put_frames(frames, self._attempt, context.clock.monotonic())
 
     def marker(self, marker: Marker) -> None:
         """Hand over an event that rules must know."""
-        if self._takes():
-            context = self._context
-            context.buffer.put_note(marker, context.book.local, context.clock.monotonic())
+        self._put_event(marker)
 
     def set_snapshots(self, infos: Sequence[SnapshotInfo]) -> None:
-        """Tell the whole inventory of snapshots, each with `attempt` as it was when taken."""
+        """Report the whole inventory of snapshots."""
         if self._takes():
             context = self._context
-            local = self._snapshots.to_local(infos, context.book.base)
-            context.buffer.put_snapshots(local, context.clock.monotonic())
+            context.buffer.put_snapshots(tuple(infos), context.clock.monotonic())
 
-    def begin_attempt(self, start: AttemptStart) -> int:
-        """Begin an attempt with the next frames; return its number, see `attempt`."""
+    def begin_attempt(self, attempt_id: str, start: AttemptStart) -> None:
+        """Begin an attempt with the next frames.
+
+        Args:
+            attempt_id: Minted by the job.
+            start: Where it begins and which attempt it continues.
+        """
         if self._takes():
-            context = self._context
-            note = Start.given(start, context.book.base)
-            local = context.book.begin()
-            context.buffer.put_note(note, local, context.clock.monotonic())
-        return self.attempt
+            origin = {"origin_id": self._context.attempt.id}
+            self._attempt = ReportedAttempt(attempt_id, start.model_copy(update=origin))
+            self._put_event(self._attempt)
 
     def result(self, result: CommandResult) -> None:
-        """Hand over the job's word on a command; it is kept until delivered."""
-        if self._takes():
-            context = self._context
-            context.buffer.put_note(result, context.book.local, context.clock.monotonic())
+        """Hand over the result of a command; it is kept until delivered."""
+        self._put_event(result)
 
     def set_state(self, state: RunState, step: int, message: str = "") -> None:
-        """Tell the state of the job; while paused the sender listens for commands all the time."""
+        """Report the state of the job; while it is paused the sender polls for commands."""
         if self._takes():
-            self._context.buffer.put_state(StateChange(state, step, message))
+            self._context.buffer.put_state(JobState(state, step, message))
 
     def close(self, state: RunState, timeout_seconds: float = 5.0) -> None:
-        """Send what is left, tell how the job ended, and leave the rest in the spool.
+        """Send what is left, report how the job ended, and leave the rest in the spool.
 
         Returns after `timeout_seconds` at the latest, whatever the network and the disk do.
         """
         self._end(state, timeout_seconds)
+
+    def _put_event(self, event: JobEvent) -> None:
+        if self._takes():
+            context = self._context
+            context.buffer.put_event(event, self._attempt, context.clock.monotonic())
 
     def _end(self, state: RunState | None, timeout_seconds: float) -> None:
         if not self._takes():
@@ -194,7 +199,7 @@ class Reporter:
         self._sender.ending = Ending(state, until)
         self._context.buffer.wake()
         if thread is threading.current_thread():
-            return  # asked for by `on_answer`: nobody can wait for himself
+            return  # called by `on_answer`: a thread cannot wait for itself
         thread.join(max(0.0, timeout_seconds))
         if thread.is_alive():
             _logger.warning("the sender is still busy; what it holds may be lost")
@@ -220,7 +225,7 @@ class Reporter:
             try:
                 sender.turn()
             except Exception as error:
-                # The only broad one of the agent: a mistake of ours must not reach training.
+                # The agent's only broad clause: a bug of ours must not reach training.
                 sender.crashed(error)
                 if is_strict:
                     raise
@@ -229,17 +234,32 @@ class Reporter:
                 buffer.wait(pause.seconds, pause.wake_at)
 
     def _take_registration(self, answer: RunRegistered) -> None:
-        self._context.book.set_base(answer.attempt)
         self._plan = answer.plan
-        self._registered = answer
+        self._run_id = answer.run_id
+        self._log_notice(answer.notice)
 
     def _take_answer(self, answer: BatchAnswer) -> None:
         self._plan = answer.plan
-        self._tell(answer)
+        self._log_notice(answer.notice)
+        self._on_answer(answer)
+
+    def _log_notice(self, notice: str) -> None:
+        """Log what the collector reports about the run, once."""
+        if notice and notice != self._notice:
+            _logger.warning("%s", notice)
+        self._notice = notice
+
+
+def first_attempt(register: RunRegister) -> ReportedAttempt:
+    """Return the attempt that a registration begins."""
+    attempt_id = str(register.attempt_id)
+    parent_id = None if register.resumes is None else register.resumes.attempt_id
+    start = AttemptStart(from_step=register.start_step, parent_id=parent_id, origin_id=attempt_id)
+    return ReportedAttempt(attempt_id, start)
 
 
 def _close_at_exit(reporter: Reporter) -> None:
-    """Let a dying interpreter send or spool for a moment; without a word on how the job ended."""
+    """Let a dying interpreter send or spool for a moment, without a report of how the job ended."""
     held = weakref.ref(reporter)
 
     def close() -> None:

@@ -33,11 +33,10 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stabilizer.agent.telemetry import old_spool
-from stabilizer.agent.telemetry.attempts import Start
-from stabilizer.agent.telemetry.counters import Counters
+from stabilizer.agent.telemetry.failures import Counters
 from stabilizer.agent.telemetry.settings import ReporterSettings
 from stabilizer.errors import TelemetryError
-from stabilizer.protocol.runs import RunRegister
+from stabilizer.protocol.series import Catalog
 
 SPOOL_ERRORS: Final = (OSError, sqlite3.Error)
 """What a method of `SpoolFile` may raise."""
@@ -57,7 +56,6 @@ _SCHEMA: Final = (
     """CREATE TABLE records (
         id INTEGER PRIMARY KEY,
         kind INTEGER NOT NULL,
-        base INTEGER NOT NULL,
         num_frames INTEGER NOT NULL,
         payload BLOB NOT NULL
     )""",
@@ -71,8 +69,6 @@ class RecordKind(IntEnum):
     """What a record holds; the numbers are those on disk."""
 
     BATCH = 1
-    FIRST_BATCH = 2
-    """A batch that begins an attempt which the collector does not know yet."""
     RESULT = 3
     """JSON of a `CommandResult`."""
 
@@ -86,13 +82,11 @@ class Record:
 
     Args:
         kind: What the payload is.
-        base: Base under which its attempt numbers were written, see `attempts`.
         num_frames: How many puts it carries, to be counted if it is lost.
         payload: The encoded batch or result.
     """
 
     kind: RecordKind
-    base: int
     num_frames: int
     payload: bytes
 
@@ -102,12 +96,10 @@ class SessionInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    message: RunRegister
-    """Its registration, with every catalog it has used."""
+    catalogs: tuple[Catalog, ...] = ()
+    """Every catalog that it has used."""
     run_id: str | None = None
     """None: the process was never registered."""
-    base: int | None = None
-    starts: dict[int, Start] = {}
 
 
 class _DamagedFileError(sqlite3.DatabaseError):
@@ -135,9 +127,6 @@ class SpoolFile:
         self._num_records: int
         self.num_frames: int
         self._num_records, self.num_frames = db.execute(totals).fetchone()
-        first = "SELECT coalesce(max(id), 0) FROM records WHERE kind = ?"
-        self._last_first_id: int
-        (self._last_first_id,) = db.execute(first, (RecordKind.FIRST_BATCH,)).fetchone()
 
     @classmethod
     def create(cls, path: Path, info: SessionInfo) -> SpoolFile:
@@ -195,27 +184,20 @@ class SpoolFile:
         num_bytes: int = (pages - free) * _PAGE_BYTES
         return num_bytes
 
-    @property
-    def begins_attempts(self) -> bool:
-        """Whether any record begins an attempt that the collector may not know."""
-        return self._last_first_id > self._read_id
-
     def __bool__(self) -> bool:
         return self._num_records > 0
 
-    def extend(self, rows: Iterable[tuple[int, int, int, bytes]]) -> None:
-        """Write (kind, base, num_frames, payload) behind the others; all or, on an error, none."""
-        count = frames = first_id = 0
+    def extend(self, rows: Iterable[tuple[int, int, bytes]]) -> None:
+        """Write (kind, num_frames, payload) behind the others; all or, on an error, none."""
+        count = frames = 0
         with self._db:
             self._db.execute("BEGIN")
             for row in rows:
-                insert = "INSERT INTO records (kind, base, num_frames, payload) VALUES (?, ?, ?, ?)"
-                row_id = self._db.execute(insert, row).lastrowid
-                count, frames = count + 1, frames + row[2]
-                first_id = row_id or 0 if row[0] == RecordKind.FIRST_BATCH else first_id
+                insert = "INSERT INTO records (kind, num_frames, payload) VALUES (?, ?, ?)"
+                self._db.execute(insert, row)
+                count, frames = count + 1, frames + row[1]
         self._num_records += count
         self.num_frames += frames
-        self._last_first_id = max(self._last_first_id, first_id)
 
     def head(self) -> Record | None:
         """Return the oldest record; None if there is none."""
@@ -223,13 +205,13 @@ class SpoolFile:
             row = next(self.rows(limit=1), None)
             if row is None or row[1] not in _KINDS:
                 raise _DamagedFileError(f"{self.path} lacks {self._num_records} records")
-            self._head_id, kind, base, num_frames, payload = row
-            self._head = Record(RecordKind(kind), base, num_frames, payload)
+            self._head_id, kind, num_frames, payload = row
+            self._head = Record(RecordKind(kind), num_frames, payload)
         return self._head
 
-    def rows(self, limit: int = -1) -> Iterator[tuple[int, int, int, int, bytes]]:
-        """Yield the (id, kind, base, num_frames, payload) of what waits."""
-        query = "SELECT id, kind, base, num_frames, payload FROM records WHERE id > ?"
+    def rows(self, limit: int = -1) -> Iterator[tuple[int, int, int, bytes]]:
+        """Yield the (id, kind, num_frames, payload) of what waits."""
+        query = "SELECT id, kind, num_frames, payload FROM records WHERE id > ?"
         yield from self._db.execute(f"{query} ORDER BY id LIMIT ?", (self._read_id, limit))
 
     def pop(self) -> None:
@@ -346,7 +328,7 @@ class Spool:
                 raise OSError(f"a record of {size} bytes does not fit into {self._limit}")
             file = self._own_file()
             self._make_room(file, size)
-            file.extend([(record.kind, record.base, record.num_frames, record.payload)])
+            file.extend([(record.kind, record.num_frames, record.payload)])
         self._counters.add(spooled=record.num_frames)
 
     def head(self) -> Record | None:
@@ -414,18 +396,19 @@ class Spool:
             _logger.warning("%s cannot be taken over and stays: %s", folder, error)
 
     def _convert(self, folder: Path, target: Path) -> None:
-        rows = old_spool.read_records(folder, self._count_lost)
         try:
-            info = SessionInfo.model_validate_json(old_spool.read_owner(folder))
+            owner = old_spool.read_owner(folder)
         except (ValidationError, FileNotFoundError):
+            rows = old_spool.read_records(folder, self._count_lost)
             self._count_lost(sum(row[2] for row in rows))  # nobody can deliver it
             return
+        info = SessionInfo(catalogs=owner.message.catalogs, run_id=owner.run_id)
         # Complete before it gets its name, so that nobody takes over half of it.
         draft = target.with_suffix(".draft")
         _unlink(draft)
         file = SpoolFile.create(draft, info)
         try:
-            file.extend(rows)
+            file.extend(old_spool.convert(folder, owner, self._count_lost))
             is_filled = bool(file)
             file.close()
             if is_filled:

@@ -166,7 +166,10 @@ def rollback(job, step, *, skip_steps=0, reduce_lr=None, attempt=None, snapshot_
     """Return a command to roll back to the snapshot of a step."""
     info = next((i for i in job.ring.inventory() if i.step == step), None)
     target = SnapshotTarget(
-        snapshot_id=snapshot_id or info.id, attempt=info.attempt if info else 1, step=step
+        snapshot_id=snapshot_id or info.id,
+        attempt=info.attempt if info else 1,
+        attempt_id=info.attempt_id if info else None,
+        step=step,
     )
     return command(
         job,
@@ -176,12 +179,15 @@ def rollback(job, step, *, skip_steps=0, reduce_lr=None, attempt=None, snapshot_
 
 
 def command(job, parameters, attempt=None, ttl_seconds=3600):
-    """Return a pending command for the job's current attempt."""
+    """Return a pending command for the job's current attempt, or for another one by number."""
     now = SystemClock().now()
+    number = job.attempt if attempt is None else attempt
+    first = job._attempt_ids[0]
     return Command(
         id=f"command-{next(_COMMAND_NUMBERS)}",
         run_id="run",
-        attempt=job.attempt if attempt is None else attempt,
+        attempt=number,
+        attempt_id=first if number == 1 else job_module.derive_attempt_id(first, number),
         parameters=parameters,
         state=CommandState.PENDING,
         reason="manual",

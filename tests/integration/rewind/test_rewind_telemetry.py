@@ -7,6 +7,7 @@ import socket
 import socketserver
 import threading
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from torch.utils.data import DataLoader
@@ -29,13 +30,12 @@ def loader(kit):
 class Collector:
     """Answers like a collector, in memory; orders one rollback as soon as a snapshot is known."""
 
-    def __init__(self, kit, base=3):
+    def __init__(self, kit):
         self.kit = kit
-        self.base = base
         self.registered = None
         self.batches = []
         self.frames = {}
-        self.starts = []
+        self.starts = {}
         self.results = []
         self.states = []
         self.commands = []
@@ -49,7 +49,7 @@ class Collector:
         if path.endswith("/runs"):
             self.registered = RunRegister.model_validate_json(request.body)
             answer = RunRegistered(
-                run_id="r", attempt=self.base, plan=SamplingPlan(), mode=Mode.AUTO,
+                run_id="r", attempt=1, plan=SamplingPlan(), mode=Mode.AUTO,
                 protocol_version=PROTOCOL_VERSION,
             )  # fmt: skip
             return HttpResponse(201, answer.model_dump_json().encode())
@@ -62,13 +62,16 @@ class Collector:
             return HttpResponse(200, b"[]")
         if path.endswith("/heartbeat"):
             self.states.append(json.loads(request.body)["state"])
-        attempt, sequence = self.base, -1
+        attempt_id, sequence = self.registered.attempt_id, -1
         if path.endswith("/frames"):
             batch = decode_batch(request.body)
-            attempt, sequence = batch.header.attempt, batch.header.sequence
+            attempt_id, sequence = batch.header.attempt_id, batch.header.sequence
             self._take(batch)
         answer = BatchAnswer(
-            attempt=attempt, accepted_sequence=sequence, commands=tuple(self.commands)
+            attempt=1,
+            attempt_id=attempt_id,
+            accepted_sequence=sequence,
+            commands=tuple(self.commands),
         )
         return HttpResponse(200, answer.model_dump_json().encode())
 
@@ -77,19 +80,21 @@ class Collector:
 
     def _take(self, batch):
         header = batch.header
-        if header.attempt_start is not None:
-            self.starts.append((header.attempt, header.attempt_start))
+        self.starts[header.attempt_id] = header.attempt_start
         for block in batch.blocks:
             for step in block.steps.tolist():
-                self.frames.setdefault(header.attempt, []).append(step)
+                self.frames.setdefault(header.attempt_id, []).append(step)
         taken = [info for info in header.snapshots or () if info.step == 5]
         self.snapshot = self.snapshot or (taken[0] if taken else None)
         if self.snapshot and self.may_order.is_set() and not self.has_ordered.is_set():
             self._order(self.snapshot)
 
     def _order(self, info):
-        target = SnapshotTarget(snapshot_id=info.id, attempt=info.attempt, step=info.step)
-        job = type("Job", (), {"attempt": self.base})
+        # As the real one numbers them: other jobs have been here before.
+        target = SnapshotTarget(
+            snapshot_id=info.id, attempt=3, attempt_id=info.attempt_id, step=info.step
+        )
+        job = SimpleNamespace(attempt=1, _attempt_ids=[info.attempt_id])
         self.commands = [self.kit.command(job, RollbackParameters(target=target))]
         self.has_ordered.set()
 
@@ -119,12 +124,14 @@ def test_a_command_comes_over_the_reporter_and_its_result_goes_back(kit, monkeyp
     kit.assert_same_from(reference, ran, 5, kit.returned_at(ran)[-1])
     (result,) = collector.results
     assert result.state == "applied"
-    assert (result.read_back.attempt, result.read_back.step, result.applied_step) == (4, 5, 9)
-    ((attempt, start),) = collector.starts
-    assert (attempt, start.from_step, start.parent, start.reason) == (4, 5, 3, "rollback")
+    assert (result.read_back.step, result.applied_step) == (5, 9)
+    first, second = collector.starts
+    assert (first, second) == (collector.registered.attempt_id, result.read_back.attempt_id)
+    start = collector.starts[second]
+    assert (start.from_step, start.parent_id, start.reason) == (5, first, "rollback")
     assert start.command_id == result.command_id
-    assert set(collector.frames[3]) == set(range(1, 10))
-    assert set(collector.frames[4]) == set(range(6, 25))
+    assert set(collector.frames[first]) == set(range(1, 10))
+    assert set(collector.frames[second]) == set(range(6, 25))
     assert collector.registered.world_size == 1
     assert collector.registered.global_batch == 8
     assert collector.states[-1] == "finished"

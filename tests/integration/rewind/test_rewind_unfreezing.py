@@ -84,8 +84,11 @@ class Ear(NullTelemetry):
     """Records the markers of the job."""
 
     def __init__(self):
-        super().__init__()
+        self.attempt = 1
         self.markers = []
+
+    def begin_attempt(self, attempt_id, start):
+        self.attempt += 1
 
     def marker(self, marker):
         self.markers.append((self.attempt, marker.kind.value, marker.step, marker.text))

@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from dataclasses import replace
 
 import pytest
@@ -16,7 +17,7 @@ from stabilizer.collector.services.container import build_services
 from stabilizer.protocol.batches import AttemptStart, MarkerKind, SnapshotInfo
 from stabilizer.protocol.commands import PauseParameters, ResumeParameters
 from stabilizer.protocol.queries import CommandCreate, SeriesQuery
-from stabilizer.protocol.runs import RunState
+from stabilizer.protocol.runs import RunState, SchedulerJob
 from stabilizer.settings import CollectorSettings
 
 PATIENCE_SECONDS = 40.0
@@ -128,20 +129,22 @@ def wait_for_state(services, run_id, state):
 
 def test_frames_attempts_and_the_end_arrive(serve, services, make_reporter, kit):
     port, _ = serve()
-    heard = Heard()
-    reporter = make_reporter(port, heard)
+    first = uuid.uuid4().hex
+    reporter = make_reporter(port, Heard(), attempt_id=first)
     reporter.start()
     for step in range(1, 101):
         reporter.put(kit.Pending(step))
-    reporter.set_snapshots([SnapshotInfo(id="s1", attempt=1, step=50, finite=True)])
-    number = reporter.begin_attempt(
-        AttemptStart(from_step=50, parent=1, reason=MarkerKind.ROLLBACK)
+    reporter.set_snapshots(
+        [SnapshotInfo(id="s1", attempt=1, attempt_id=first, step=50, finite=True)]
     )
+    start = AttemptStart(from_step=50, parent_id=first, reason=MarkerKind.ROLLBACK)
+    reporter.begin_attempt(uuid.uuid4().hex, start)
     for step in range(51, 61):
         reporter.put(kit.Pending(step))
     reporter.close(RunState.FINISHED, PATIENCE_SECONDS)
     run = services.runs.get(reporter.run_id)
-    assert number == run.attempt == 2
+    assert [(a.number, a.parent, a.from_step) for a in run.attempts] == [(1, None, 0), (2, 1, 50)]
+    assert run.attempt == 2
     assert run.state is RunState.FINISHED
     expected = [(1, step) for step in range(1, 101)] + [(2, step) for step in range(51, 61)]
     assert read_steps(services, reporter.run_id) == expected
@@ -177,8 +180,39 @@ def test_job_that_never_reached_the_collector_is_told_by_the_next(
     second.start()
     second.put(kit.Pending(11))
     second.close(RunState.FINISHED, PATIENCE_SECONDS)
-    expected = [*((1, step) for step in range(1, 21)), (2, 11)]
+    # Numbered as they arrive: first the job that lives, then what the other one has left.
+    expected = [(1, 11), *((2, step) for step in range(1, 21))]
     assert read_steps(services, second.run_id) == expected
+    run = services.runs.get(second.run_id)
+    assert (run.attempt, [attempt.late for attempt in run.attempts]) == (1, [False, True])
+
+
+def test_two_live_jobs_of_one_name_are_two_runs_and_both_log_it(serve, make_reporter, kit, caplog):
+    port, _ = serve()
+    heard = Heard()
+    first = make_reporter(port, heard, key="")
+    first.start()
+    second = make_reporter(port, Heard(), key="")
+    second.start()
+    assert second.run_id != first.run_id
+    first.put(kit.Pending(1))
+    heard.wait_for(lambda answer: str(second.run_id) in answer.notice)
+    first.close(RunState.FINISHED, PATIENCE_SECONDS)
+    assert f"is live as run {first.run_id}" in caplog.text
+    assert f"it is run {second.run_id} of its own, with key 'auto-2'" in caplog.text
+
+
+def test_preempted_job_comes_back_as_the_same_run(serve, services, make_reporter, kit):
+    port, _ = serve()
+    killed = make_reporter(port, Heard(), key="", scheduler=SchedulerJob(id="slurm::7"))
+    killed.start()
+    requeued = SchedulerJob(id="slurm::7", restarts=1)
+    again = make_reporter(port, Heard(), key="", scheduler=requeued, start_step=4)
+    again.start()
+    assert again.run_id == killed.run_id
+    killed.close(RunState.FAILED, PATIENCE_SECONDS)  # too late: it speaks for a past attempt
+    run = services.runs.get(again.run_id)
+    assert (run.attempt, run.state) == (2, RunState.RUNNING)
 
 
 def test_paused_job_hears_resume(serve, services, make_reporter, kit):

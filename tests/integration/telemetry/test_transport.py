@@ -149,7 +149,7 @@ def test_proxy_is_asked_for_the_whole_address(server, make_transport, monkeypatc
         lines.append(request.path)
         return server_answer
 
-    server_answer = server.collector.answer(1)
+    server_answer = server.collector.answer(None)
     server.collector.faults.append(answer)
     monkeypatch.setenv("http_proxy", server.url)
     monkeypatch.delenv("no_proxy", raising=False)

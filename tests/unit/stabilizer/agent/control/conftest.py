@@ -75,6 +75,9 @@ class FakeTraining:
         return f"/checkpoints/{name}"
 
 
+ATTEMPT_IDS = [f"{number:032x}" for number in range(100)]
+
+
 class FakeEvents:
     def __init__(self):
         self.attempt = 1
@@ -84,7 +87,10 @@ class FakeEvents:
     def begin_attempt(self, start):
         self.starts.append(start)
         self.attempt += 1
-        return self.attempt
+
+    @property
+    def attempt_id(self):
+        return ATTEMPT_IDS[self.attempt]
 
     def marker(self, marker):
         self.markers.append(marker)
@@ -103,6 +109,7 @@ def make_command(parameters=None, *, attempt=1, ttl_seconds=60, state=CommandSta
         id=f"c{next(_NUMBERS)}",
         run_id="run",
         attempt=attempt,
+        attempt_id=ATTEMPT_IDS[attempt],
         parameters=parameters or PauseParameters(),
         state=state,
         reason="manual",
@@ -113,7 +120,8 @@ def make_command(parameters=None, *, attempt=1, ttl_seconds=60, state=CommandSta
 
 def make_snapshot(step, sequence, *, attempt=1, num_bytes=100, finite=True, samples=None):
     info = SnapshotInfo(
-        id=f"step{step}-{sequence}", attempt=attempt, step=step, finite=finite,
+        id=f"step{step}-{sequence}", attempt=attempt, attempt_id=ATTEMPT_IDS[attempt], step=step,
+        finite=finite,
         samples=10 * step if samples is None else samples, num_bytes=num_bytes if finite else 0,
     )  # fmt: skip
     return Snapshot(info, {"step": step} if finite else None)
@@ -121,7 +129,9 @@ def make_snapshot(step, sequence, *, attempt=1, num_bytes=100, finite=True, samp
 
 def make_rollback(snapshot, **options):
     info = snapshot.info
-    target = SnapshotTarget(snapshot_id=info.id, attempt=info.attempt, step=info.step)
+    target = SnapshotTarget(
+        snapshot_id=info.id, attempt=info.attempt, attempt_id=info.attempt_id, step=info.step
+    )
     return RollbackParameters(target=target, **options)
 
 

@@ -26,6 +26,7 @@ def test_one_process_agrees_at_once(make):
     command = make.command()
     assert agreement.exchange([command], RankStatus(spoiled=True, healthy=3)) == (command,)
     assert agreement.merged == RankStatus(spoiled=False, healthy=3)
+    assert agreement.share_id("a" * 32) == "a" * 32
     assert agreement.vote(None) is None
     assert agreement.vote(RejectReason.RUN_ENDING) is RejectReason.RUN_ENDING
     assert agreement.close() == ()
@@ -49,6 +50,10 @@ def test_commands_in_flight_at_the_end_are_returned(alone, make):
     alone.exchange([command], RankStatus())
     assert alone.close() == (command,)
     assert alone.close() == ()
+
+
+def test_the_leaders_id_is_shared(alone):
+    assert alone.share_id("0123456789abcdef" * 2) == "0123456789abcdef" * 2
 
 
 def test_votes(alone):

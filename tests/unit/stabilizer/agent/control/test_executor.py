@@ -37,13 +37,14 @@ def test_a_rollback_restores_starts_an_attempt_and_reads_back(control, make, sna
     assert control.executor.boundary() is True
     assert control.training.restored == [("step20-1", 3)]
     (start,) = control.events.starts
-    assert (start.from_step, start.parent, start.command_id, start.skipped_samples) == (
-        20, 1, command.id, 30,
+    assert (start.from_step, start.parent_id, start.command_id, start.skipped_samples) == (
+        20, command.attempt_id, command.id, 30,
     )  # fmt: skip
     (result,) = control.results
     assert (result.state, result.applied_step) == ("applied", 30)
     back = result.read_back
     assert (back.attempt, back.step, back.samples, back.skipped_samples) == (2, 20, 230, 30)
+    assert back.attempt_id == control.events.attempt_id
     assert (back.lr, back.lr_scale) == ({"0": 0.1}, 1.0)
     assert [info.id for info in control.ring.inventory()] == ["step20-1"]
     assert control.executor.boundary() is False
@@ -236,10 +237,17 @@ def test_the_healthy_snapshot_is_agreed_on_and_protected(control, make, snapshot
     assert control.ring.inventory()[0].id == "step20-1"
 
 
-def test_followers_neither_judge_attempts_nor_offer(control, make, snapshot):
+def test_followers_do_not_offer_and_find_the_snapshot_by_the_same_ids(control, make, snapshot):
     control.agreement.is_leader = False
-    sent = make.command(make.rollback(snapshot), attempt=7)
+    sent = make.command(make.rollback(snapshot))
     control.inbox.offer([make.command()])
     control.agreement.exchange = lambda offered, status: (sent,) if not offered else ()
     control.executor.boundary()
     assert control.training.restored == [("step20-1", 0)]
+
+
+def test_a_command_for_a_job_that_only_counts_its_attempts_is_past(control, make, snapshot):
+    command = make.command(make.rollback(snapshot)).model_copy(update={"attempt_id": None})
+    control.inbox.offer([command])
+    control.executor.boundary()
+    assert words(control) == [("rejected", "past_attempt")]

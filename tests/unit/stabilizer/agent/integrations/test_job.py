@@ -10,7 +10,12 @@ from torch import nn
 from stabilizer.agent import Job, StabilizerCallback
 from stabilizer.agent.control.agreement import SingleProcess
 from stabilizer.agent.control.snapshots import Snapshot
-from stabilizer.agent.integrations.job import JobSubject, NullTelemetry
+from stabilizer.agent.integrations.job import (
+    JobSubject,
+    NullTelemetry,
+    derive_attempt_id,
+    scheduler_job,
+)
 from stabilizer.agent.integrations.settings import JobSettings
 from stabilizer.errors import ConfigurationError
 from stabilizer.protocol.batches import AttemptStart, SnapshotInfo
@@ -31,12 +36,15 @@ class Clock:
 
 class Telemetry(NullTelemetry):
     def __init__(self):
-        super().__init__()
         self.frames, self.markers, self.inventories, self.states = [], [], [], []
+        self.attempts = []
         self.closed = None
 
     def put(self, frames):
         self.frames.append(frames)
+
+    def begin_attempt(self, attempt_id, start):
+        self.attempts.append((attempt_id, start))
 
     def marker(self, marker):
         self.markers.append(marker)
@@ -156,16 +164,25 @@ def test_snapshots_are_taken_when_due_and_once(scene):
     assert scene.telemetry.inventories[-1] == [(1, 1), (3, 1), (6, 1), (9, 1)]
 
 
-def test_a_late_registration_renumbers_the_snapshots(scene):
+def test_attempts_and_snapshots_keep_their_ids(scene):
     scene.job.start(scene.subject)
-    scene.run(1)
-    scene.telemetry.attempt = 5
+    scene.run(4)
+    first = scene.job.attempt_id
+    scene.job.begin_attempt(AttemptStart(from_step=3, parent_id=first))
     scene.run(3)
-    assert scene.telemetry.inventories[-1] == [(0, 5), (3, 5)]
-    assert scene.job.attempt == 5
-    scene.job.begin_attempt(AttemptStart(from_step=3))
-    scene.run(1)
-    assert [info.attempt for info in scene.job.ring.inventory()] == [5, 5]
+    second = scene.job.attempt_id
+    held = [(info.step, info.attempt, info.attempt_id) for info in scene.job.ring.inventory()]
+    assert held == [(0, 1, first), (3, 1, first), (6, 2, second)]
+    ((begun, start),) = scene.telemetry.attempts
+    assert (begun, start.parent_id, scene.job.attempt) == (second, first, 2)
+
+
+def test_every_rank_names_attempts_by_the_ids_of_rank_0(scene, monkeypatch):
+    monkeypatch.setattr(scene.subject.agreement, "share_id", lambda own: "a" * 32)
+    scene.job.start(scene.subject)
+    assert scene.job.attempt_id == "a" * 32
+    scene.job.begin_attempt(AttemptStart(from_step=0))
+    assert scene.job.attempt_id == derive_attempt_id("a" * 32, 2)
 
 
 def test_the_end_of_a_cut_is_told(scene):
@@ -244,11 +261,80 @@ def test_before_training_everything_is_silent(scene):
     assert copy.deepcopy({"job": scene.job})["job"] is scene.job
 
 
-def test_state_is_saved_and_continued(scene):
+@pytest.fixture
+def introduce(scene, monkeypatch):
+    """Start a job over the scene's model and return its registration."""
+
+    def start(job):
+        registrations = []
+
+        def make(register):
+            registrations.append(register)
+            return scene.telemetry
+
+        monkeypatch.setattr(job, "_make_telemetry", make)
+        job.start(scene.subject)
+        return registrations[0]
+
+    return start
+
+
+def test_state_is_saved_and_continued(scene, introduce):
     scene.job.override.cut(ReduceLrParameters(factor=0.5))
+    scene.job.start(scene.subject)
+    scene.telemetry.run_id = "b" * 32
+    saved = scene.job.state_dict()
     fresh = Job(JobSettings(url=None, run="r"), scene.clock)
-    fresh.load_state_dict(scene.job.state_dict())
+    fresh.load_state_dict(saved)
     assert fresh.override.scale == 0.5
+    resumes = introduce(fresh).resumes
+    assert (resumes.run_id, resumes.attempt_id) == ("b" * 32, scene.job.attempt_id)
+    scene.telemetry.run_id = None  # not registered before the next checkpoint
+    assert fresh.state_dict()["attempt"] == {
+        "run_id": "b" * 32, "attempt_id": fresh.attempt_id,
+    }  # fmt: skip
+
+
+def test_a_checkpoint_of_version_0_1_is_resumed(scene, introduce):
+    saved = scene.job.state_dict()
+    del saved["attempt"]
+    scene.job.load_state_dict(saved)
+    assert introduce(scene.job).resumes is None
+
+
+def test_a_saved_attempt_that_is_damaged_does_not_stop_the_job(scene, introduce, caplog):
+    scene.job.load_state_dict(scene.job.state_dict() | {"attempt": {"attempt_id": "x"}})
+    assert introduce(scene.job).resumes is None
+    assert "the checkpoint does not say which run wrote it" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        ({"SLURM_JOB_ID": "7"}, ("slurm::7", 0)),
+        ({"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2"}, ("slurm::7", 2)),
+        (
+            {
+                "SLURM_JOB_ID": "9",
+                "SLURM_ARRAY_JOB_ID": "7",
+                "SLURM_ARRAY_TASK_ID": "1",
+                "SLURM_CLUSTER_NAME": "alps",
+            },
+            ("slurm:alps:7_1", 0),
+        ),
+        (
+            {"TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_RESTART_COUNT": "1"},
+            ("torchelastic:x", 1),
+        ),
+        ({"TORCHELASTIC_RUN_ID": "x", "SLURM_JOB_ID": "7"}, ("slurm::7", 0)),
+        ({"TORCHELASTIC_RUN_ID": "none"}, None),
+        ({"SLURM_JOB_ID": "7\n"}, None),
+    ],
+)
+def test_the_schedulers_id_is_sent(environment, expected):
+    job = scheduler_job(environment)
+    assert (job and (job.id, job.restarts)) == expected
 
 
 @pytest.mark.parametrize(
@@ -294,9 +380,3 @@ def test_a_policy_is_kept_as_it_was_checked(tmp_path):
     settings = JobSettings(url=None, run="r", policy=file)
     file.unlink()
     assert settings.policy_text() == default_rules().text
-
-
-def test_silence_counts_attempts():
-    silence = NullTelemetry()
-    assert silence.begin_attempt(AttemptStart(from_step=3)) == 2
-    assert silence.attempt == 2

@@ -1,25 +1,27 @@
 """A collector that keeps what it hears, in memory, and a clock that stands still."""
 
-from dataclasses import dataclass, field
+import uuid
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from stabilizer.agent.telemetry.attempts import AttemptBook
-from stabilizer.agent.telemetry.buffer import Buffer, Context
-from stabilizer.agent.telemetry.client import CollectorClient
-from stabilizer.agent.telemetry.counters import Counters
+from stabilizer.agent.telemetry.client import TelemetryClient
+from stabilizer.agent.telemetry.failures import Counters
 from stabilizer.agent.telemetry.http import HttpResponse
-from stabilizer.agent.telemetry.sender import Sender
+from stabilizer.agent.telemetry.outbox import Buffer, ReportedAttempt, ReporterContext
+from stabilizer.agent.telemetry.reporter import first_attempt
+from stabilizer.agent.telemetry.session import Sender
 from stabilizer.agent.telemetry.settings import ReporterSettings
+from stabilizer.agent.telemetry.spool import Record, RecordKind, SessionInfo, Spool
 from stabilizer.errors import TelemetryError
-from stabilizer.protocol.batches import BatchAnswer, SamplingPlan
+from stabilizer.protocol.batches import AttemptStart, BatchAnswer, SamplingPlan
 from stabilizer.protocol.commands import CommandResult, CommandState
 from stabilizer.protocol.decisions import Mode
 from stabilizer.protocol.frames import FrameBlock, decode_batch
-from stabilizer.protocol.message import Problem
+from stabilizer.protocol.message import PROTOCOL_VERSION, Problem
 from stabilizer.protocol.runs import CatalogsAdd, Heartbeat, RunRegister, RunRegistered
 from stabilizer.protocol.series import Catalog
 
@@ -69,12 +71,15 @@ class Pending:
 
 @dataclass
 class FakeCollector:
-    """A transport that is a collector: stores each (attempt, sequence) once, in memory."""
+    """A transport that is a collector: stores each (attempt, sequence) once, in memory.
+
+    It numbers attempts as they arrive, like the real one.
+    """
 
     run_id: str = "run-1"
-    newest_attempt: int = 0
     catalogs: set = field(default_factory=set)
-    attempts: set = field(default_factory=set)
+    attempts: list = field(default_factory=list)
+    """Ids of the attempts in the order of their arrival."""
     stored: dict = field(default_factory=dict)
     requests: list = field(default_factory=list)
     heartbeats: list = field(default_factory=list)
@@ -84,6 +89,10 @@ class FakeCollector:
     """Asked for each request: an exception to raise, a response to give, or None."""
     loses_answers: bool = False
     plan: SamplingPlan = PLAN
+    notice: str = ""
+
+    def number(self, attempt_id):
+        return self.attempts.index(attempt_id) + 1 if attempt_id in self.attempts else 0
 
     def request(self, request):
         self.requests.append(request)
@@ -112,7 +121,7 @@ class FakeCollector:
             "catalogs": self._catalogs,
             "frames": self._frames,
             "heartbeat": self._heartbeat,
-            "next": lambda _: self.answer(self.newest_attempt),
+            "next": lambda _: self.answer((self.attempts or [None])[-1]),
             "result": self._result,
         }[name](request.body)
 
@@ -123,7 +132,7 @@ class FakeCollector:
 
     def _heartbeat(self, body):
         self.heartbeats.append(Heartbeat.model_validate_json(body))
-        return self.answer(self.heartbeats[-1].attempt)
+        return self.answer(self.heartbeats[-1].attempt_id)
 
     def _result(self, body):
         self.results.append(CommandResult.model_validate_json(body))
@@ -131,15 +140,16 @@ class FakeCollector:
 
     def _register(self, message):
         self.registers.append(message)
-        self.newest_attempt += 1
-        self.attempts.add(self.newest_attempt)
+        if message.attempt_id not in self.attempts:
+            self.attempts.append(message.attempt_id)
         self.catalogs |= {catalog.id for catalog in message.catalogs}
         answer = RunRegistered(
             run_id=self.run_id,
-            attempt=self.newest_attempt,
+            attempt=self.number(message.attempt_id),
             plan=self.plan,
             mode=Mode.PROPOSE,
-            protocol_version=1,
+            protocol_version=message.protocol_version,
+            notice=self.notice,
         )
         return HttpResponse(201, answer.model_dump_json().encode())
 
@@ -148,19 +158,23 @@ class FakeCollector:
         header = batch.header
         if any(block.catalog not in self.catalogs for block in batch.blocks):
             return problem(409, "unknown_catalog")
-        if header.attempt not in self.attempts:
+        if header.attempt_id not in self.attempts:
             if header.attempt_start is None:
                 return problem(409, "unknown_attempt")
-            self.attempts.add(header.attempt)
-            self.newest_attempt = max(self.newest_attempt, header.attempt)
-        key = (header.attempt, header.sequence)
+            self.attempts.append(header.attempt_id)
+        key = (self.number(header.attempt_id), header.sequence)
         duplicate = key in self.stored
         self.stored.setdefault(key, batch)
-        return self.answer(header.attempt, duplicate=duplicate)
+        return self.answer(header.attempt_id, duplicate=duplicate)
 
-    def answer(self, attempt, *, duplicate=False):
+    def answer(self, attempt_id, *, duplicate=False):
         body = BatchAnswer(
-            attempt=max(attempt, 1), accepted_sequence=0, duplicate=duplicate, plan=self.plan
+            attempt=self.number(attempt_id),
+            attempt_id=attempt_id,
+            accepted_sequence=0,
+            duplicate=duplicate,
+            plan=self.plan,
+            notice=self.notice,
         )
         return HttpResponse(200, body.model_dump_json().encode())
 
@@ -194,8 +208,31 @@ def make_result(command_id="c1"):
 
 
 def make_register(**changes):
-    values = {"protocol_version": 1, "name": "a run", "key": "7", "catalogs": (CATALOG,)}
+    values = {
+        "protocol_version": PROTOCOL_VERSION,
+        "name": "a run",
+        "key": "7",
+        "catalogs": (CATALOG,),
+        "attempt_id": uuid.uuid4().hex,
+    }
     return RunRegister(**(values | changes))
+
+
+def make_attempt(from_step=0, **start):
+    return ReportedAttempt(uuid.uuid4().hex, AttemptStart(from_step=from_step, **start))
+
+
+def make_record(number, size=100, kind=RecordKind.BATCH):
+    return Record(kind, 1, number.to_bytes(4, "little") * (size // 4))
+
+
+def drain(spool):
+    """Take every record out of a spool, or out of one of its files."""
+    found = []
+    while (head := spool.head()) is not None:
+        found.append(head)
+        spool.pop()
+    return found
 
 
 @dataclass
@@ -203,7 +240,8 @@ class Desk:
     """A sender without its thread, and everything around it."""
 
     sender: Sender
-    context: Context
+    context: ReporterContext
+    attempt: ReportedAttempt
     collector: FakeCollector
     clock: ManualClock
     answers: list
@@ -214,10 +252,16 @@ class Desk:
             self.put_frames(Pending(step, catalog))
 
     def put_frames(self, frames):
-        self.context.buffer.put_frames(frames, self.context.book.local, self.clock.monotonic())
+        self.context.buffer.put_frames(frames, self.attempt, self.clock.monotonic())
 
-    def note(self, content):
-        self.context.buffer.put_note(content, self.context.book.local, self.clock.monotonic())
+    def event(self, content):
+        self.context.buffer.put_event(content, self.attempt, self.clock.monotonic())
+
+    def begin(self, from_step):
+        """Begin an attempt as the reporter does."""
+        parents = {"parent_id": self.attempt.id, "origin_id": self.context.attempt.id}
+        self.attempt = make_attempt(from_step, **parents)
+        self.event(self.attempt)
 
     def run(self, turns=50):
         """Let the sender work until it would sleep."""
@@ -255,27 +299,23 @@ def make_desk(clock, collector, settings):
 
     def make(register=None, settings=settings, transport=collector):
         counters = Counters()
-        context = Context(
+        register = register or make_register()
+        context = ReporterContext(
             settings=settings,
             clock=clock,
             buffer=Buffer(settings.buffer_steps, counters),
-            book=AttemptBook(),
             counters=counters,
+            attempt=first_attempt(register),
         )
         answers, registered = [], []
-
-        def on_registered(answer):
-            context.book.set_base(answer.attempt)
-            registered.append(answer)
-
         sender = Sender(
-            CollectorClient(transport, settings),
-            register or make_register(),
+            TelemetryClient(transport, settings),
+            register,
             context,
-            on_registered=on_registered,
+            on_registered=registered.append,
             on_answer=answers.append,
         )
-        return Desk(sender, context, collector, clock, answers, registered)
+        return Desk(sender, context, context.attempt, collector, clock, answers, registered)
 
     yield lambda *args, **kwargs: made.append(make(*args, **kwargs)) or made[-1]
     for desk in made:
@@ -287,6 +327,26 @@ def desk(make_desk):
     return make_desk()
 
 
+@pytest.fixture
+def make_spool(settings):
+    """Build a spool; each one is a new process of the same run."""
+    made = []
+
+    def make(*numbers, key="7", **changes):
+        counters = Counters()
+        spool = Spool(replace(settings, **changes), "a run", key, counters)
+        spool.info = SessionInfo(catalogs=(CATALOG,))
+        spool.counters = counters
+        made.append(spool)
+        for number in numbers:
+            spool.append(make_record(number))
+        return spool
+
+    yield make
+    for spool in made:
+        spool.close()
+
+
 @pytest.fixture(scope="session")
 def kit():
     """Makers, for tests cannot import from here."""
@@ -296,7 +356,10 @@ def kit():
         FakeCollector=FakeCollector,
         ManualClock=ManualClock,
         Pending=Pending,
+        drain=drain,
         gone=gone,
+        make_attempt=make_attempt,
+        make_record=make_record,
         make_register=make_register,
         make_result=make_result,
         problem=problem,

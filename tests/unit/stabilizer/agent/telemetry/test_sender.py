@@ -4,23 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from stabilizer.agent.telemetry.attempts import Start
-from stabilizer.agent.telemetry.buffer import StateChange
 from stabilizer.agent.telemetry.http import HttpResponse
-from stabilizer.agent.telemetry.sender import Ending
+from stabilizer.agent.telemetry.outbox import JobState
+from stabilizer.agent.telemetry.session import Ending
 from stabilizer.errors import TelemetryError
-from stabilizer.protocol.batches import AttemptStart, Marker, MarkerKind, SnapshotInfo
+from stabilizer.protocol.batches import Marker, MarkerKind, SnapshotInfo
 from stabilizer.protocol.frames import decode_batch
 from stabilizer.protocol.runs import RunState
-
-
-def begin(desk, from_step, parent=None):
-    """Begin an attempt as the reporter does."""
-    note = Start(
-        start=AttemptStart(from_step=from_step, parent=parent), base=desk.context.book.base
-    )
-    desk.context.book.begin()
-    desk.note(note)
 
 
 def end(desk, state=RunState.FINISHED, seconds=4.0):
@@ -59,7 +49,7 @@ class TestSending:
     def test_result_does_not_linger_and_keeps_its_place(self, desk, collector, kit):
         desk.run()
         desk.put(1)
-        desk.note(kit.make_result())
+        desk.event(kit.make_result())
         desk.put(2)
         desk.run()
         assert collector.names == ["runs", "frames", "result", "frames"]
@@ -95,7 +85,7 @@ class TestSending:
 
     def test_marker_and_inventory_travel_without_frames(self, desk, collector):
         desk.run()
-        desk.note(Marker(kind=MarkerKind.PHASE_CHANGE, step=3))
+        desk.event(Marker(kind=MarkerKind.PHASE_CHANGE, step=3))
         info = SnapshotInfo(id="s1", attempt=1, step=3, finite=True)
         desk.context.buffer.put_snapshots((info,), desk.clock.monotonic())
         desk.later(0.1)
@@ -128,28 +118,39 @@ class TestSending:
         desk.later(9.0)
         assert collector.heartbeats == []
         desk.later(1.0)
-        assert [(beat.attempt, beat.step) for beat in collector.heartbeats] == [(1, 4)]
+        (beat,) = collector.heartbeats
+        assert (beat.attempt_id, beat.step) == (desk.attempt.id, 4)
 
 
 class TestAttempts:
-    def test_new_attempt_is_told_even_before_its_first_frame(self, desk, collector):
+    def test_new_attempt_is_reported_even_before_its_first_frame(self, desk, collector):
         desk.run()
         desk.put(10)
-        begin(desk, from_step=5, parent=1)
+        desk.begin(from_step=5)
         desk.later(0.1)
         assert list(collector.stored) == [(1, 0), (2, 0)]
-        assert collector.stored[(2, 0)].header.attempt_start.from_step == 5
+        first, second = (batch.header for batch in collector.stored.values())
+        assert second.attempt_start.from_step == 5
+        assert second.attempt_start.parent_id == first.attempt_id
+        assert second.attempt_start.origin_id == first.attempt_id == desk.context.attempt.id
+
+    def test_every_batch_says_where_its_attempt_begins(self, desk, collector):
+        desk.run()
+        desk.begin(from_step=5)
+        desk.later(0.1)
+        collector.attempts.pop()  # the collector has lost what it knew of the attempt
         desk.put(6)
         desk.later(0.1)
-        assert collector.stored[(2, 1)].header.attempt_start is None
+        assert collector.stored[(2, 1)].header.attempt_start.from_step == 5
 
-    def test_numbers_given_before_registration_are_moved(self, desk, collector, kit):
-        collector.newest_attempt = 6
+    def test_ids_before_registration_stay(self, desk, collector, kit):
+        collector.attempts = [f"{number:032x}" for number in range(6)]
         collector.faults.append(kit.gone)
         desk.put(1)
         desk.later(0.1)
-        begin(desk, from_step=0, parent=1)
-        info = SnapshotInfo(id="s1", attempt=1, step=0, finite=True)
+        first = desk.attempt.id
+        desk.begin(from_step=0)
+        info = SnapshotInfo(id="s1", attempt=1, attempt_id=first, step=0, finite=True)
         desk.context.buffer.put_snapshots((info,), desk.clock.monotonic())
         desk.put(2)
         desk.later(0.1)
@@ -157,30 +158,47 @@ class TestAttempts:
         desk.later(60)
         assert collector.steps == [(7, 1), (8, 2)]
         header = collector.stored[(8, 0)].header
-        assert header.attempt_start.parent == 7
-        assert header.snapshots[0].attempt == 7
+        assert header.attempt_start.parent_id == first
+        assert header.snapshots == (info,)
 
-    def test_lost_start_is_told_again(self, desk, collector):
+    def test_heartbeats_name_the_newest_attempt_that_the_collector_knows(
+        self, desk, collector, kit
+    ):
         desk.run()
-        begin(desk, from_step=5)
+        first = desk.attempt.id
+        desk.begin(from_step=0)
+        collector.faults.append(
+            lambda request: kit.problem(503, "busy") if request.path.endswith("frames") else None
+        )
         desk.later(0.1)
-        collector.attempts.discard(2)
-        desk.put(6)
-        desk.later(0.1)
-        assert collector.stored[(2, 1)].header.attempt_start.from_step == 5
+        desk.context.buffer.put_state(JobState(RunState.PAUSED, 7))
+        desk.later(60)
+        collector.faults.clear()
+        desk.later(60)
+        desk.later(60)
+        named = [beat.attempt_id for beat in collector.heartbeats]
+        assert (named[0], named[-1]) == (first, desk.attempt.id)
 
     def test_run_that_is_gone_is_registered_anew(self, desk, collector):
         desk.run()
         desk.put(1)
         desk.later(0.1)
-        collector.run_id, collector.attempts = "run-2", set()
-        collector.newest_attempt = 3
+        collector.run_id, collector.attempts = "run-2", ["0" * 32]
         desk.put(2)
         desk.later(0.1)
         desk.later(30)
         assert [message.run_id for message in desk.registered] == ["run-1", "run-2"]
-        assert collector.steps == [(1, 1), (4, 2)]
-        assert collector.stored[(4, 1)].header.attempt == 4
+        assert [message.attempt_id for message in collector.registers] == [desk.attempt.id] * 2
+        assert collector.steps == [(1, 1), (2, 2)]
+
+    def test_lost_answer_to_the_registration_begins_no_second_attempt(self, desk, collector):
+        collector.loses_answers = True
+        desk.run()
+        collector.loses_answers = False
+        desk.put(1)
+        desk.later(60)
+        assert collector.attempts == [desk.attempt.id]
+        assert collector.steps == [(1, 1)]
 
 
 class TestTrouble:
@@ -359,29 +377,30 @@ class TestTrouble:
 class TestPause:
     def test_paused_job_listens(self, desk, collector):
         desk.run()
-        desk.context.buffer.put_state(StateChange(RunState.PAUSED, 7, "by hand"))
+        desk.context.buffer.put_state(JobState(RunState.PAUSED, 7, "by hand"))
         desk.sender.turn()
         desk.sender.turn()
         assert collector.heartbeats[-1].state is RunState.PAUSED
         assert collector.heartbeats[-1].step == 7
         assert collector.names[-1] == "next"
-        assert "attempt=1&wait=10&known=" in collector.requests[-1].path
+        query = f"attempt_id={desk.attempt.id}&wait=10&known="
+        assert query in collector.requests[-1].path
 
     def test_polls_answered_at_once_do_not_spin(self, desk, collector):
         desk.run()
-        desk.context.buffer.put_state(StateChange(RunState.PAUSED, 7))
+        desk.context.buffer.put_state(JobState(RunState.PAUSED, 7))
         desk.run()
         assert desk.sender.pause().seconds == pytest.approx(0.25)
 
     def test_news_of_the_job_break_the_poll_off(self, desk, collector, kit):
         desk.run()
-        desk.context.buffer.put_state(StateChange(RunState.PAUSED, 7))
+        desk.context.buffer.put_state(JobState(RunState.PAUSED, 7))
         broken = []
 
         def hold(request):
             if "next" in request.path:
                 broken.append(request.is_cancelled())
-                desk.note(kit.make_result())
+                desk.event(kit.make_result())
                 broken.append(request.is_cancelled())
                 return TelemetryError("broken off", code="cancelled")
             return None
@@ -395,7 +414,7 @@ class TestPause:
     def test_state_is_told_again_until_it_arrives(self, desk, collector, kit):
         desk.run()
         collector.faults.append(kit.gone)
-        desk.context.buffer.put_state(StateChange(RunState.PAUSED, 7))
+        desk.context.buffer.put_state(JobState(RunState.PAUSED, 7))
         desk.run()
         collector.faults.clear()
         desk.later(60)
@@ -403,7 +422,7 @@ class TestPause:
 
     def test_heartbeats_go_on_while_paused(self, desk, collector):
         desk.run()
-        desk.context.buffer.put_state(StateChange(RunState.PAUSED, 7))
+        desk.context.buffer.put_state(JobState(RunState.PAUSED, 7))
         for _ in range(40):
             desk.later(1.0)
         assert len(collector.heartbeats) >= 4
@@ -448,7 +467,7 @@ class TestEnd:
     def test_end_told_early_waits_for_what_was_measured(self, desk, collector):
         desk.run()
         desk.put(1)
-        desk.context.buffer.put_state(StateChange(RunState.FINISHED, 1))
+        desk.context.buffer.put_state(JobState(RunState.FINISHED, 1))
         desk.clock.advance(0.1)
         desk.run()
         assert collector.names == ["runs", "frames", "heartbeat"]
@@ -463,7 +482,7 @@ class TestEnd:
 
         collector.faults.append(more)
         desk.put(*range(500))
-        desk.note(kit.make_result())
+        desk.event(kit.make_result())
         desk.sender.turn()
         assert desk.sender.is_finished
         assert desk.context.counters.health.frames_spooled == 500

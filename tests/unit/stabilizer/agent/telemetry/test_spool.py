@@ -4,38 +4,37 @@ import gc
 import os
 import signal
 import sqlite3
-import struct
 import subprocess
 import sys
 import textwrap
 import threading
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stabilizer.agent.telemetry import spool as spool_module
-from stabilizer.agent.telemetry.counters import Counters
-from stabilizer.agent.telemetry.intake import Backlog
 from stabilizer.agent.telemetry.reporter import Reporter
 from stabilizer.agent.telemetry.spool import (
     Record,
     RecordKind,
     SessionInfo,
-    Spool,
     is_on_local_disk,
 )
 from stabilizer.clock import SystemClock
 from stabilizer.errors import TelemetryError
-from stabilizer.protocol.batches import AttemptStart, Marker, MarkerKind
+from stabilizer.protocol.batches import (
+    AttemptStart,
+    Marker,
+    MarkerKind,
+)
 from stabilizer.protocol.runs import RunState
 
 BOUND = 8 * 2**20
 
 
 def record(number, size=100, kind=RecordKind.BATCH):
-    return Record(kind, 1, 1, number.to_bytes(4, "little") * (size // 4))
+    return Record(kind, 1, number.to_bytes(4, "little") * (size // 4))
 
 
 def records(*numbers):
@@ -59,26 +58,6 @@ def folder(settings):
     return settings.spool_directory
 
 
-@pytest.fixture
-def make_spool(settings, kit):
-    """Build a spool; each one is a new process of the same run."""
-    made = []
-
-    def make(*numbers, key="7", **changes):
-        counters = Counters()
-        spool = Spool(replace(settings, **changes), "a run", key, counters)
-        spool.info = SessionInfo(message=kit.make_register(key=key))
-        spool.counters = counters
-        made.append(spool)
-        for number in numbers:
-            spool.append(record(number))
-        return spool
-
-    yield make
-    for spool in made:
-        spool.close()
-
-
 @pytest.fixture(params=["local disk", "network file system"])
 def disk(request, monkeypatch):
     is_local = request.param == "local disk"
@@ -90,10 +69,9 @@ PRELUDE = """
 import os, signal, sys
 from pathlib import Path
 from stabilizer.agent.telemetry import spool as spool_module
-from stabilizer.agent.telemetry.counters import Counters
+from stabilizer.agent.telemetry.failures import Counters
 from stabilizer.agent.telemetry.settings import ReporterSettings
 from stabilizer.agent.telemetry.spool import Record, RecordKind, SessionInfo, Spool
-from stabilizer.protocol.runs import RunRegister
 
 if sys.argv[2] == "network":
     spool_module.is_on_local_disk = lambda path: False
@@ -101,11 +79,11 @@ if sys.argv[2] == "network":
 def make():
     settings = ReporterSettings(spool_directory=Path(sys.argv[1]))
     spool = Spool(settings, "a run", "7", Counters())
-    spool.info = SessionInfo(message=RunRegister(protocol_version=1, name="a run", key="7"))
+    spool.info = SessionInfo()
     return spool
 
 def record(number, size=100):
-    return Record(RecordKind.BATCH, 1, 1, number.to_bytes(4, "little") * (size // 4))
+    return Record(RecordKind.BATCH, 1, number.to_bytes(4, "little") * (size // 4))
 """
 
 
@@ -180,11 +158,11 @@ class TestSpool:
 
     def test_registration_changes_the_owner_and_no_record(self, make_spool, kit):
         spool = make_spool(1)
-        spool.info = SessionInfo(message=kit.make_register(), run_id="r", base=7)
+        spool.info = SessionInfo(catalogs=(kit.CATALOG, kit.OTHER), run_id="r")
         spool.append(record(2))
         spool.close()
         ((file, info),) = make_spool().take_over()
-        assert (info.run_id, info.base) == ("r", 7)
+        assert info == spool.info
         assert drain(file) == records(1, 2)
 
 
@@ -244,7 +222,7 @@ class TestProcesses:
 
             def rows():
                 for _ in range(100):  # more than SQLite holds in memory, so that the disk has it
-                    yield 1, 1, 1, b"x" * 100_000
+                    yield 1, 1, b"x" * 100_000
                 os.kill(os.getpid(), signal.SIGKILL)
 
             spool._file.extend(rows())
@@ -439,172 +417,6 @@ class TestFailures:
         assert drain(file) == records(3)
 
 
-def encode(item):
-    """Write a record as version 0.1 did."""
-    fields = struct.pack("<BIII", item.kind, item.base, item.num_frames, len(item.payload))
-    checksum = struct.pack("<I", zlib.crc32(item.payload, zlib.crc32(fields)))
-    return b"STSP" + fields + checksum + item.payload
-
-
-class TestOldSpool:
-    @pytest.fixture
-    def leave(self, make_spool, kit):
-        """Write a folder as a process of version 0.1 did."""
-        run_folder = make_spool()._folder
-
-        def leave(*segments):
-            folder = run_folder / "00000001"
-            folder.mkdir(parents=True)
-            (folder / "lock").touch()
-            info = SessionInfo(message=kit.make_register(), run_id="r", base=3)
-            (folder / "session.json").write_text(info.model_dump_json())
-            for number, segment in enumerate(segments, start=1):
-                data = b"".join(encode(item) for item in segment)
-                (folder / f"{number:08d}.seg").write_bytes(data)
-            return folder
-
-        return leave
-
-    def test_is_taken_over_before_newer_files(self, leave, make_spool, folder):
-        left = [record(0, kind=RecordKind.FIRST_BATCH), record(1, kind=RecordKind.RESULT)]
-        leave(left, records(2))
-        make_spool(3).close()
-        (first, info), (second, _) = make_spool().take_over()
-        assert (info.run_id, info.base, first.begins_attempts) == ("r", 3, True)
-        assert drain(first) == [*left, record(2)]
-        assert drain(second) == records(3)
-        assert not list(folder.rglob("*.seg"))
-
-    @pytest.mark.parametrize("cut", [1, 50, 99, 110])
-    def test_record_cut_off_by_a_crash_is_ignored(self, leave, make_spool, cut):
-        path = leave(records(0, 1, 2)) / "00000001.seg"
-        path.write_bytes(path.read_bytes()[:-cut])
-        ((file, _),) = make_spool().take_over()
-        assert drain(file) == records(0, 1)
-
-    def test_flipped_bit_costs_its_record_and_is_counted(self, leave, make_spool):
-        path = leave(records(0, 1, 2)) / "00000001.seg"
-        data = bytearray(path.read_bytes())
-        data[150] ^= 1
-        path.write_bytes(data)
-        later = make_spool()
-        ((file, _),) = later.take_over()
-        assert drain(file) == records(0, 2)
-        assert later.counters.health.frames_dropped == 1
-
-    def test_foreign_bytes_are_no_records(self, leave, make_spool, folder):
-        left = leave([])
-        (left / "00000001.seg").write_bytes(b"STSP" + b"\xff" * 200)
-        assert make_spool().take_over() == []
-        assert size_on_disk(folder) == 0
-
-    def test_without_its_owner_it_is_deleted_and_counted(self, leave, make_spool):
-        left = leave(records(0, 1))
-        (left / "session.json").write_text("{")
-        later = make_spool()
-        assert later.take_over() == []
-        assert not left.exists()
-        assert later.counters.health.frames_dropped == 2
-
-    def test_folder_of_a_living_process_is_left_alone(self, leave, make_spool):
-        left = leave(records(0))
-        code = (
-            "import fcntl, signal; fcntl.flock(0, fcntl.LOCK_EX); print(flush=True); signal.pause()"
-        )
-        with (left / "lock").open("r+") as lock:
-            owner = subprocess.Popen(
-                [sys.executable, "-c", code], stdin=lock, stdout=subprocess.PIPE
-            )
-            owner.stdout.readline()
-        assert make_spool().take_over() == []
-        owner.kill()
-        owner.communicate()
-        assert len(make_spool().take_over()) == 1
-        assert not left.exists()
-
-    def test_full_disk_leaves_it_for_later(self, leave, make_spool, monkeypatch):
-        left = leave(records(0))
-
-        def full(*args):
-            raise sqlite3.OperationalError("database or disk is full")
-
-        with monkeypatch.context() as broken:
-            broken.setattr(spool_module.SpoolFile, "extend", full)
-            assert make_spool().take_over() == []
-        assert left.exists()
-        ((file, _),) = make_spool().take_over()
-        assert drain(file) == records(0)
-
-    def test_death_after_the_copy_doubles_nothing(self, leave, make_spool, monkeypatch):
-        left = leave(records(0))
-
-        def die(folder):
-            raise OSError("killed")
-
-        first = make_spool()
-        with monkeypatch.context() as broken:
-            broken.setattr(spool_module.shutil, "rmtree", die)
-            first.take_over()
-        first.close()
-        assert left.exists()
-        ((file, _),) = make_spool().take_over()
-        assert drain(file) == records(0)
-        assert not left.exists()
-
-
-class TestBacklog:
-    def test_full_disk_keeps_the_order_and_is_tried_again(self, make_spool, monkeypatch):
-        spool = make_spool()
-        backlog = Backlog(spool, spool.counters)
-        backlog.append(record(0))
-        backlog.spill(0.0)
-        append, full = spool.append, True
-
-        def fail(item):
-            if full:
-                raise TelemetryError("full", code="spool_failed")
-            append(item)
-
-        monkeypatch.setattr(spool, "append", fail)
-        for number in range(1, 9):
-            backlog.append(record(number))
-            backlog.spill(1.0)
-        assert not backlog.has_room
-        assert spool.counters.health.send_failures == 1
-        full = False
-        backlog.spill(2.0)
-        assert not backlog.has_room
-        backlog.spill(32.0)
-        found = []
-        while (head := backlog.head(33.0)) is not None:
-            found.append(head)
-            backlog.pop(head, 33.0)
-        assert found == records(*range(9))
-
-    def test_end_without_a_disk_is_counted(self, make_spool):
-        spool = make_spool(spool_bytes=0)
-        backlog = Backlog(spool, spool.counters)
-        backlog.append(record(0))
-        backlog.close(0.0)
-        assert spool.counters.health.frames_dropped == 1
-
-    def test_disk_that_cannot_be_read_is_skipped_and_tried_again(self, make_spool, monkeypatch):
-        spool = make_spool()
-        backlog = Backlog(spool, spool.counters)
-        backlog.append(record(0))
-        backlog.spill(0.0)
-        backlog.append(record(1))
-
-        def fail():
-            raise TelemetryError("unreadable", code="spool_failed")
-
-        with monkeypatch.context() as broken:
-            broken.setattr(spool, "head", fail)
-            assert backlog.head(1.0) == record(1)
-        assert backlog.head(2.0) == record(1)
-        assert backlog.head(32.0) == record(0)
-
-
 def test_training_never_waits_for_a_lock_that_hangs(settings, collector, kit, monkeypatch):
     """As on a network file system whose lock server is gone."""
     is_hanging, released, users = threading.Event(), threading.Event(), set()
@@ -633,7 +445,7 @@ def test_training_never_waits_for_a_lock_that_hangs(settings, collector, kit, mo
     for step in range(1, 10_000):
         reporter.put(kit.Pending(step))
     reporter.marker(Marker(kind=MarkerKind.LR_CHANGE, step=1))
-    reporter.begin_attempt(AttemptStart(from_step=7))
+    reporter.begin_attempt("a" * 32, AttemptStart(from_step=7))
     reporter.result(kit.make_result())
     reporter.set_snapshots(())
     reporter.set_state(RunState.PAUSED, 7)

@@ -5,10 +5,9 @@ import random
 
 import pytest
 
-from stabilizer.agent.telemetry.client import CollectorClient, RefusedError
-from stabilizer.agent.telemetry.delivery import Verdict, judge
+from stabilizer.agent.telemetry.client import RefusedError, TelemetryClient
+from stabilizer.agent.telemetry.failures import Backoff, DeliveryVerdict, judge_failure
 from stabilizer.agent.telemetry.http import Endpoint, HttpResponse, HttpTransport, find_proxy
-from stabilizer.agent.telemetry.sender import Backoff
 from stabilizer.agent.telemetry.settings import ReporterSettings
 from stabilizer.errors import ConfigurationError, TelemetryError
 
@@ -97,7 +96,7 @@ class TestClient:
                 def close(self):
                     pass
 
-            return CollectorClient(Fixed(), settings, secret="s3cret")
+            return TelemetryClient(Fixed(), settings, secret="s3cret")
 
         return make
 
@@ -133,54 +132,54 @@ class TestClient:
         assert answer.plan.every == 3
 
     def test_names_are_quoted_in_paths(self, settings, kit, collector):
-        client = CollectorClient(collector, settings)
+        client = TelemetryClient(collector, settings)
         with pytest.raises(RefusedError):
             client.send_result("a/../b?c", kit.make_result("x/y"))
         assert collector.requests[0].path == ("/api/v1/runs/a%2F..%2Fb%3Fc/commands/x%2Fy/result")
 
     def test_poll_names_what_is_known(self, settings, collector):
-        CollectorClient(collector, settings).poll(
-            "run-1", 3, known=["c1", "c2"], wait_seconds=1.2, is_cancelled=lambda: False
+        TelemetryClient(collector, settings).poll(
+            "run-1", "a" * 32, known=["c1", "c2"], wait_seconds=1.2, is_cancelled=lambda: False
         )
         path = collector.requests[0].path
-        assert path.endswith("next?attempt=3&wait=2&known=c1&known=c2")
+        assert path.endswith(f"next?attempt_id={'a' * 32}&wait=2&known=c1&known=c2")
         assert collector.requests[0].timeout_seconds == 2 + settings.request_timeout_seconds
 
 
 @pytest.mark.parametrize(
     ("status", "code", "verdict"),
     [
-        (401, "unauthenticated", Verdict.REFUSED),
-        (403, "forbidden", Verdict.REFUSED),
-        (426, "protocol_version_unsupported", Verdict.REFUSED),
-        (404, "unknown_run", Verdict.LOST_RUN),
-        (404, "unknown_command", Verdict.FINAL),
-        (404, "http_404", Verdict.RETRY),
-        (409, "command_settled", Verdict.FINAL),
-        (413, "http_413", Verdict.FINAL),
-        (422, "step_out_of_order", Verdict.FINAL),
-        (429, "http_429", Verdict.RETRY),
-        (500, "internal_error", Verdict.RETRY),
-        (503, "storage_unavailable", Verdict.RETRY),
+        (401, "unauthenticated", DeliveryVerdict.REFUSED),
+        (403, "forbidden", DeliveryVerdict.REFUSED),
+        (426, "protocol_version_unsupported", DeliveryVerdict.REFUSED),
+        (404, "unknown_run", DeliveryVerdict.LOST_RUN),
+        (404, "unknown_command", DeliveryVerdict.REJECTED),
+        (404, "http_404", DeliveryVerdict.RETRY),
+        (409, "command_settled", DeliveryVerdict.REJECTED),
+        (413, "http_413", DeliveryVerdict.REJECTED),
+        (422, "step_out_of_order", DeliveryVerdict.REJECTED),
+        (429, "http_429", DeliveryVerdict.RETRY),
+        (500, "internal_error", DeliveryVerdict.RETRY),
+        (503, "storage_unavailable", DeliveryVerdict.RETRY),
     ],
 )
 def test_verdicts_on_refusals(status, code, verdict):
     error = RefusedError("no", status=status, code=code, retry_after_seconds=None)
-    assert judge(error) is verdict
+    assert judge_failure(error) is verdict
 
 
 @pytest.mark.parametrize(
     ("code", "verdict"),
     [
-        ("connect_failed", Verdict.RETRY),
-        ("read_timeout", Verdict.RETRY),
-        ("garbage_answer", Verdict.RETRY),
-        ("redirect_refused", Verdict.REFUSED),
-        ("tls_failed", Verdict.REFUSED),
+        ("connect_failed", DeliveryVerdict.RETRY),
+        ("read_timeout", DeliveryVerdict.RETRY),
+        ("garbage_answer", DeliveryVerdict.RETRY),
+        ("redirect_refused", DeliveryVerdict.REFUSED),
+        ("tls_failed", DeliveryVerdict.REFUSED),
     ],
 )
 def test_verdicts_on_failures(code, verdict):
-    assert judge(TelemetryError("no", code=code)) is verdict
+    assert judge_failure(TelemetryError("no", code=code)) is verdict
 
 
 class TestBackoff:

@@ -1,10 +1,8 @@
-"""A later process speaks for an earlier one, before its own first word where order asks for it."""
+"""A later process delivers what an earlier one has left in the spool."""
 
 import pytest
 
-from stabilizer.agent.telemetry.attempts import Start
-from stabilizer.agent.telemetry.sender import Ending
-from stabilizer.protocol.batches import AttemptStart, SnapshotInfo
+from stabilizer.agent.telemetry.session import Ending
 
 
 def die(desk):
@@ -15,33 +13,29 @@ def die(desk):
     assert desk.sender.is_finished
 
 
-def begin(desk, from_step):
-    note = Start(start=AttemptStart(from_step=from_step), base=desk.context.book.base)
-    desk.context.book.begin()
-    desk.note(note)
-
-
-def test_process_that_never_reached_the_collector_is_told_first(
+def test_process_that_never_reached_the_collector_is_delivered_by_the_next(
     make_desk, collector, kit, settings
 ):
     first = make_desk(kit.make_register(start_step=3))
     collector.faults.append(kit.gone)
     first.put(3, 4)
     first.later(0.1)
-    begin(first, from_step=2)
+    first.begin(from_step=2)
     first.put(3)
     die(first)
     collector.faults.clear()
     second = make_desk(kit.make_register(start_step=10))
     second.put(11)
     second.later(0.1)
-    assert [message.start_step for message in collector.registers] == [3, 10]
-    assert collector.steps == [(1, 3), (1, 4), (2, 3), (3, 11)]
-    assert [answer.attempt for answer in second.registered] == [3]
+    assert [message.start_step for message in collector.registers] == [10]
+    assert collector.steps == [(1, 11), (2, 3), (2, 4), (3, 3)]
+    starts = [batch.header.attempt_start for batch in collector.stored.values()]
+    assert {start.origin_id for start in starts[1:]} == {first.context.attempt.id}
+    assert starts[2].parent_id == first.context.attempt.id
     assert list(settings.spool_directory.rglob("*.spool")) == []
 
 
-def test_history_waits_until_the_new_process_is_told(make_desk, collector, kit):
+def test_history_waits_until_the_new_process_is_reported(make_desk, collector, kit):
     first = make_desk()
     first.run()
     collector.faults.append(kit.gone)
@@ -55,25 +49,11 @@ def test_history_waits_until_the_new_process_is_told(make_desk, collector, kit):
     assert collector.steps == [(2, 5), (1, 1), (1, 2)]
 
 
-def test_snapshots_of_a_dead_process_are_not_told(make_desk, collector, kit):
-    first = make_desk()
-    first.run()
-    info = SnapshotInfo(id="s1", attempt=1, step=3, finite=True)
-    collector.faults.append(kit.gone)
-    first.context.buffer.put_snapshots((info,), first.clock.monotonic())
-    first.put(1)
-    first.later(0.1)
-    die(first)
-    collector.faults.clear()
-    make_desk().run()
-    assert collector.stored[(1, 0)].header.snapshots is None
-
-
 def test_results_of_a_dead_process_are_delivered(make_desk, collector, kit):
     first = make_desk()
     first.run()
     collector.faults.append(kit.gone)
-    first.note(kit.make_result("c9"))
+    first.event(kit.make_result("c9"))
     first.run()
     die(first)
     collector.faults.clear()
@@ -81,7 +61,7 @@ def test_results_of_a_dead_process_are_delivered(make_desk, collector, kit):
     assert [result.command_id for result in collector.results] == ["c9"]
 
 
-def test_catalogs_found_late_are_told_for_the_dead(make_desk, collector, kit):
+def test_catalogs_of_a_dead_process_are_sent_with_its_frames(make_desk, collector, kit):
     first = make_desk()
     collector.faults.append(kit.gone)
     first.put(1, catalog=kit.OTHER)
@@ -89,7 +69,7 @@ def test_catalogs_found_late_are_told_for_the_dead(make_desk, collector, kit):
     die(first)
     collector.faults.clear()
     make_desk().run()
-    assert collector.steps == [(1, 1)]
+    assert collector.steps == [(2, 1)]
 
 
 def test_crash_while_draining_loses_and_doubles_nothing(make_desk, collector, kit):
@@ -143,5 +123,5 @@ def test_records_that_nobody_takes_do_not_hold_the_new_process_up(
     second = make_desk()
     for _ in range(20):
         second.later(30)
-    assert second.registered[0].attempt == 2
+    assert second.sender.is_connected
     assert second.context.counters.health.frames_dropped == 1
