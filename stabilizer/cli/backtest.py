@@ -115,6 +115,8 @@ def as_text(run: ReportedRun) -> str:
     """Describe a run in a few lines."""
     result = run.result
     steps = f"{result.rows} steps from {result.first_step} to {result.last_step}"
+    if not result.rows:
+        steps = "no step that can be read"
     counts = f"{len(result.alerts)} alerts, {len(result.proposals)} commands"
     lines = [f"{run.name}: {steps}, {counts}"]
     if run.problems:

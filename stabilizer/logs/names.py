@@ -32,7 +32,7 @@ _KINDS: Final = {
 _EVALUATION: Final = frozenset({"eval", "val", "valid", "validation", "test"})
 _WRAPPERS: Final = frozenset(
     {"train", "training", "optim", "optimizer", "metrics", "trainer", "loss_metrics", "model"}
-    | {"lm_loss_training", "grad", "gradient"}
+    | {"lm_loss_training"}
 )
 """Leading parts that say where a tool keeps its training metrics."""
 _MEAN_LOSS: Final = ["train", "train_loss"]

@@ -58,10 +58,11 @@ class LocalFollower:
     def finish(self) -> None:
         """Say how the run stands."""
         result = self._job.result
-        self._say(
-            f"{self._name}: followed to step {result.last_step}: {result.rows} steps, "
-            f"{len(result.alerts)} alerts"
-        )
+        if not result.rows:
+            self._say(f"{self._name}: no step that can be read")
+            return
+        counts = f"{result.rows} steps, {len(result.alerts)} alerts"
+        self._say(f"{self._name}: followed to step {result.last_step}: {counts}")
 
     def _report(self, step: int, out: Outcome) -> None:
         for line in (*map(describe_alert, out.alerts), *map(describe_decision, out.incidents)):
