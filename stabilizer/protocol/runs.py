@@ -52,9 +52,9 @@ class SchedulerJob(Message):
 class RunRegister(Message):
     """Registration of a process of a job.
 
-    A restart comes back to its run: by an explicit `key`, by the checkpoint that it `resumes`, by
+    A restart resumes its run: by an explicit `key`, by the checkpoint that it `resumes`, by
     the scheduler's id, or by the name alone where no job of that name is live. Two live jobs of
-    one name and no key never share a run. Without `attempt_id` (version 1) it comes back to the
+    one name and no key never share a run. Without `attempt_id` (version 1) it resumes the
     run of its name and key.
     """
 
@@ -104,7 +104,7 @@ class RunRegistered(Message):
     mode: Mode
     """How far the policy may go by itself."""
     protocol_version: int
-    """Protocol version of the conversation: that of the job, which the collector speaks."""
+    """Protocol version in use: that of the job."""
     notice: str = ""
     """For the job's log: why it became a run of its own."""
 

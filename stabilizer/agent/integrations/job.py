@@ -1,7 +1,7 @@
-"""A job under watch: its probes, its telemetry, and its control, tied together.
+"""`Job`: connects the probes, the telemetry, and the control of one monitored job.
 
-Knows no training framework; an integration calls it at the points of a step. On other ranks than 0
-it measures and reports nothing, but obeys: snapshots, agreement and rewinding happen everywhere.
+It knows no training framework; an integration calls it at the points of a step. Ranks other than 0
+measure and report nothing; snapshots, agreement and rewinding happen on every rank.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Telemetry(Protocol):
         """How often the modules are measured."""
 
     def start(self) -> None:
-        """Begin."""
+        """Start."""
 
     def put(self, frames: PendingFrames) -> None:
         """Hand over the frames of a step."""
@@ -74,19 +74,19 @@ class Telemetry(Protocol):
         """Hand over an event."""
 
     def set_snapshots(self, infos: Sequence[SnapshotInfo]) -> None:
-        """Tell the inventory."""
+        """Report the inventory."""
 
     def begin_attempt(self, attempt_id: str, start: AttemptStart) -> None:
         """Begin the next attempt."""
 
     def result(self, result: CommandResult) -> None:
-        """Hand over the job's word on a command."""
+        """Report the result of a command."""
 
     def set_state(self, state: RunState, step: int, message: str = "") -> None:
-        """Tell the state of the job."""
+        """Report the state of the job."""
 
     def close(self, state: RunState, timeout_seconds: float = 5.0) -> None:
-        """Send what is left and end."""
+        """Send what is left and stop."""
 
 
 class NullTelemetry:
@@ -138,7 +138,7 @@ class JobSubject:
 
 
 class Job:
-    """One stretch of training under watch, from its start to its end."""
+    """One monitored training in this process, from its start to its end."""
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class Job:
 
     @property
     def is_started(self) -> bool:
-        """Whether training is under watch now."""
+        """Whether training is monitored now."""
         return self._is_open
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
@@ -191,7 +191,7 @@ class Job:
         return self
 
     def start(self, subject: JobSubject) -> None:
-        """Training begins: register, and hook in."""
+        """Register the run and attach the hooks; training begins."""
         self._subject = subject
         self._attempt_ids = [subject.agreement.share_id(self.attempt_id)]
         if subject.agreement.is_leader:
@@ -214,24 +214,23 @@ class Job:
         self._step_began = self._clock.monotonic()
 
     def log(self, name: str, value: Tensor | float, **labels: str) -> None:
-        """Give a value of a metric at this step; a tensor stays on its device.
+        """Log a value of a metric at this step; a tensor stays on its device.
 
-        Given several times in a step (microbatches), the mean counts. A module that logs `loss`
-        itself has what it backpropagates reported as `loss_total`.
+        Of several values in a step (microbatches) the mean counts. If a module logs `loss` itself,
+        the loss it backpropagates is reported as `loss_total`.
 
-        What is not one number, or has a name or labels that no series can have, is left out, and
-        the log says so once: a slip in a report must not end a training.
+        A value that is not one number, or whose name or labels are invalid, is left out with one
+        warning: a mistake in a report must not end a training.
         """
         if self._report(name, value, labels) and not labels:
             self._logged.add(name)
 
     def phase(self, text: str) -> None:
-        """Tell that the job trains on in another way from the next step on, and how.
+        """Mark that training changes from the next step on, and how.
 
-        Layers are unfrozen, the data changes: what was normal may not be so any more. Rules begin
-        new baselines there, and pass no judgement for a while (`inhibit_after: phase_change`).
-        To be called between two steps, or before the first forward of a step; a text that is too
-        long is cut.
+        When layers are unfrozen or the data changes, other values become normal. Rules start new
+        baselines there, and raise no alert for a while (`inhibit_after: phase_change`). Call it
+        between two steps, or before the first forward of a step; a text that is too long is cut.
         """
         if self._is_open and self._subject is not None:
             step = self._subject.training.step
@@ -250,29 +249,29 @@ class Job:
         return True
 
     def boundary(self) -> None:
-        """Between two steps: carry out commands, take a snapshot if one is due.
+        """Apply commands and take a snapshot if one is due; call it between two steps.
 
         Raises:
-            RestoreError: The state may be half restored. The job must not go on.
+            RestoreError: The state may be half restored. The job must not continue.
         """
         if self._executor is None or self._subject is None or not self._is_open:
             return
         rewound = self._executor.boundary()
         if rewound:
-            self._tell_snapshots()
+            self._report_snapshots()
         elif not self._executor.is_stopping:
             self._take_snapshot(self._subject)
         self._step_began = self._clock.monotonic()
 
     def begin_step(self, step: int) -> None:
-        """Before the first microbatch of the step that ends with so many completed steps."""
+        """Begin the step with this number; call it before the first microbatch."""
         if self._probes is not None and self._is_open:
             self._probes.begin_step(self._telemetry.plan.is_sampled(step))
 
     def before_optimizer_step(
         self, optimizer: Optimizer, parameters: Iterable[nn.Parameter], *, is_first: bool
     ) -> None:
-        """Between the last backward and the optimizer, before clipping."""
+        """Measure gradients; call it after the last backward, before clipping."""
         if not self._is_open:
             return
         if self._probes is not None and is_first:
@@ -282,14 +281,14 @@ class Job:
         self.override.reassert(optimizer)
 
     def log_loss(self, loss: Tensor | float) -> None:
-        """Give what a microbatch backpropagates, undivided by the number of microbatches."""
+        """Log the loss of a microbatch, not divided by the number of microbatches."""
         if self._probes is None or not self._is_open or Metric.LOSS_TOTAL in self._logged:
             return
         name = Metric.LOSS_TOTAL if Metric.LOSS in self._logged else Metric.LOSS
         self._report(name, loss, {})
 
     def end_step(self, step: int) -> None:
-        """After the optimizer: report the step, settle what waited for it."""
+        """Report the step and settle what waited for it; call it after the optimizer."""
         if self._executor is None or not self._is_open:
             return
         self._executor.after_step()
@@ -307,17 +306,17 @@ class Job:
             self.marker(Marker(kind=MarkerKind.LR_CHANGE, step=step, text=text))
 
     def finish(self, step: int) -> None:
-        """Training has ended by itself: settle what is open. All ranks."""
+        """End a training that is complete: settle open commands. All ranks."""
         if self._executor is not None and self._is_open:
             self._executor.finish()
             self._close(RunState.FINISHED, step, "")
 
     def fail(self, step: int, message: str) -> None:
-        """Training has ended by an error or an interruption; waits for no other rank."""
+        """End after an error or an interruption; waits for no other rank."""
         if self._is_open:
             self._close(RunState.FAILED, step, message)
 
-    # What the executor tells beside results.
+    # What the executor reports beside results, and what a checkpoint holds.
 
     def begin_attempt(self, start: AttemptStart) -> None:
         """Begin the next attempt. Every rank derives the same id for it."""
@@ -325,11 +324,11 @@ class Job:
         self._telemetry.begin_attempt(self.attempt_id, start)
 
     def marker(self, marker: Marker) -> None:
-        """Tell an event."""
+        """Report an event."""
         self._telemetry.marker(marker)
 
     def set_paused(self, paused: bool, step: int) -> None:
-        """Tell that the job stands still, or goes on."""
+        """Report that the job has paused or resumed."""
         self._telemetry.set_state(RunState.PAUSED if paused else RunState.RUNNING, step)
 
     def state_dict(self) -> dict[str, Any]:
@@ -344,7 +343,7 @@ class Job:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what a checkpoint holds.
+        """Load the state of a checkpoint.
 
         Raises:
             ControlError: The state is not one of ours.
@@ -415,9 +414,9 @@ class Job:
         self.ring.add(snapshot)
         if self._executor is not None:
             self._executor.note_snapshot(snapshot)
-        self._tell_snapshots()
+        self._report_snapshots()
 
-    def _tell_snapshots(self) -> None:
+    def _report_snapshots(self) -> None:
         self._telemetry.set_snapshots(self.ring.inventory())
 
     def _close(self, state: RunState, step: int, message: str) -> None:

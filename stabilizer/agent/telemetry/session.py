@@ -227,7 +227,7 @@ class Sender:
         client: Talks to the collector.
         register: Registration of this process.
         context: Shared with training.
-        on_registered: Called when the run is registered, and again if it is registered anew.
+        on_registered: Called when the run is registered, and again after the collector lost it.
         on_answer: Called with every answer to batches, heartbeats and polls of this process.
     """
 

@@ -59,7 +59,7 @@ class ReporterSettings:
     refused_retry_seconds: float = 300.0
     """Wait after a refusal that a retry does not mend: token, right, version, registration."""
     poison_tries: int = 6
-    """Server errors (status 500) in a row for one batch before it is given up and counted."""
+    """Server errors (status 500) in a row for one batch before it is dropped and counted."""
     answer_bytes: int = 8 * 2**20
     """Longest answer that is read; a longer one is a failure."""
     log_every_seconds: float = 60.0

@@ -21,7 +21,7 @@ UNKNOWN: Final = 0
 def find_attempt(tx: RunTransaction, named: NamesAttempt) -> AttemptRow | None:
     """Return the attempt that a message names, or None.
 
-    A number names only an attempt of a job of protocol version 1, which counts by itself.
+    A number names only an attempt of a job of protocol version 1, which counts its attempts itself.
     """
     if named.attempt_id is not None:
         return tx.repos.attempts.by_id(tx.run.id, named.attempt_id)
@@ -40,7 +40,7 @@ def number_of(tx: RunTransaction, named: NamesAttempt) -> int:
 
 
 def is_newest(tx: RunTransaction, number: int) -> bool:
-    """Return whether a message of this attempt speaks for the run.
+    """Return whether a message of this attempt changes the state of the run.
 
     That is the newest attempt, or one that a job of protocol version 1 names before its first
     batch; but neither an earlier one nor one that arrived late.
