@@ -22,7 +22,7 @@ import numpy.typing as npt
 from stabilizer.logs.names import series_of
 from stabilizer.logs.rows import LogProblems, LogRow
 from stabilizer.protocol.batches import Marker, MarkerKind
-from stabilizer.protocol.frames import FrameBlock
+from stabilizer.protocol.frames import Float32Array, FrameBlock
 from stabilizer.protocol.metrics import Metric
 from stabilizer.protocol.series import MAX_SERIES_PER_CATALOG, Catalog, SeriesKey
 
@@ -34,6 +34,9 @@ _NUM_PARTS: Final = 3
 _MAX_MAPPINGS: Final = 1000
 
 IndexArray = npt.NDArray[np.intp]
+BoolArray = npt.NDArray[np.bool_]
+_Read = tuple[Float32Array, BoolArray | None]
+"""Values of shape [N]; their presence of shape [1, N], None if all were measured."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,16 +79,29 @@ class _Part:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Mapping:
-    """Where the columns of a row go.
+class _Route:
+    """Where the columns of a row that belong to one catalog go.
 
     Args:
-        sources: Positions in the row, by part.
-        targets: Columns of the part's catalog, by part.
+        part: Index of the catalog.
+        sources: Positions in the row.
+        targets: Columns of the catalog.
+        in_order: The targets are 0, 1, 2, ...
     """
 
-    sources: tuple[IndexArray, ...]
-    targets: tuple[IndexArray, ...]
+    part: int
+    sources: IndexArray
+    targets: IndexArray
+    in_order: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Mapping:
+    """Where the columns of a row go."""
+
+    routes: tuple[_Route, ...]
+    full_step: int = -1
+    """Newest step of the attempt at which all of the columns had a value."""
 
 
 class LogStream:
@@ -96,6 +112,8 @@ class LogStream:
         self._parts = tuple(_Part() for _ in range(_NUM_PARTS))
         self._slots: dict[SeriesKey, tuple[int, int]] = {}
         self._mappings: dict[tuple[str, ...], _Mapping] = {}
+        self._columns: tuple[str, ...] | None = None
+        self._mapping = _Mapping(())
         self._latest = tuple(np.empty(0, np.int64) for _ in range(_NUM_PARTS))
         self._pending: list[LogRow] = []
         self._step = -1
@@ -112,6 +130,8 @@ class LogStream:
             self._given_attempt = row.attempt
             self._starts_attempt = True
             self._latest = tuple(np.full_like(latest, -1) for latest in self._latest)
+            for mapping in self._mappings.values():
+                mapping.full_step = -1
         elif row.step < self._step:
             self.problems.late += 1
             return
@@ -140,58 +160,81 @@ class LogStream:
 
     def _repeats(self, row: LogRow) -> bool:
         """Return whether a series of the row has a value at its step or later."""
-        mapping = self._map(row.columns)
+        for mapping in self._mappings.values():
+            if mapping.full_step >= row.step:
+                self._note_full(mapping)
         return any(
-            bool(
-                (
-                    self._latest[part][mapping.targets[part]][self._there(row, part)] >= row.step
-                ).any()
-            )
-            for part in range(_NUM_PARTS)
+            bool((self._latest[route.part][self._present_targets(row, route)] >= row.step).any())
+            for route in self._map(row.columns).routes
         )
 
     def _note(self, row: LogRow) -> None:
         mapping = self._map(row.columns)
-        for part in range(_NUM_PARTS):
-            targets = mapping.targets[part]
-            if targets.size:
-                self._latest[part][targets[self._there(row, part)]] = row.step
+        if row.present is None:  # written into the arrays when they are read, which is rare
+            mapping.full_step = row.step
+            return
+        for route in mapping.routes:
+            self._latest[route.part][self._present_targets(row, route)] = row.step
 
-    def _there(self, row: LogRow, part: int) -> npt.NDArray[np.bool_] | slice:
+    def _note_full(self, mapping: _Mapping) -> None:
+        for route in mapping.routes:
+            latest = self._latest[route.part]
+            latest[route.targets] = np.maximum(latest[route.targets], mapping.full_step)
+
+    def _present_targets(self, row: LogRow, route: _Route) -> IndexArray:
         if row.present is None:
-            return slice(None)
-        return row.present[self._map(row.columns).sources[part]]
+            return route.targets
+        return route.targets[row.present[route.sources]]
 
     def _frames(self, rows: list[LogRow]) -> Iterator[tuple[Catalog, FrameBlock]]:
+        steps = np.array([rows[0].step], np.int64)
         time = next((row.time for row in reversed(rows) if row.time is not None), 0.0)
-        for part, catalog in enumerate(self._parts):
-            values = np.zeros(len(catalog.keys), np.float32)
-            present = np.zeros(len(catalog.keys), np.bool_)
-            for row in rows:
-                mapping = self._map(row.columns)
-                there = self._there(row, part)
-                targets = mapping.targets[part][there]
-                with np.errstate(over="ignore"):  # beyond float32 is Inf, which is data
-                    values[targets] = row.values[mapping.sources[part][there]]
-                present[targets] = True
-            if present.any():
-                yield (
-                    catalog.catalog,
-                    FrameBlock(
-                        catalog=catalog.catalog.id,
-                        steps=np.array([rows[0].step], np.int64),
-                        times=np.array([time], np.float64),
-                        values=values[None],
-                        present=None if present.all() else present[None],
-                    ),
-                )
+        times = np.array([time], np.float64)
+        for part, known in enumerate(self._parts):
+            read = self._read_one(rows[0], part) if len(rows) == 1 else self._read(rows, part)
+            if read is not None:
+                values, present = read
+                catalog = known.catalog
+                yield catalog, FrameBlock(catalog.id, steps, times, values[None], present)
+
+    def _read_one(self, row: LogRow, part: int) -> _Read | None:
+        """Read a row that is all of its step; most are."""
+        route = next((r for r in self._map(row.columns).routes if r.part == part), None)
+        if route is None:
+            return None
+        if not route.in_order or len(route.targets) != len(self._parts[part].keys):
+            return self._read([row], part)
+        with np.errstate(over="ignore"):  # beyond float32 is Inf, which is data
+            values = row.values[route.sources].astype(np.float32)
+        if row.present is None:
+            return values, None
+        present = row.present[route.sources]
+        values[~present] = 0
+        return _packed(values, present)
+
+    def _read(self, rows: list[LogRow], part: int) -> _Read | None:
+        size = len(self._parts[part].keys)
+        values, present = np.zeros(size, np.float32), np.zeros(size, np.bool_)
+        for row in rows:
+            for route in self._map(row.columns).routes:
+                if route.part == part:
+                    there = slice(None) if row.present is None else row.present[route.sources]
+                    with np.errstate(over="ignore"):
+                        values[route.targets[there]] = row.values[route.sources[there]]
+                    present[route.targets[there]] = True
+        return _packed(values, present)
 
     def _map(self, columns: tuple[str, ...]) -> _Mapping:
+        if columns is self._columns:
+            return self._mapping
         mapping = self._mappings.get(columns)
         if mapping is None:
             if len(self._mappings) >= _MAX_MAPPINGS:
+                for old in self._mappings.values():
+                    self._note_full(old)
                 self._mappings.clear()
             mapping = self._mappings[columns] = self._make_mapping(columns)
+        self._columns, self._mapping = columns, mapping
         return mapping
 
     def _make_mapping(self, columns: tuple[str, ...]) -> _Mapping:
@@ -211,10 +254,17 @@ class LogStream:
             np.concatenate([latest, np.full(len(part.keys) - len(latest), -1, np.int64)])
             for latest, part in zip(self._latest, self._parts, strict=True)
         )
-        return _Mapping(
-            tuple(np.array(part, np.intp) for part in sources),
-            tuple(np.array(part, np.intp) for part in targets),
+        routes = (
+            _Route(
+                part,
+                np.array(sources[part], np.intp),
+                np.array(targets[part], np.intp),
+                targets[part] == list(range(len(targets[part]))),
+            )
+            for part in range(_NUM_PARTS)
+            if sources[part]
         )
+        return _Mapping(tuple(routes))
 
     def _slot(self, key: SeriesKey) -> tuple[int, int] | None:
         slot = self._slots.get(key)
@@ -227,6 +277,13 @@ class LogStream:
         slot = self._slots[key] = (part, len(keys))
         keys.append(key)
         return slot
+
+
+def _packed(values: Float32Array, present: BoolArray) -> _Read | None:
+    """Return values with the presence of each, None for all of them; None if there are none."""
+    if not present.any():
+        return None
+    return values, None if present.all() else present[None]
 
 
 def _part_of(key: SeriesKey) -> int:
