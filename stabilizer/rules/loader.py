@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib.resources import files
 
 from pydantic import JsonValue, ValidationError
@@ -44,6 +44,7 @@ class RuleFile:
         return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
+@lru_cache(maxsize=16)  # the jobs of a sweep send the same file
 def load_rules(text: str, file: str = "<string>") -> RuleFile:
     """Read and check a rule file.
 

@@ -80,7 +80,8 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
     """
     try:
         with engine.begin() as connection:
-            command.upgrade(alembic_config(connection), revision)
+            if revision != "head" or revision_of(connection) != head():
+                command.upgrade(alembic_config(connection), revision)
     except CommandError as error:
         raise StorageError(
             f"the database has a schema that this version does not know: {error}",
