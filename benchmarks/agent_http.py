@@ -268,7 +268,7 @@ def report(costs: dict[str, float], waits: dict[str, float], imports: dict[str, 
         "import_cpu_ms": imports,
         "drip_seconds": waits,
     }
-    table = Table("client", *result)
+    table = Table("client", "CPU us/post", "ratio", "core % at 10/s", "import, CPU ms", "drip, s")
     for name in costs:
         table.add_row(name, *(f"{column[name]:.2f}" for column in result.values()))
     Console().print(table)
