@@ -1,1 +1,1 @@
-"""The page on which people follow, approve and act. Knows the collector by its REST API only."""
+"""The web pages to follow runs, approve commands and act; uses only the collector's REST API."""

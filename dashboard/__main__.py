@@ -47,10 +47,10 @@ def serve(
             **{name: value for name, value in given.items() if value is not None}
         )
         logging.basicConfig(level=settings.log_level.upper(), format=_LOG_FORMAT)
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every request
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every request
         run_server(settings, SystemClock(), announce)
     except StabilizerError as error:
-        for line in str(error).splitlines():  # a line for each mistake
+        for line in str(error).splitlines():  # one line for each mistake
             typer.echo(f"error: {line}", err=True)
         sys.exit(2)
 

@@ -1,10 +1,10 @@
-"""What can go wrong between a page and the collector.
+"""Errors of the dashboard.
 
 DashboardError
-├── CollectorUnavailableError   no answer, or one that is not the collector's; .url
-├── SignInRequiredError         nobody is signed in, or the collector refuses the token
-├── MissingError                what was asked for does not exist (any more); .code
-└── CollectorRefusedError                the collector says no; .code .status
+├── CollectorUnavailableError   no response, or an unexpected one; .url
+├── SignInRequiredError         not signed in, or the collector rejects the token
+├── MissingError                the requested object does not exist; .code
+└── CollectorRefusedError       the collector rejects the request; .code .status
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from stabilizer.errors import StabilizerError
 
 
 class DashboardError(StabilizerError):
-    """Base of the errors that a page shows."""
+    """Base class of errors shown on a page."""
 
     code = "dashboard_error"
 
 
 class CollectorUnavailableError(DashboardError):
-    """The collector does not answer, or what answers is no collector."""
+    """The collector does not respond, or its response is unexpected."""
 
     code = "collector_unavailable"
 
@@ -29,19 +29,19 @@ class CollectorUnavailableError(DashboardError):
 
 
 class SignInRequiredError(DashboardError):
-    """Nobody is signed in, the session has ended, or the collector does not take its token."""
+    """Not signed in, session expired, or token rejected by the collector."""
 
     code = "sign_in_required"
 
 
 class MissingError(DashboardError):
-    """A run, command or series that does not exist, or does not any more."""
+    """The run, command or series does not exist."""
 
     code = "missing"
 
 
 class CollectorRefusedError(DashboardError):
-    """The collector refused; `code` is its own stable code."""
+    """The collector rejected the request; `code` is the collector's stable error code."""
 
     code = "refused"
 

@@ -1,4 +1,4 @@
-"""Numbers, durations and times as people read them. NaN and Inf are shown as such."""
+"""Format numbers, durations and times. NaN and Inf are shown as such."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ HOUR: Final = 60 * MINUTE
 DAY: Final = 24 * HOUR
 _JUST_NOW_SECONDS: Final = 5
 ARROW: Final = "\N{RIGHTWARDS ARROW}"
-"""Between what was and what is."""
+"""Between the old and the new value."""
 
 
 def count(value: int) -> str:
-    """Write a whole number with its thousands set apart: `1,234`."""
+    """Format an integer with thousands separators: `1,234`."""
     return f"{value:,}"
 
 
 def counted(value: int, noun: str) -> str:
-    """Write how many of something: `1 step`, `1,234 steps`."""
+    """Format a count with its noun: `1 step`, `1,234 steps`."""
     return f"{count(value)} {noun}" if value == 1 else f"{count(value)} {noun}s"
 
 
 def number(value: float | None, *, unknown: str = "not measured") -> str:
-    """Write a measured value in four digits: `0.5`, `3.2e-05`, `12,346`, `NaN`, `-Inf`.
+    """Format a measured value to four digits: `0.5`, `3.2e-05`, `12,346`, `NaN`, `-Inf`.
 
     Args:
         value: The value; None if there is none.
-        unknown: What to say for None.
+        unknown: Text for None.
     """
     if value is None:
         return unknown
@@ -43,17 +43,17 @@ def number(value: float | None, *, unknown: str = "not measured") -> str:
 
 
 def exact(value: float) -> str:
-    """Write a number that a person or a rule has set, without rounding: `0.75`, `1e-06`."""
+    """Format a configured number without rounding: `0.75`, `1e-06`."""
     return f"{value:.15g}" if math.isfinite(value) else number(value)
 
 
 def change(before: float | None, after: float | None) -> str:
-    """Write a value before and after: `0.0003 -> 0.00015`."""
+    """Format an old and a new value: `0.0003 -> 0.00015`."""
     return f"{number(before)} {ARROW} {number(after)}"
 
 
 def duration(seconds: float | None) -> str:
-    """Write a length of time in its two greatest units: `42 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Format a duration in its two largest units: `42 s`, `3 min 20 s`, `2 h 5 min`."""
     if seconds is None or not math.isfinite(seconds):
         return "unknown time"
     if seconds < 10:
@@ -79,9 +79,9 @@ def _in_two(seconds: int, great: tuple[int, str], small: tuple[int, str]) -> str
 
 
 def ago(at: datetime, now: datetime) -> str:
-    """Write how long ago something was: `just now`, `42 s ago`, `3 min ago`.
+    """Format an age: `just now`, `42 s ago`, `3 min ago`.
 
-    What lies a little ahead, by another machine's clock, is just now.
+    Times slightly in the future, by another machine's clock, are `just now`.
     """
     seconds = (utc(now) - utc(at)).total_seconds()
     if seconds < _JUST_NOW_SECONDS:
@@ -90,7 +90,7 @@ def ago(at: datetime, now: datetime) -> str:
 
 
 def left(until: datetime, now: datetime) -> str | None:
-    """Write how much time is left: `8 min`; None if it is over."""
+    """Format the time left: `8 min`; None if it has passed."""
     remaining = utc(until) - utc(now)
     return None if remaining <= timedelta(0) else _roughly(remaining.total_seconds())
 
@@ -103,22 +103,22 @@ def _roughly(seconds: float) -> str:
 
 
 def utc(at: datetime) -> datetime:
-    """Bring a time to UTC; one without a zone is UTC already."""
+    """Convert a time to UTC; a naive one is taken as UTC."""
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
 def clock(at: datetime) -> str:
-    """Write the time of day: `14:03`."""
+    """Format the time of day: `14:03`."""
     return f"{utc(at):%H:%M}"
 
 
 def day(at: datetime, now: datetime) -> str:
-    """Write a day: `today`, `yesterday`, `2025-05-30`."""
+    """Format a day: `today`, `yesterday`, `2025-05-30`."""
     date = utc(at).date()
     passed = (utc(now).date() - date).days
     return {0: "today", 1: "yesterday"}.get(passed, date.isoformat())
 
 
 def moment(at: datetime) -> str:
-    """Write a time in full: `2025-05-30 14:03:05 UTC`."""
+    """Format a time in full: `2025-05-30 14:03:05 UTC`."""
     return f"{utc(at):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,4 +1,4 @@
-"""Every id of every component, in one place: what callbacks and pages agree on."""
+"""Ids of all components, shared by pages and callbacks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ LINK_BADGE: Final = "link-badge"
 ARMED_BADGE: Final = "armed-badge"
 NOTICES: Final = "notices"
 CLOCK: Final = "clock"
-"""Ticks now and then, so that "3 min ago" does not stay so."""
+"""Interval that triggers a periodic refresh."""
 
-# News: each holds a count that grows when something else should be asked for.
+# Stores of update counts: a new count triggers the callbacks that read the store.
 LIVE_LINK: Final = "live-link"
 LIVE_FRAMES: Final = "live-frames"
 LIVE_DECISIONS: Final = "live-decisions"
 LIVE_CONTROL: Final = "live-control"
 
 LIVE_BEAT: Final = "live-beat"
-"""A sign of life of the server, with its time; assets/watch.js misses it."""
+"""Heartbeat of the server, with its time; assets/watch.js checks for it."""
 
-TOLD: Final = {store: f"{store}-told" for store in (LIVE_FRAMES, LIVE_DECISIONS, LIVE_CONTROL)}
-"""Where the server puts news; assets/news.js hands them on when the page is not busy any more."""
+INCOMING: Final = {
+    store: f"{store}-incoming" for store in (LIVE_FRAMES, LIVE_DECISIONS, LIVE_CONTROL)
+}
+"""Stores that the server writes; assets/updates.js copies them on when the page is idle."""
 
 # The list of runs.
 RUNS_SEARCH: Final = "runs-search"
@@ -37,7 +39,7 @@ RUNS_PROBLEM: Final = "runs-problem"
 RUNS_BODY: Final = "runs-body"
 RUNS_SHOWN: Final = "runs-shown"
 RUN_ROW: Final = "run-row"
-"""Type of the ids of rows; a place stands beside it, from 0."""
+"""Type of the pattern-matching ids of rows; `place` counts from 0."""
 
 # One run.
 RUN_ID: Final = "run-id"
@@ -56,7 +58,7 @@ TIMELINE: Final = "timeline"
 TIMELINE_MORE: Final = "timeline-more"
 TIMELINE_LIMIT: Final = "timeline-limit"
 
-# Charts. The names of the first two are known to assets/charts.js as well.
+# Charts. assets/charts.js uses the first two as well.
 RUN_RANGE: Final = "run-range"
 CHART_WIDTH: Final = "chart-width"
 SHOWN: Final = "charts-shown"
@@ -73,7 +75,7 @@ CHART_Z_LOSS: Final = "chart-z-loss"
 CHART_ENTROPY: Final = "chart-entropy"
 CHART_PICKED: Final = "chart-picked"
 PANELS: Final = (CHART_LOSS, CHART_GRADIENT, CHART_RATE, CHART_Z_LOSS, CHART_PICKED)
-"""Panels of series, in the order of the page; attention entropy is drawn from a map."""
+"""Panels of series, in page order; the panel of attention entropy is drawn from a heatmap."""
 HEATMAP: Final = "heatmap"
 HEATMAP_METRIC: Final = "heatmap-metric"
 HEATMAP_KIND: Final = "heatmap-kind"
@@ -89,7 +91,7 @@ ANSWER_TARGET: Final = "answer-target"
 SEND_ATTEMPT: Final = "send-attempt"
 END_SILENCE_TARGET: Final = "end-silence-target"
 
-# Deeds. The types stand in pattern-matching ids beside the id of what they are about.
+# Actions: types of pattern-matching ids; `id` is that of the command or silence.
 APPROVE: Final = "approve-command"
 REJECT: Final = "reject-command"
 CANCEL: Final = "cancel-command"
@@ -98,7 +100,7 @@ END_SILENCE: Final = "end-silence"
 
 CONTROL_FACTS: Final = "control-facts"
 ARMING_TARGET: Final = "arming-target"
-"""What the open dialog of the switch says that it will do."""
+"""State that the open dialog will set."""
 CONTROL_STATE: Final = "control-state"
 CONTROL_SILENCES: Final = "control-silences"
 CONTROL_AUDIT: Final = "control-audit"

@@ -1,4 +1,4 @@
-"""Settings of the dashboard: read from the environment once, at the start, and then passed on."""
+"""Settings of the dashboard, read from the environment once at start-up."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from stabilizer.settings import is_loopback, load_settings, read_tokens
 
-PERSON_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@+-]{0,99}\Z")
-"""What the collector's audit log takes as the name of a person."""
-_DEFAULT_PERSON: Final = "dashboard"
+USER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@+-]{0,99}\Z")
+"""Names that the collector's audit log accepts."""
+_DEFAULT_USER: Final = "dashboard"
 _HOST_NAME: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]\Z|[A-Za-z0-9._-]+\Z")
 
 
 class DashboardSettings(BaseSettings):
-    """Surroundings of a dashboard; each field is also an environment variable `DASHBOARD_...`.
+    """Settings; each field is also an environment variable `DASHBOARD_...`.
 
-    On loopback everybody who reaches it may use it, with `token` if the collector wants one. Beyond
-    loopback people sign in, each with a name and a token of the collector: the dashboard holds none
-    of its own, so that what a person may do there is what the collector lets that token do.
+    On loopback no sign-in is required; requests carry `token` if it is set. Beyond loopback users
+    sign in with a name and a collector token. The dashboard then holds no token of its own, so a
+    user can do what the collector permits that token.
     """
 
     model_config = SettingsConfigDict(
@@ -37,27 +37,27 @@ class DashboardSettings(BaseSettings):
     """Address of the collector."""
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8050
-    """0 takes any free port."""
+    """0 picks a free port."""
     token: SecretStr | None = None
-    """For the collector, on loopback only."""
+    """Collector token, on loopback only."""
     token_file: Path | None = None
     """File whose first line is `token`."""
     person: Annotated[str, Field(validate_default=True)] = ""
-    """Name in the audit log of those who need not sign in; empty: the name of the login."""
+    """User name in the audit log where no sign-in is required; empty: the login name."""
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Further names under which a dashboard on loopback is reached, behind a proxy for example."""
+    """Further host names of a dashboard on loopback, for example behind a proxy."""
     session_hours: Annotated[float, Field(gt=0, le=24 * 30)] = 12.0
-    """How long a person stays signed in."""
+    """Lifetime of a session."""
     secure_cookies: bool = False
-    """Send the session's cookie over TLS only: true where a proxy in front speaks TLS."""
+    """Send the session cookie over TLS only; set it behind a TLS proxy."""
     timeout_seconds: Annotated[float, Field(gt=0, le=300)] = 10.0
-    """How long the collector may take for an answer."""
+    """Timeout of requests to the collector."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """How much is logged on standard error."""
+    """Level of the log on standard error."""
 
     @field_validator("collector_url")
     @classmethod
-    def _is_an_address(cls, url: str) -> str:
+    def _check_url(cls, url: str) -> str:
         if not _is_plain_address(url):
             raise ValueError(
                 f"{url.rpartition('@')[2]!r} is not a valid address; allowed: http://HOST:PORT or "
@@ -74,7 +74,7 @@ class DashboardSettings(BaseSettings):
 
     @field_validator("allowed_hosts")
     @classmethod
-    def _are_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_hosts(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if not _HOST_NAME.match(name):
                 raise ValueError(
@@ -84,7 +84,7 @@ class DashboardSettings(BaseSettings):
 
     @field_validator("token")
     @classmethod
-    def _can_be_sent(cls, token: SecretStr | None) -> SecretStr | None:
+    def _check_token(cls, token: SecretStr | None) -> SecretStr | None:
         text = None if token is None else token.get_secret_value()
         if text is not None and not (text and text.isascii() and text.isprintable()):
             raise ValueError("allowed: one or more printable ASCII characters")
@@ -92,9 +92,9 @@ class DashboardSettings(BaseSettings):
 
     @field_validator("person")
     @classmethod
-    def _is_a_name(cls, person: str) -> str:
+    def _check_user(cls, person: str) -> str:
         name = person or _login_name()
-        if not PERSON_NAME.match(name):
+        if not USER_NAME.match(name):
             raise ValueError(
                 f"{person!r} is not a valid name; allowed: letters, digits, space . _ @ + -"
             )
@@ -110,7 +110,7 @@ class DashboardSettings(BaseSettings):
         return {**data, "token": read_tokens(Path(data["token_file"]))[0]}
 
     @model_validator(mode="after")
-    def _nobody_borrows_a_token(self) -> DashboardSettings:
+    def _no_token_beyond_loopback(self) -> DashboardSettings:
         if self.token is not None and not self.is_loopback:
             raise ValueError(
                 f"host {self.host!r} is reachable from other machines, where anyone could use "
@@ -125,14 +125,14 @@ class DashboardSettings(BaseSettings):
 
     @property
     def must_sign_in(self) -> bool:
-        """Whether people must sign in."""
+        """Whether users must sign in."""
         return not self.is_loopback
 
 
 def _is_plain_address(url: str) -> bool:
     try:
         parts, address = urlsplit(url), httpx.URL(url)
-        port = parts.port  # refuses those that there cannot be, which httpx takes
+        port = parts.port  # rejects invalid ports that httpx accepts
     except (ValueError, httpx.InvalidURL):
         return False
     is_plain = not (address.userinfo or address.query or address.fragment)
@@ -144,14 +144,14 @@ def _login_name() -> str:
     try:
         name = getpass.getuser()
     except (OSError, KeyError):  # a container without a user database
-        return _DEFAULT_PERSON
-    return name if PERSON_NAME.match(name) else _DEFAULT_PERSON
+        return _DEFAULT_USER
+    return name if USER_NAME.match(name) else _DEFAULT_USER
 
 
 def load_dashboard_settings(**given: object) -> DashboardSettings:
-    """Make settings from what was given, else from the environment, else from the defaults.
+    """Load settings: arguments first, then the environment, then the defaults.
 
     Raises:
-        ConfigurationError: Something given cannot be used; every mistake stands in the message.
+        ConfigurationError: Invalid settings; the message lists every mistake.
     """
     return load_settings(DashboardSettings, given)

@@ -32,7 +32,7 @@ from stabilizer.protocol.queries import AuditAction, AuditReason, CommandRequest
 from stabilizer.protocol.runs import RunState
 from stabilizer.protocol.views import PreviewWarning
 
-PERSON_PREFIX: Final = "person:"
+USER_PREFIX: Final = "person:"
 
 _PHRASES: Final[Mapping[type[StrEnum], Mapping[StrEnum, str]]] = {
     DecisionKind: {
@@ -47,7 +47,7 @@ _PHRASES: Final[Mapping[type[StrEnum], Mapping[StrEnum, str]]] = {
         DecisionReason.MAY_RECOVER: "may recover without action",
         DecisionReason.SECOND_SIGNAL_MISSING: "waiting for a second signal",
         DecisionReason.COMMAND_IN_FLIGHT: "another command is in flight",
-        DecisionReason.WATCHING: "watching whether the intervention helps",
+        DecisionReason.WATCHING: "watching its effect",
         DecisionReason.DIVERGENCE: "run is diverging",
         DecisionReason.PRECURSOR_CONFIRMED: "precursor confirmed by a second signal",
         DecisionReason.RELAPSE: "relapse, or no improvement",
@@ -198,14 +198,21 @@ def reason_phrase(reason: str) -> str:
     return reason.replace("_", " ")
 
 
+def with_message(reason: str, message: str) -> str:
+    """Append a message to a phrase; a message that contains the phrase replaces it."""
+    if reason in message:
+        return message
+    return f"{reason}: {message}" if message else reason
+
+
 def actor_name(actor: str) -> str:
     """Return `the policy`, `the job`, `the collector`, or a user's name."""
-    return actor.removeprefix(PERSON_PREFIX) if is_person(actor) else f"the {actor}"
+    return actor.removeprefix(USER_PREFIX) if is_user(actor) else f"the {actor}"
 
 
-def is_person(actor: str) -> bool:
+def is_user(actor: str) -> bool:
     """Tell whether the actor is a user."""
-    return actor.startswith(PERSON_PREFIX)
+    return actor.startswith(USER_PREFIX)
 
 
 def capital(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Who asks: known to every part of a request without being handed through all of them."""
+"""The user of the current request, kept in a context variable."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from pydantic import SecretStr
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Visitor:
-    """A person at a page."""
+    """The user of a page."""
 
     name: str
-    """As the audit log will tell it."""
+    """Recorded in the audit log."""
     token: SecretStr | None = None
-    """For the collector; None where it wants none."""
+    """Collector token; None if the collector requires none."""
     session: str | None = None
-    """Id of the session; None for one who need not sign in."""
+    """Session id; None where no sign-in is required."""
 
 
 _current: ContextVar[Visitor | None] = ContextVar("dashboard_visitor", default=None)
 
 
 def current_visitor() -> Visitor | None:
-    """Return who made the request or opened the connection; None: nobody who may ask anything."""
+    """Return the user of the current request or connection; None if not signed in."""
     return _current.get()
 
 
 @contextmanager
 def visited_by(visitor: Visitor | None) -> Iterator[None]:
-    """Let everything inside, and every task started inside, be asked by this visitor."""
+    """Set the visitor for the enclosed code and for tasks started in it."""
     token = _current.set(visitor)
     try:
         yield

@@ -83,7 +83,7 @@ def answer_form(
                 FORM,
                 (),
                 submit="Cancel command" if verb is Verb.CANCEL else capital(verb.value),
-                tone="red" if verb is Verb.REJECT else None,
+                tone="red.8" if verb is Verb.REJECT else None,
                 preview=None if preview is None else preview_panel(preview),
             ),
         ]
@@ -144,7 +144,7 @@ def register(app: Dash, collector: Collector, _clock: Clock) -> None:
         button = clicked_id()
         verb, command_id = _BUTTONS[button["type"]], button["id"]
         try:
-            form = await open_answer(collector.asked_now(), verb, command_id)
+            form = await open_answer(collector.for_request(), verb, command_id)
         except DashboardError as error:
             return *[no_update] * 4, cannot_open(error)
         target = {"verb": verb.value, "id": command_id}
@@ -152,7 +152,7 @@ def register(app: Dash, collector: Collector, _clock: Clock) -> None:
 
     @app.callback(
         output=Output(FORM.preview, "children"),
-        inputs={"_news": renewal_inputs()},
+        inputs={"_updates": renewal_inputs()},
         state={
             "target": State(ids.ANSWER_TARGET, "data"),
             "is_open": State(FORM.dialog, "opened"),
@@ -160,18 +160,18 @@ def register(app: Dash, collector: Collector, _clock: Clock) -> None:
         prevent_initial_call=True,
     )
     async def renew_preview(
-        _news: Any,  # noqa: ANN401  only its change matters
+        _updates: Any,  # noqa: ANN401  only its change matters
         target: dict[str, str] | None,
         is_open: bool | None,
     ) -> Component:
         if not is_open or not target or target["verb"] != Verb.APPROVE:
             raise PreventUpdate
-        return await preview_answer(collector.asked_now(), target["id"])
+        return await preview_answer(collector.for_request(), target["id"])
 
     async def submit(reason: str | None, target: dict[str, str] | None) -> ActionResult:
         if not target:
             raise PreventUpdate
         verb = Verb(target["verb"])
-        return await answer_command(collector.asked_now(), verb, target["id"], reason)
+        return await answer_command(collector.for_request(), verb, target["id"], reason)
 
     on_submit(app, FORM, {"target": State(ids.ANSWER_TARGET, "data")}, submit)

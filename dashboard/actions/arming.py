@@ -27,7 +27,7 @@ FORM: Final = FormIds.named("arming")
 
 def dialog() -> list[Component]:
     """Build the closed dialog."""
-    return [dcc.Store(id=ids.ARMING_TARGET), build_dialog(FORM, "All runs")]
+    return [dcc.Store(id=ids.ARMING_TARGET), build_dialog(FORM, "Arm or disarm all runs")]
 
 
 def arming_form(*, disarmed: bool) -> Component:
@@ -43,7 +43,7 @@ def arming_form(*, disarmed: bool) -> Component:
         "are cancelled. Rules and incidents stay active; you can still send commands."
     )
     body = form_body(
-        FORM, (), submit="Arm" if disarmed else "Disarm all", tone=None if disarmed else "red"
+        FORM, (), submit="Arm" if disarmed else "Disarm all", tone=None if disarmed else "red.8"
     )
     return html.Div([html.P(effect, className="form-intro"), body])
 
@@ -81,6 +81,6 @@ def register(app: Dash, collector: Collector, _clock: Clock) -> None:
         # the second must not arm.
         if not target:
             raise PreventUpdate
-        return await set_armed(collector.asked_now(), target["disarmed"], reason)
+        return await set_armed(collector.for_request(), target["disarmed"], reason)
 
     on_submit(app, FORM, {"target": State(ids.ARMING_TARGET, "data")}, submit)

@@ -58,6 +58,6 @@ def register(app: Dash, collector: Collector, _clock: Clock) -> None:
         return end_form(), True, silence_id
 
     async def submit(reason: str | None, silence_id: str) -> ActionResult:
-        return await end_silence(collector.asked_now(), silence_id, reason)
+        return await end_silence(collector.for_request(), silence_id, reason)
 
     on_submit(app, FORM, {"silence_id": State(ids.END_SILENCE_TARGET, "data")}, submit)

@@ -312,7 +312,7 @@ def _notification(text: str, color: str) -> dict[str, Any]:
 def renewal_inputs() -> list[Input]:
     """Inputs that refresh the preview of an open dialog.
 
-    The run moves on while the dialog is open. Not with every step: nobody reads that fast.
+    The run advances while the dialog is open. Not at every step, which would be too fast to read.
     """
     return [Input(ids.LIVE_DECISIONS, "data"), Input(ids.CLOCK, "n_intervals")]
 

@@ -72,10 +72,10 @@ def register(app: Dash, collector: Collector, _clock: Clock) -> None:
     """Register the callbacks."""
 
     async def build(run_id: str) -> Component:
-        return mode_form((await collector.asked_now().run(run_id)).mode)
+        return mode_form((await collector.for_request().run(run_id)).mode)
 
     async def submit(reason: str | None, mode: str | None, run_id: str) -> ActionResult:
-        return await change_mode(collector.asked_now(), run_id, mode, reason)
+        return await change_mode(collector.for_request(), run_id, mode, reason)
 
     on_open(app, FORM, ids.OPEN_MODE, build)
     on_submit(app, FORM, {"mode": State(MODE, "value"), "run_id": RUN_ID}, submit)

@@ -254,7 +254,7 @@ async def send_command(
     fields: CommandFields,
     reason: str | None,
 ) -> ActionResult:
-    """Send a command, unless the same one is on its way already, after a double click perhaps."""
+    """Send a command, unless the same one is in flight, for example after a double click."""
     try:
         create = CommandCreate(
             parameters=fields.request(), reason=read_reason(reason), attempt=attempt
@@ -300,7 +300,7 @@ def register(app: Dash, collector: Collector, _clock: Clock) -> None:
         if not clicks:
             raise PreventUpdate
         try:
-            form, attempt = await open_send(collector.asked_now(), run_id)
+            form, attempt = await open_send(collector.for_request(), run_id)
         except DashboardError as error:
             return *[no_update] * 3, cannot_open(error)
         return form, True, attempt, no_update
@@ -308,7 +308,7 @@ def register(app: Dash, collector: Collector, _clock: Clock) -> None:
     @app.callback(
         output=Output(FORM.preview, "children"),
         inputs={
-            "_news": renewal_inputs(),
+            "_updates": renewal_inputs(),
             "fields": {
                 name: Input(state.component_id, state.component_property)
                 for name, state in _FIELDS.items()
@@ -321,7 +321,7 @@ def register(app: Dash, collector: Collector, _clock: Clock) -> None:
         },
     )
     async def preview(
-        _news: Any,  # noqa: ANN401  only its change matters
+        _updates: Any,  # noqa: ANN401  only its change matters
         fields: dict[str, Any],
         run_id: str,
         attempt: int | None,
@@ -329,13 +329,13 @@ def register(app: Dash, collector: Collector, _clock: Clock) -> None:
     ) -> Component:
         if not is_open and is_renewal():
             raise PreventUpdate
-        client = collector.asked_now()
+        client = collector.for_request()
         return await preview_command(client, run_id, attempt, CommandFields(**fields))
 
     async def submit(
         reason: str | None, run_id: str, attempt: int | None, fields: dict[str, Any]
     ) -> ActionResult:
-        client = collector.asked_now()
+        client = collector.for_request()
         return await send_command(client, run_id, attempt, CommandFields(**fields), reason)
 
     given = {"run_id": RUN_ID, "attempt": attempt_state, "fields": _FIELDS}

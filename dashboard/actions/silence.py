@@ -171,10 +171,10 @@ def register(app: Dash, collector: Collector, clock: Clock) -> None:
     """Register the callbacks."""
 
     async def build(run_id: str) -> Component:
-        return await open_silence(collector.asked_now(), run_id)
+        return await open_silence(collector.for_request(), run_id)
 
     async def submit(reason: str | None, fields: dict[str, Any], run_id: str) -> ActionResult:
-        client = collector.asked_now()
+        client = collector.for_request()
         return await silence_rule(client, run_id, SilenceFields(**fields), reason, clock.now())
 
     fields = {

@@ -24,7 +24,7 @@ COOKIE: Final = "stabilizer_session"
 SIGN_IN: Final = "/signin"
 OPEN_PATHS: Final = frozenset({SIGN_IN, "/signout", "/healthz", "/favicon.ico"})
 _OPEN_PREFIXES: Final = ("/assets/", "/_dash-component-suites/", "/_favicon.ico")
-"""Need no session: they show nothing of any run."""
+"""Need no session: they show no data of any run."""
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 MAX_BODY_BYTES: Final = 2**20
 """The largest body of a page reports what its charts show: names, steps and ranges, a few KiB."""
@@ -100,7 +100,7 @@ class PageGuard:
                 return message
             is_outdated = self.visitor(headers) != visitor
             if visitor is None or visitor.session is None:
-                # A session begun since then may belong to this browser; its new cookie will tell.
+                # A session started since then may belong to this browser: check its new cookie.
                 is_outdated |= self._sessions.num_taken_up != num_taken_up
             if not is_outdated:
                 return message

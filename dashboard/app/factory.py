@@ -1,4 +1,4 @@
-"""The dashboard as an application, FastAPI with the pages of Dash in it, and as a process."""
+"""The dashboard as a FastAPI application with the pages of Dash, and as a server process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from stabilizer.web import server as web_server
 logger = logging.getLogger(__name__)
 
 _GRACE_SECONDS: Final = 3
-"""Open pages keep a connection as long as they live; a shutdown cuts them off after this."""
+"""Open pages hold a connection; a shutdown closes it after this."""
 _MAX_MESSAGE_BYTES: Final = 2**16
 """Limit of a WebSocket message. A page sends which callback it requests and its own address, some
 hundred bytes; the default limit is 16 MiB."""
@@ -47,7 +47,7 @@ _HOOKS: Final[RendererHooks] = {
     "request_pre": "window.dash_clientside.stabilizer.requestBegan",
     "callback_resolved": "window.dash_clientside.stabilizer.requestEnded",
 }
-"""Hooks of Dash in the browser, by which assets/news.js counts the open requests."""
+"""Hooks of Dash in the browser, by which assets/updates.js counts the open requests."""
 
 
 def create_app(
@@ -130,7 +130,7 @@ def _lifespan_of(
 
 
 async def _request_first_page(server: FastAPI) -> None:
-    """Make Dash collect its assets and pages now.
+    """Make Dash collect its assets and pages at start-up.
 
     Dash does so at the first request for `/`; any page requested before that would lack its style
     and scripts.
@@ -141,7 +141,7 @@ async def _request_first_page(server: FastAPI) -> None:
 
 
 class ErrorLog:
-    """ASGI middleware that logs errors of callbacks: Dash answers them with 500 in silence."""
+    """ASGI middleware that logs errors of callbacks: Dash returns 500 without a log entry."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Who is signed in. Kept in memory: the browser holds a random number and never a token."""
+"""Sessions, kept in memory. The browser holds a random session id, never a token."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from dashboard.visitor import Visitor
 from stabilizer.clock import Clock
 
 _MAX_SESSIONS: Final = 10_000
-"""More people than these at one dashboard; beyond, the oldest session ends."""
+"""Beyond this, the oldest session ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Session:
     visitor: Visitor
     ends: float
-    """By the monotonic clock."""
+    """On the monotonic clock."""
 
 
 class Sessions:
-    """Sessions of this process: a restart ends them all.
+    """Sessions of this process; a restart ends them all.
 
     Args:
-        clock: Measures their time.
-        hours: How long one lasts.
+        clock: Source of time.
+        hours: Lifetime of a session.
     """
 
     def __init__(self, clock: Clock, hours: float) -> None:
@@ -39,16 +39,16 @@ class Sessions:
 
     @property
     def num_taken_up(self) -> int:
-        """How many sessions a browser has come with so far; grows when one is used first."""
+        """Number of sessions that a browser has used at least once."""
         return self._num_taken_up
 
     @property
     def seconds(self) -> float:
-        """How long a session lasts."""
+        """Lifetime of a session."""
         return self._seconds
 
     def begin(self, name: str, token: SecretStr | None) -> str:
-        """Sign a person in; returns the session's id, which is the browser's only secret."""
+        """Start a session and return its id, the only secret that the browser holds."""
         self._drop_ended()
         if len(self._by_id) >= _MAX_SESSIONS:
             self.end(next(iter(self._by_id)))
@@ -59,7 +59,7 @@ class Sessions:
         return session
 
     def visitor(self, session: str | None) -> Visitor | None:
-        """Return who a session belongs to; None if there is none, or its time is over."""
+        """Return the user of a session; None if it is unknown or expired."""
         found = self._by_id.get(session or "")
         if found is None or found.ends <= self._clock.monotonic():
             return None
@@ -69,7 +69,7 @@ class Sessions:
         return found.visitor
 
     def end(self, session: str | None) -> None:
-        """Sign a person out. Twice is harmless."""
+        """End a session; unknown ids are ignored."""
         self._by_id.pop(session or "", None)
         self._unused.discard(session or "")
 

@@ -1,4 +1,4 @@
-"""Signing in and out: a name for the audit log, and a token of the collector."""
+"""Sign-in with a name for the audit log and a collector token; sign-out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dashboard.app.access import COOKIE, SIGN_IN, local_path, session_of
 from dashboard.app.sessions import Sessions
 from dashboard.client import Collector
 from dashboard.errors import DashboardError, SignInRequiredError
-from dashboard.settings import PERSON_NAME, DashboardSettings
+from dashboard.settings import USER_NAME, DashboardSettings
 from dashboard.visitor import Visitor
 
 _PAGE: Final = Template(
@@ -29,7 +29,7 @@ _MAX_FORM_BYTES: Final = 10_000
 def build_router(
     settings: DashboardSettings, sessions: Sessions, collector: Collector
 ) -> APIRouter:
-    """Build the paths of signing in and out."""
+    """Build the routes for sign-in and sign-out."""
     router = APIRouter(include_in_schema=False)
 
     @router.get(SIGN_IN)
@@ -75,28 +75,28 @@ async def _form(request: Request) -> dict[str, str]:
             body += part
             if len(body) > _MAX_FORM_BYTES:
                 return {}
-    except ClientDisconnect:  # nobody is there to read the answer
+    except ClientDisconnect:  # the client is gone
         return {}
     fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True)
     return {name: values[-1] for name, values in fields.items()}
 
 
 async def _problem(settings: DashboardSettings, collector: Collector, name: str, token: str) -> str:
-    """Say why a person cannot be let in; empty if nothing is wrong. The collector is asked."""
-    if not PERSON_NAME.match(name):
+    """Return why sign-in fails; empty if it succeeds. Checks the token with the collector."""
+    if not USER_NAME.match(name):
         return (
             "Enter a name: letters, digits, space and . _ @ + -, starting with a letter or digit."
         )
     if not token.isascii() or not token.isprintable():
         return "A token contains printable ASCII characters only."
     try:
-        if settings.must_sign_in and await _takes_everybody(collector, name):
+        if settings.must_sign_in and await _is_open(collector, name):
             return (
                 "Sign-in is disabled: the collector requires no token, so anyone who can reach "
                 "this page could control its runs. Start the collector with a token."
             )
         visitor = Visitor(name=name, token=SecretStr(token) if token else None)
-        await collector.asked_by(visitor).control()
+        await collector.for_visitor(visitor).control()
     except SignInRequiredError:
         return "The collector rejected this token."
     except DashboardError as error:
@@ -104,9 +104,9 @@ async def _problem(settings: DashboardSettings, collector: Collector, name: str,
     return ""
 
 
-async def _takes_everybody(collector: Collector, name: str) -> bool:
+async def _is_open(collector: Collector, name: str) -> bool:
     try:
-        await collector.asked_by(Visitor(name=name)).control()
+        await collector.for_visitor(Visitor(name=name)).control()
     except SignInRequiredError:
         return False
     return True

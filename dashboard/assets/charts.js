@@ -1,43 +1,42 @@
 /* One crosshair and one range of steps for all charts of a page.
  *
- * A chart is a plotly figure within an element of class `chart`. Its layout.meta says what is to be
- * known of it (dashboard/figures/): x_range, is_zoomed and notes of any chart; shown and y_full of
- * a panel; cells of a heatmap.
+ * A chart is a plotly figure within an element of class `chart`. Its layout.meta, written by
+ * dashboard/figures/, has x_range, is_zoomed and notes of any chart; shown and y_full of a panel;
+ * cells of a heatmap.
  *
- * The range that all charts show is kept here, and given to every chart that shows another one:
- * the one a person has just zoomed, one that the server has replaced, one that was extended. As
- * only a difference is acted on, nothing goes round in circles. Plotly.update is used instead of
- * Plotly.relayout, after whose event dcc.Graph draws the chart once more.
+ * The common range is kept here and applied to every chart with another one: after a zoom, a new
+ * figure or an extension. Only differences are applied, so updates do not loop. Plotly.update is
+ * used because dcc.Graph redraws the chart after Plotly.relayout.
  *
- * What lies under the pointer is told by elements of the page, not by plotly's labels, which are
- * cut off at the edge of their chart. Text from jobs and people is only ever set as textContent.
+ * Tooltips are elements of the page, not plotly's labels, which are clipped at the edge of their
+ * chart. Text from jobs and users is only ever set as textContent.
  */
 (function () {
     "use strict";
 
-    const ROOM = 0.03; // of the range, kept free to the right of the newest step
-    const NEAR = 0.005; // of the range: so near to the right end the range moves on
+    const ROOM = 0.03; // fraction of the range kept free to the right of the newest step
+    const NEAR = 0.005; // fraction of the range: closer to the right end, the range advances
     const REPORT_AFTER_MS = 150;
     const WIDTH_STEP = 50; // pixels
-    const SAMPLE_REACH = 20; // pixels from the crosshair within which a sample is told
+    const SAMPLE_REACH = 20; // pixels from the crosshair within which a sample is shown
     const EVENT_REACH = 7; // likewise an event or a mark
     const MAX_NOTES = 4;
 
-    const emitters = new WeakMap(); // chart -> the emitter that was listened to
-    const narrowed = new WeakMap(); // chart that shows its full y range -> the ranges before
-    let zoom = null; // [first, last] that a person chose
-    let whole = null; // [first, last] of everything
-    let pointer = null; // {chart, step, x, y}; x and y in pixels of the window
+    const emitters = new WeakMap(); // chart -> its emitter with our listeners
+    const narrowed = new WeakMap(); // chart with its full y range -> the ranges before
+    let zoom = null; // [first, last] chosen by the user
+    let whole = null; // [first, last] of the run
+    let pointer = null; // {chart, step, x, y}; x and y in window pixels
     let width = 0;
     let reportTimer = 0;
 
     function onceAFrame(act) {
-        let isAsked = false;
+        let isScheduled = false;
         return function () {
-            if (!isAsked) {
-                isAsked = true;
+            if (!isScheduled) {
+                isScheduled = true;
                 requestAnimationFrame(function () {
-                    isAsked = false;
+                    isScheduled = false;
                     act();
                 });
             }
@@ -59,7 +58,7 @@
         return shown ? shown.lines.map((line, index) => ({...line, ...chart.data[index]})) : [];
     }
 
-    function tell(id, data) {
+    function setStore(id, data) {
         if (window.dash_clientside && window.dash_clientside.set_props) {
             window.dash_clientside.set_props(id, {data: data});
         }
@@ -116,7 +115,7 @@
         zoom = next;
         align();
         clearTimeout(reportTimer);
-        reportTimer = setTimeout(() => tell("run-range", zoom), REPORT_AFTER_MS);
+        reportTimer = setTimeout(() => setStore("run-range", zoom), REPORT_AFTER_MS);
     }
 
     function onRelayout(change) {
@@ -130,7 +129,7 @@
         }
     }
 
-    /* The range of values: a double click, where there is no zoom to undo, shows all spikes. */
+    /* The range of values: a double click without zoom shows all spikes. */
 
     function fullRanges(chart) {
         const change = {};
@@ -158,7 +157,7 @@
         }
     }
 
-    /* What there is to say of a step. */
+    /* Contents of tooltips. */
 
     function format(value) {
         const size = Math.abs(value);
@@ -208,7 +207,7 @@
         return values;
     }
 
-    function leftBranches(chart) {
+    function abandonedBranches(chart) {
         return chart.data.filter((trace) => trace.meta && trace.meta.label);
     }
 
@@ -243,22 +242,22 @@
             return null;
         }
         const value = cells.customdata[row][column];
-        const lost = chart.data[1] && chart.data[1].z[row][column];
-        const said = [];
+        const numNonfinite = chart.data[1] && chart.data[1].z[row][column];
+        const parts = [];
         if (value !== null) {
             const factor = medians && medians[row] ? value / medians[row] : null;
             const times = factor === null ? "" : ` (${format(factor)}x the row median)`;
-            said.push(`${statistic} ${format(value)}${times}`);
+            parts.push(`${statistic} ${format(value)}${times}`);
         }
-        if (lost) {
-            said.push(`${lost} NaN or Inf`);
+        if (numNonfinite) {
+            parts.push(`${numNonfinite} NaN or Inf`);
         }
         const [first, last] = steps.map((one) => one.toLocaleString("en-US"));
         const when = first === last ? `step ${first}` : `steps ${first} to ${last}`;
-        return [rows[row], when, said.join("\n") || "not measured"].join("\n");
+        return [rows[row], when, parts.join("\n") || "not measured"].join("\n");
     }
 
-    /* Elements that say it. */
+    /* Elements of tooltips. */
 
     function element(name, className, text) {
         const made = document.createElement(name);
@@ -306,7 +305,7 @@
         const {marks, events} = notesAt(chart, step);
         const at = values.length ? values[0].step : step;
         const content = [element("div", "chart-step", `step ${at.toLocaleString("en-US")}`)];
-        content.push(...valueRows(values), ...valueRows(valuesAt(chart, leftBranches(chart), step)));
+        content.push(...valueRows(values), ...valueRows(valuesAt(chart, abandonedBranches(chart), step)));
         content.push(...marks.map((text) => element("div", "chart-mark", text)));
         content.push(...events.map(paragraph));
         return content;
@@ -318,7 +317,7 @@
         const room = document.documentElement;
         const fitsRight = x + gap + box.width <= room.clientWidth;
         const left = fitsRight ? x + gap : Math.max(4, x - gap - box.width);
-        // On a narrow screen it may have to lie over the pointer's column; then above the pointer.
+        // On a narrow screen it may cover the pointer's column; then place it above the pointer.
         const covers = left < x && left + box.width > x;
         const top = covers ? y - gap - box.height : y - box.height / 2;
         const bottom = Math.max(4, Math.min(room.clientHeight - box.height - 4, top));
@@ -401,7 +400,7 @@
         }
     }
 
-    /* Charts come and go. */
+    /* Charts are added and removed. */
 
     function listenTo(chart) {
         emitters.set(chart, chart._ev);
@@ -411,28 +410,28 @@
         sizes.observe(chart.closest(".chart"));
     }
 
-    function beginAnew() {
-        // Another page: what was chosen on the one before means nothing there.
+    function reset() {
+        // Another page: the zoom of the previous one does not apply.
         whole = null;
         width = 0;
         if (zoom) {
             zoom = null;
             clearTimeout(reportTimer);
-            tell("run-range", null);
+            setStore("run-range", null);
         }
     }
 
     const findNewCharts = onceAFrame(function () {
         const charts = allCharts();
         if (!charts.length) {
-            beginAnew();
+            reset();
         }
         const fresh = charts.filter((chart) => emitters.get(chart) !== chart._ev);
         if (!fresh.length) {
             return;
         }
         if (fresh.length === charts.length) {
-            beginAnew();
+            reset();
         }
         fresh.forEach(listenTo);
         alignSoon();
@@ -443,7 +442,7 @@
         const rounded = Math.max(WIDTH_STEP, Math.round(widest / WIDTH_STEP) * WIDTH_STEP);
         if (widest > 0 && rounded !== width) {
             width = rounded;
-            tell("chart-width", width);
+            setStore("chart-width", width);
         }
     });
 
@@ -456,11 +455,11 @@
     document.addEventListener("scroll", () => pointer && leave(), {passive: true, capture: true});
     document.documentElement.addEventListener("pointerleave", function (event) {
         if (pointer && event.pointerType !== "touch") {
-            leave(); // what a finger has read stays when it is lifted
+            leave(); // a touched value stays after the finger is lifted
         }
     });
-    // Plotly would take every touch for a zoom, and the page could not be scrolled over a chart:
-    // a finger reads values along the steps instead, or scrolls.
+    // Plotly would treat every touch as a zoom, so that the page could not be scrolled over a
+    // chart. Instead, horizontal moves read values and vertical ones scroll.
     document.addEventListener(
         "touchstart",
         function (event) {

@@ -1,4 +1,4 @@
-/* Adds new samples to what the panels show, unless they have been drawn anew in the meantime. */
+/* Extends the panels by new samples, unless they were redrawn meanwhile. */
 window.dash_clientside = window.dash_clientside || {};
 window.dash_clientside.stabilizer = Object.assign(window.dash_clientside.stabilizer || {}, {
   extendPanels: function (extension, shown, panels) {
@@ -7,7 +7,7 @@ window.dash_clientside.stabilizer = Object.assign(window.dash_clientside.stabili
       extension &&
       shown &&
       extension.number === shown.number &&
-      extension.shown.drawn_at === shown.drawn_at; // else of another drawing, or of another run
+      extension.shown.drawn_at === shown.drawn_at; // else it belongs to another drawing or run
     if (!isOfThis) {
       return panels.map(() => nothing).concat([nothing]);
     }

@@ -1,4 +1,4 @@
-/* Keeps "3 min ago" and "8 min" true; the words are those of dashboard/words/amounts.py. */
+/* Keeps ages ("3 min ago") and times left ("8 min") current, in the format of dashboard/formatting.py. */
 window.dash_clientside = window.dash_clientside || {};
 window.dash_clientside.stabilizer = window.dash_clientside.stabilizer || {};
 (function () {
@@ -7,9 +7,9 @@ window.dash_clientside.stabilizer = window.dash_clientside.stabilizer || {};
     const UNITS = [[86400, "d"], [3600, "h"], [60, "min"]];
     const JUST_NOW_SECONDS = 5;
     const EVERY_MS = 1000;
-    const WITHIN_MS = 1000; // what the way of a message may take is no other clock
+    const WITHIN_MS = 1000; // differences within the latency of a message are ignored
 
-    let ahead = 0; // of the server's clock
+    let ahead = 0; // of this clock to the server's
 
     function roughly(seconds) {
         for (const [size, unit] of UNITS) {
@@ -20,7 +20,7 @@ window.dash_clientside.stabilizer = window.dash_clientside.stabilizer || {};
         return Math.max(1, Math.floor(seconds)) + " s";
     }
 
-    function words(element) {
+    function textOf(element) {
         const seconds = (Date.now() - ahead - Date.parse(element.dateTime)) / 1000;
         if (element.className === "time-ago") {
             return seconds < JUST_NOW_SECONDS ? "just now" : roughly(seconds) + " ago";
@@ -28,7 +28,7 @@ window.dash_clientside.stabilizer = window.dash_clientside.stabilizer || {};
         return seconds >= 0 ? "a moment" : roughly(-seconds);
     }
 
-    /* Takes the server's time: ages are told by the clock that dated them. */
+    /* Sets the server's time, since ages refer to its clock. */
     window.dash_clientside.stabilizer.keepTime = function (at) {
         const found = Date.now() - Date.parse(at);
         if (Math.abs(found - ahead) > WITHIN_MS) {
@@ -40,9 +40,9 @@ window.dash_clientside.stabilizer = window.dash_clientside.stabilizer || {};
         if (document.hidden) {
             return;
         }
-        for (const element of document.querySelectorAll("time.time-ago, time.time-left-word")) {
-            const text = words(element);
-            // The text node itself is changed, so that what drew it can still replace it.
+        for (const element of document.querySelectorAll("time.time-ago, time.time-left-text")) {
+            const text = textOf(element);
+            // Change the text node itself, so that React can still replace it.
             if (element.firstChild && element.firstChild.nodeValue !== text) {
                 element.firstChild.nodeValue = text;
             }

@@ -1,11 +1,11 @@
-/* Notices that the page has lost the dashboard, and comes back when it answers again.
+/* Detects a lost connection to the dashboard, and reloads the page when it is back.
  *
- * The server shows a beat every few seconds; without beats, what the page says of the link to the
- * collector is worth nothing. Dash's worker gives up for good after ten attempts, and an answer that
- * was lost is not asked for again: so the page is loaded anew, unless a dialog is open.
+ * The server sends a heartbeat every few seconds; without heartbeats, the displayed state of the
+ * collector is out of date. Dash's worker gives up after ten attempts, and lost responses are not
+ * requested again, so the page is reloaded unless a dialog is open.
  *
- * Where no beat can come (no SharedWorker, or a proxy that lets no WebSocket through) the page asks
- * for everything now and then instead, and says so.
+ * Where no heartbeat can arrive (no SharedWorker, or a proxy that blocks WebSockets) the page polls
+ * instead, and says so.
  */
 window.dash_clientside = window.dash_clientside || {};
 window.dash_clientside.stabilizer = Object.assign(
@@ -13,46 +13,46 @@ window.dash_clientside.stabilizer = Object.assign(
     (function () {
         "use strict";
 
-        const LOOK_MS = 1000;
-        const SILENCE_MS = 12000; // several beats, and a network's hiccup
+        const CHECK_MS = 1000;
+        const SILENCE_MS = 12000; // several heartbeats
         const ASK_MS = 3000;
-        const POLL_MS = 5000; // as the badge says (dashboard/components/link.py)
+        const POLL_MS = 5000; // as the badge says (dashboard/components/connection.py)
         const TIMEOUT_MS = 4000;
-        const YOUNG_MS = 60000; // what goes wrong after each loading must not load for ever
-        const STORES = ["live-frames-told", "live-decisions-told", "live-control-told"];
+        const YOUNG_MS = 60000; // reload at most this often, so that a persistent error does not loop
+        const STORES = ["live-frames-incoming", "live-decisions-incoming", "live-control-incoming"];
 
-        let looked = performance.now();
-        let silent = 0; // for how long, while somebody could see the page
-        let wait = 0; // until the dashboard is asked
-        let isAsked = false;
+        let checkedAt = performance.now();
+        let silent = 0; // milliseconds without a heartbeat while the page was visible
+        let wait = 0; // milliseconds until the next request
+        let isAsking = false;
         let hasBeaten = false;
-        let isOver = false; // the session has ended: nothing is told any more
+        let isOver = false; // the session has ended: no more updates
         let polls = typeof SharedWorker === "undefined";
         let count = 0;
 
-        const look = () => document.documentElement.dataset;
+        const dataset = document.documentElement.dataset;
 
         function isLost() {
-            return look().dashboard !== undefined;
+            return dataset.dashboard !== undefined;
         }
 
-        function calmDown() {
+        function connected() {
             silent = 0;
-            delete look().dashboard;
+            delete dataset.dashboard;
         }
 
         function refresh() {
             count += 1;
             const set = window.dash_clientside.set_props;
-            const news = {run_id: null, count: `polled ${count}`, step: 0};
+            const updates = {run_id: null, count: `polled ${count}`, step: 0};
             set("live-link", {data: {link: "polled", since: null, count: count}});
-            STORES.forEach((store) => set(store, {data: news}));
+            STORES.forEach((store) => set(store, {data: updates}));
         }
 
         function comeBack() {
             const isBusy = document.querySelector('[role="dialog"]') !== null;
             if (isBusy || performance.now() < YOUNG_MS) {
-                look().dashboard = "back";
+                dataset.dashboard = "back";
             } else {
                 window.location.reload();
             }
@@ -70,27 +70,27 @@ window.dash_clientside.stabilizer = Object.assign(
             } else if (polls || isLost()) {
                 polls = true;
                 wait = POLL_MS;
-                calmDown();
+                connected();
                 refresh();
             }
         }
 
         function ask() {
-            isAsked = true;
+            isAsking = true;
             fetch("/healthz", {cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS)})
                 .then(answered)
                 .catch(function () {
                     if (isLost()) {
-                        look().dashboard = "lost";
+                        dataset.dashboard = "lost";
                     }
                 })
-                .finally(() => (isAsked = false));
+                .finally(() => (isAsking = false));
         }
 
         setInterval(function () {
-            // A page that was frozen has not listened: only what it was awake for counts.
-            const passed = Math.min(performance.now() - looked, 2 * LOOK_MS);
-            looked = performance.now();
+            // A frozen page receives nothing: count only the time that it was awake.
+            const passed = Math.min(performance.now() - checkedAt, 2 * CHECK_MS);
+            checkedAt = performance.now();
             if (document.hidden || isOver) {
                 silent = 0;
                 return;
@@ -98,22 +98,22 @@ window.dash_clientside.stabilizer = Object.assign(
             silent += passed;
             wait -= passed;
             if (silent >= SILENCE_MS && !isLost()) {
-                look().dashboard = "lost";
+                dataset.dashboard = "lost";
             }
-            if ((isLost() || polls) && wait <= 0 && !isAsked) {
+            if ((isLost() || polls) && wait <= 0 && !isAsking) {
                 wait = isLost() ? ASK_MS : POLL_MS;
                 ask();
             }
-        }, LOOK_MS);
+        }, CHECK_MS);
 
         return {
-            /* Takes a beat of the server. */
+            /* Takes a heartbeat of the server. */
             takeBeat: function (beat) {
                 window.dash_clientside.stabilizer.keepTime(beat.at);
                 hasBeaten = true;
                 polls = false;
                 isOver = beat.last;
-                calmDown();
+                connected();
             },
         };
     })()

@@ -25,7 +25,7 @@ def register_callbacks(
     Args:
         app: The Dash app.
         collector: Queried in the name of the visitor of each request.
-        hub: Live news of the collector.
+        hub: Live updates from the collector.
         clock: For relative times such as "3 min ago".
         is_signed_in: Whether a visitor's session is still valid.
     """

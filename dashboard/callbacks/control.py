@@ -1,4 +1,4 @@
-"""The switch over all runs, silences and the audit log."""
+"""Callbacks of the control page: global switch, silences and audit log."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ _ENTRIES: Final = 200
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ControlView:
-    """What goes to the page."""
+    """Content of the page."""
 
     parts: Sequence[Any]
-    """As many as `PARTS`; no update in place of those that the page has already."""
+    """One for each of `PARTS`; `no_update` for unchanged ones."""
     facts: Mapping[str, Any]
-    """How the switch stands, and a fingerprint of each part; JSON, for a store."""
+    """State of the switch and a fingerprint of each part; JSON, for a store."""
 
 
 async def view_control(
     client: CollectorApi, facts: Mapping[str, Any] | None, now: datetime
 ) -> ControlView:
-    """Ask for the switch, the silences and the log, and draw what has changed.
+    """Read control state and audit log, and build the parts that changed.
 
     Args:
-        client: Asks.
-        facts: Of the view before, if the page has one.
-        now: For "3 min ago".
+        client: Client of the collector.
+        facts: Facts of the previous view, if any.
+        now: Current time.
 
     Raises:
-        DashboardError: The collector cannot be asked.
+        DashboardError: The collector is not available.
     """
     state, entries = await asyncio.gather(client.control(), client.audit())
     parts: tuple[Component, ...] = (
@@ -63,7 +63,7 @@ async def view_control(
 
 
 def register(app: Dash, collector: Collector, clock: Clock) -> None:
-    """Register what fills the page, and the badge in the header of every page."""
+    """Register the callbacks of the page, and of the badge in the header of every page."""
 
     @app.callback(
         Output(ids.CONTROL_PROBLEM, "children"),
@@ -75,13 +75,13 @@ def register(app: Dash, collector: Collector, clock: Clock) -> None:
         State(ids.CONTROL_FACTS, "data"),
     )
     async def show_control(
-        _news: Any,  # noqa: ANN401  JSON, looked at for its change only
+        _updates: Any,  # noqa: ANN401  JSON, only its change matters
         _decisions: Any,  # noqa: ANN401  likewise
         _clock: int | None,
         facts: dict[str, Any] | None,
     ) -> tuple[Any, ...]:
         try:
-            view = await view_control(collector.asked_now(), facts, clock.now())
+            view = await view_control(collector.for_request(), facts, clock.now())
         except DashboardError as error:
             if facts:
                 raise PreventUpdate from error
@@ -94,10 +94,10 @@ def register(app: Dash, collector: Collector, clock: Clock) -> None:
         Input(ids.CLOCK, "n_intervals"),
     )
     async def show_armed(
-        _news: Any,  # noqa: ANN401  JSON, looked at for its change only
+        _updates: Any,  # noqa: ANN401  JSON, only its change matters
         _clock: int | None,
     ) -> Component | None:
         try:
-            return armed_badge(await collector.asked_now().control())
+            return armed_badge(await collector.for_request().control())
         except DashboardError as error:
             raise PreventUpdate from error

@@ -1,4 +1,4 @@
-"""Layers over steps: the map itself, and the panel of attention entropy that is drawn from one."""
+"""Callbacks of the layer heatmap, and of the attention entropy panel drawn from one."""
 
 from __future__ import annotations
 
@@ -53,37 +53,37 @@ FIRST_CHOICES: Final = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeatmapView:
-    """What a person has chosen of the map."""
+    """Selections of the user above the heatmap."""
 
     metric: str | None = None
-    """None: the first of those that mean most."""
+    """None: the first of `FIRST_CHOICES` that the run has."""
     kind: str | None = None
     colouring: str = "default"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Maps:
-    """The map and the panel."""
+    """The heatmap and the entropy panel."""
 
     heatmap: FigureDict | None
-    """None where nothing is measured on modules."""
+    """None without per-module metrics."""
     entropy: FigureDict
     metrics: Sequence[str]
     metric: str | None
     kinds: Sequence[str]
     kind: str | None
-    """The one that is drawn; None: every kind."""
+    """The kind shown; None: all."""
     step: int
-    """Where the run stood."""
+    """Step of the run at the time of drawing."""
 
 
 async def draw_maps(
     client: CollectorApi, run_id: str, view: PanelView, chosen: HeatmapView
 ) -> Maps:
-    """Draw the map and the panel of attention entropy.
+    """Draw the heatmap and the attention entropy panel.
 
     Raises:
-        DashboardError: The collector cannot be asked, or has no such run.
+        DashboardError: The collector is not available, or has no such run.
     """
     run, scene = await read_scene(client, run_id, view.zoom)
     infos = [info for info in await client.metrics(run_id) if info.has_modules]
@@ -121,7 +121,7 @@ def _metric(by_name: Mapping[str, MetricInfo], chosen: str | None) -> str | None
 
 
 def _order(metric: str) -> tuple[int, str]:
-    """What means most first."""
+    """Sort `FIRST_CHOICES` first."""
     place = FIRST_CHOICES.index(metric) if metric in FIRST_CHOICES else len(FIRST_CHOICES)
     return place, metric
 
@@ -144,15 +144,15 @@ async def _read(
     except MissingError as error:
         if error.code == "unknown_run":
             raise
-        return None  # no series of this choice
+        return None  # no series of this metric and kind
 
 
 def entropy_panel(heatmap: Heatmap | None, scene: Scene) -> FigureDict:
-    """Draw the lowest attention entropy of each tower: the head that collapses first.
+    """Draw the lowest attention entropy of each tower, where a collapse shows first.
 
     Args:
-        heatmap: Minimum over each bucket of steps, by module; None if it is not measured.
-        scene: What all panels share.
+        heatmap: Minimum over each bucket of steps, by module; None if not measured.
+        scene: Shared by all panels.
     """
     if heatmap is None:
         return line_chart((), (), scene)
@@ -162,7 +162,7 @@ def entropy_panel(heatmap: Heatmap | None, scene: Scene) -> FigureDict:
     for index, tower in enumerate(towers):
         lines.append(Line(series=tower, label=tower, colour=line_colour(index)))
         data.append(_lowest(heatmap, tower, steps))
-    # A map holds the live lineage in one piece.
+    # A heatmap has the live lineage in one piece.
     one_piece = replace(scene, branches=(Branch(1, 0, None),))
     return line_chart(lines, data, one_piece)
 
@@ -172,9 +172,9 @@ def _tower(row: HeatmapRow) -> str:
 
 
 def _lowest(heatmap: Heatmap, tower: str, steps: Sequence[int]) -> SeriesData:
-    """Take the lowest of a tower at each column; what is not finite counts before everything.
+    """Return the lowest value of a tower in each column; non-finite values take precedence.
 
-    A cell shows its lowest finite sample: that there were others is told by their count alone.
+    A cell holds its lowest finite sample and the number of its non-finite ones.
     """
     rows = [index for index, row in enumerate(heatmap.rows) if _tower(row) == tower]
     kept_steps, kept_values = [], []
@@ -197,11 +197,11 @@ def _lowest(heatmap: Heatmap, tower: str, steps: Sequence[int]) -> SeriesData:
 
 
 _MAP_STEPS = 10
-"""Layers are measured every so many steps: asking more often shows nothing else."""
+"""Layers are measured this often, so a more frequent refresh shows nothing new."""
 
 
 def register(app: Dash, collector: Collector) -> None:
-    """Register what draws the heatmap and the entropy panel."""
+    """Register the callbacks of the heatmap and the entropy panel."""
 
     @app.callback(
         output=[
@@ -242,7 +242,7 @@ def register(app: Dash, collector: Collector) -> None:
         if shown and is_same and (is_tick() or not _has_moved(frames, shown, seen.zoom)):
             raise PreventUpdate
         try:
-            maps = await draw_maps(collector.asked_now(), run_id, seen, _wanted(chosen))
+            maps = await draw_maps(collector.for_request(), run_id, seen, _wanted(chosen))
         except SHOWN_ELSEWHERE as error:
             raise PreventUpdate from error
         except DashboardError as error:
@@ -270,7 +270,7 @@ def _wanted(chosen: dict[str, Any]) -> HeatmapView:
 def _has_moved(
     frames: dict[str, Any] | None, shown: dict[str, Any], zoom: tuple[float, float] | None
 ) -> bool:
-    """Whether the layers have been measured since the map was drawn."""
+    """Tell whether the layers have been measured since the heatmap was drawn."""
     step = (frames or {}).get("step") or 0
     if zoom is not None and zoom[1] < shown["step"]:
         return False

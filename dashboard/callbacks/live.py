@@ -1,4 +1,4 @@
-"""News on every page: the one connection that is held open, and what it says of itself."""
+"""Live updates of every page over one WebSocket, with a badge and banner of its state."""
 
 from __future__ import annotations
 
@@ -14,53 +14,53 @@ from dash.development.base_component import Component
 from dash.exceptions import WebsocketDisconnected
 
 from dashboard import ids
-from dashboard.client import Collector, LiveHub, News
+from dashboard.client import Collector, LiveHub, Updates
 from dashboard.components.connection import link_badge, link_banner
 from dashboard.errors import DashboardError, SignInRequiredError
 from dashboard.visitor import Visitor, current_visitor
 from stabilizer.clock import Clock
 
-_LOOK_SECONDS: Final = 1.0
-"""A page that has moved on to another run is noticed after this."""
+_POLL_SECONDS: Final = 1.0
+"""How often to check which run a page shows."""
 _PACE_SECONDS: Final = 0.25
-"""News closer together than this are told as one: a page has no use for more."""
+"""Updates closer together than this are merged."""
 _BEAT_SECONDS: Final = 3.0
-"""How often a page is given a sign of life."""
-_ASK_AGAIN_SECONDS: Final = 5.0
-_PATIENCE_SECONDS: Final = 1800.0
-"""A tab that the browser has frozen answers nothing, and may be looked at again."""
+"""Interval of heartbeats to a page."""
+_RETRY_SECONDS: Final = 5.0
+_FROZEN_SECONDS: Final = 1800.0
+"""How long to wait for a frozen tab, which does not respond."""
 _RUN_PATH: Final = re.compile(r"/runs/(?P<run_id>[^/?#]+)/?\Z")
 
 SIGNED_OUT: Final = {"link": "signed_out", "since": None}
 
 
 class Screen(Protocol):
-    """A page in a browser, as far as this needs it."""
+    """A page in a browser."""
 
     @property
-    def is_gone(self) -> bool:
-        """Whether nobody looks any more."""
+    def is_closed(self) -> bool:
+        """Whether the page was closed."""
         ...
 
     async def path(self) -> str | None:
-        """Return the path that the page shows.
+        """Return the path of the page.
 
         Raises:
-            TimeoutError: It does not answer: the tab is frozen, or was closed.
+            TimeoutError: No response: the tab is frozen or closed.
         """
         ...
 
     def show(self, component_id: str, data: Any) -> None:  # noqa: ANN401  JSON
-        """Give a store other data."""
+        """Set the data of a store."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What a page knows."""
+class PageState:
+    """What a page has received."""
 
     run_id: str | None
-    news: News
+    updates: Updates
 
 
 async def follow(
@@ -72,49 +72,49 @@ async def follow(
     clock: Clock,
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Show a page what is new until nobody looks any more, or the session ends.
+    """Send updates to a page until it is closed or the session ends.
 
     Args:
         screen: The page.
-        hub: News of the collector.
-        visitor: Who looks; None: somebody who must sign in.
-        is_signed_in: Whether a visitor's session goes on.
-        clock: Its time goes with the signs of life.
-        pause: Waits a number of seconds; for tests.
+        hub: Live updates from the collector.
+        visitor: The user; None if not signed in.
+        is_signed_in: Whether a visitor's session is still valid.
+        clock: Source of the time sent with heartbeats.
+        pause: Sleeps for a number of seconds; for tests.
 
     Raises:
-        TimeoutError: The page has not answered for half an hour.
+        TimeoutError: The page has not responded for half an hour.
     """
-    heart = _Heart(screen, clock)
+    heartbeat = _Heartbeat(screen, clock)
     if visitor is None:
-        heart.end(SIGNED_OUT)
+        heartbeat.end(SIGNED_OUT)
         return
     async with hub.listening(visitor) as listener:
-        told: Told | None = None
+        sent: PageState | None = None
         answered_at = clock.monotonic()
-        while not screen.is_gone:
+        while not screen.is_closed:
             if not is_signed_in(visitor):
-                heart.end(SIGNED_OUT)
+                heartbeat.end(SIGNED_OUT)
                 return
             try:
                 run_id = run_of(await screen.path())
             except TimeoutError:
-                if clock.monotonic() - answered_at > _PATIENCE_SECONDS:
+                if clock.monotonic() - answered_at > _FROZEN_SECONDS:
                     raise
-                await pause(_ASK_AGAIN_SECONDS)
+                await pause(_RETRY_SECONDS)
                 continue
             answered_at = clock.monotonic()
-            heart.beat()
-            news = listener.news(run_id)
-            for component_id, data in changes(told, Told(run_id, news)).items():
+            heartbeat.beat()
+            updates = listener.updates(run_id)
+            for component_id, data in changes(sent, PageState(run_id, updates)).items():
                 screen.show(component_id, data)
-            told = Told(run_id, news)
-            await listener.wait(run_id, news, _LOOK_SECONDS)
+            sent = PageState(run_id, updates)
+            await listener.wait(run_id, updates, _POLL_SECONDS)
             await pause(_PACE_SECONDS)
 
 
-class _Heart:
-    """Signs of life for one page."""
+class _Heartbeat:
+    """Heartbeats to one page."""
 
     def __init__(self, screen: Screen, clock: Clock) -> None:
         self._screen = screen
@@ -122,13 +122,13 @@ class _Heart:
         self._due_at = clock.monotonic()
 
     def beat(self) -> None:
-        """Give a sign of life where one is due."""
+        """Send a heartbeat if one is due."""
         if self._clock.monotonic() >= self._due_at:
             self._due_at = self._clock.monotonic() + _BEAT_SECONDS
             self._show(last=False)
 
     def end(self, link: Mapping[str, Any]) -> None:
-        """Say why nothing will be told any more."""
+        """Send the final link state and the last heartbeat."""
         self._screen.show(ids.LIVE_LINK, link)
         self._show(last=True)
 
@@ -142,25 +142,22 @@ def run_of(path: str | None) -> str | None:
     return unquote(found["run_id"]) if found else None
 
 
-def changes(told: Told | None, now: Told) -> Mapping[str, Any]:
-    """Return the stores that must hold something else, with what.
+def changes(before: PageState | None, now: PageState) -> Mapping[str, Any]:
+    """Return the stores to update, with their data.
 
-    Counts go with the run that they are of, so that the count of another run is never taken for
-    the same.
+    Counts carry the id of their run, so that counts of different runs are never confused.
     """
-    before = None if told is None else _stores(told)
-    return {
-        name: data for name, data in _stores(now).items() if before is None or before[name] != data
-    }
+    known = {} if before is None else _stores(before)
+    return {name: data for name, data in _stores(now).items() if known.get(name) != data}
 
 
-def _stores(told: Told) -> dict[str, Any]:
-    news, run_id = told.news, told.run_id
+def _stores(state: PageState) -> dict[str, Any]:
+    updates, run_id = state.updates, state.run_id
     return {
-        ids.LIVE_LINK: {"link": news.link.value, "since": news.since.isoformat()},
-        ids.LIVE_FRAMES: {"run_id": run_id, "count": news.frames, "step": news.step},
-        ids.LIVE_DECISIONS: {"run_id": run_id, "count": news.decisions},
-        ids.LIVE_CONTROL: {"count": news.control},
+        ids.LIVE_LINK: {"link": updates.link.value, "since": updates.since.isoformat()},
+        ids.LIVE_FRAMES: {"run_id": run_id, "count": updates.frames, "step": updates.step},
+        ids.LIVE_DECISIONS: {"run_id": run_id, "count": updates.decisions},
+        ids.LIVE_CONTROL: {"count": updates.control},
     }
 
 
@@ -171,7 +168,7 @@ class _Page:
         self._socket = ctx.websocket
 
     @property
-    def is_gone(self) -> bool:
+    def is_closed(self) -> bool:
         return bool(self._socket.is_shutdown)
 
     async def path(self) -> str | None:
@@ -179,7 +176,7 @@ class _Page:
         return found
 
     def show(self, component_id: str, data: Any) -> None:  # noqa: ANN401  JSON
-        set_props(ids.TOLD.get(component_id, component_id), {"data": data})
+        set_props(ids.INCOMING.get(component_id, component_id), {"data": data})
 
 
 def register(
@@ -189,13 +186,13 @@ def register(
     clock: Clock,
     is_signed_in: Callable[[Visitor], bool],
 ) -> None:
-    """Register the stream of news, and the badge and banner that tell how it stands."""
+    """Register the stream of updates, and the badge and banner of its state."""
 
     # Without inputs and outputs: Dash starts it with the page, and again after a lost connection.
     @app.callback(websocket=True, persistent=True)
-    async def tell_news() -> None:
+    async def send_updates() -> None:
         if ctx.websocket is None:
-            return  # a browser without SharedWorker: assets/watch.js has the page ask by itself
+            return  # a browser without SharedWorker: assets/watch.js polls
         try:
             await follow(_Page(), hub, current_visitor(), is_signed_in, clock=clock)
         except (TimeoutError, WebsocketDisconnected):
@@ -206,10 +203,10 @@ def register(
         Input(ids.LIVE_BEAT, "data"),
         prevent_initial_call=True,
     )
-    for store, told in ids.TOLD.items():
+    for store, incoming in ids.INCOMING.items():
         app.clientside_callback(  # type: ignore[no-untyped-call]  # Dash has no types for it
-            ClientsideFunction(namespace="stabilizer", function_name="keepNews"),
-            Input(told, "data"),
+            ClientsideFunction(namespace="stabilizer", function_name="keepUpdates"),
+            Input(incoming, "data"),
             State(store, "id"),
             prevent_initial_call=True,
         )
@@ -229,9 +226,9 @@ def register(
 
 
 async def _polled(link: dict[str, Any], collector: Collector) -> dict[str, Any]:
-    """Find out how the link stands for a page that is told no news."""
+    """Return the link state of a page without live updates."""
     try:
-        await collector.asked_now().control()
+        await collector.for_request().control()
     except SignInRequiredError:
         return SIGNED_OUT
     except DashboardError:

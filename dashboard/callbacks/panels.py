@@ -1,4 +1,4 @@
-"""Which series a run's panels draw, and how each line is called."""
+"""Callbacks of the line charts: which series they draw, and how they are drawn and extended."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from stabilizer.protocol.runs import Run
 from stabilizer.protocol.series import SeriesKey
 
 _MAX_LINES: Final = 8
-"""More lines than these in one panel nobody tells apart."""
+"""More lines than this in one panel are hard to tell apart."""
 
 
 def choose_lines(series: Iterable[str], picked: Sequence[str]) -> Mapping[str, tuple[Line, ...]]:
-    """Say which lines each panel has.
+    """Return the lines of each panel.
 
     Args:
-        series: Text forms of all that the run has.
-        picked: Text forms that a person has chosen for the last panel; unknown ones are left out.
+        series: Text forms of all series of the run.
+        picked: Text forms picked for the last panel; unknown ones are ignored.
     """
     keys = {text: SeriesKey.parse(text) for text in series}
     found = {
@@ -61,7 +61,7 @@ def choose_lines(series: Iterable[str], picked: Sequence[str]) -> Mapping[str, t
 
 
 def _losses(keys: Mapping[str, SeriesKey]) -> list[str]:
-    """Find the loss; of a job that gives only what it backpropagates, that."""
+    """Find the loss; if the job reports only what it backpropagates, that."""
     by_source = (
         _taken(keys, metric, lambda labels: set(labels) <= {"source"})
         for metric in (Metric.LOSS, Metric.LOSS_TOTAL)
@@ -94,7 +94,7 @@ def _lines(panel: str, texts: Sequence[str], keys: Mapping[str, SeriesKey]) -> t
 
 
 def _label(key: SeriesKey) -> str:
-    """Name a line by what tells it from its neighbours."""
+    """Label a line by its label values, or by its metric."""
     if not key.labels:
         return "all" if key.metric in (Metric.LOSS, Metric.Z_LOSS) else key.metric
     return ", ".join(key.labels.values()).strip() or str(key)
@@ -103,32 +103,32 @@ def _label(key: SeriesKey) -> str:
 _FEWEST_POINTS: Final = 200
 _MOST_POINTS: Final = 4000
 _OVERLAP_STEPS: Final = 64
-"""Frames of the same steps may come in several batches; what is known already is left out."""
+"""Frames of the same steps may arrive in several batches; known samples are left out."""
 _LAST_STEP: Final = 2**53
-"""As far as steps are counted."""
+"""Upper bound of steps."""
 _MAX_SERIES: Final = 500
-"""As many as the collector reads at once."""
+"""Limit of one request to the collector."""
 
 
 class Drawn(TypedDict):
-    """What a browser has of all panels; JSON, for a store."""
+    """What the browser shows in all panels; JSON, for a store."""
 
     number: int
-    """Counts what the page was given: an extension of another number is out of date."""
+    """Version of the data on the page; an extension of another version is out of date."""
     panels: dict[str, Shown]
     read_to: int
-    """Last step that is known; for a view at the past alone, where the run stood."""
+    """Last step read; for a zoom into the past, the run's step at that time."""
     drawn_at: float
-    """Of the last whole drawing or attempt at one, in seconds; by the clock of whoever draws."""
+    """Monotonic time of the last full drawing or attempt at one, in seconds."""
     asked: dict[str, Any] | None
-    """What was asked for; None once something else has been asked for and could not be drawn."""
+    """Inputs of the drawing; None after a later drawing has failed."""
     series: str
-    """Fingerprint of all that can be picked."""
+    """Fingerprint of the series that can be picked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PanelView:
-    """How a person looks at the panels."""
+    """Width, zoom and selections of the panels."""
 
     width: int
     """Pixels of one panel."""
@@ -138,12 +138,12 @@ class PanelView:
 
     @property
     def max_points(self) -> int:
-        """As many points as there are pixels."""
+        """One point per pixel, within limits."""
         return min(max(self.width, _FEWEST_POINTS), _MOST_POINTS)
 
     @property
     def steps(self) -> dict[str, int]:
-        """The range of steps to ask for; empty for the whole run."""
+        """Query parameters of the range of steps; empty for the whole run."""
         if self.zoom is None:
             return {}
         first, last = self.zoom
@@ -159,23 +159,23 @@ class Panels:
     shown: dict[str, Shown]
     read_to: int
     series: Sequence[str]
-    """Text forms of all that the run has, to pick from."""
+    """Text forms of all series of the run, to pick from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PanelsExtension:
-    """What the browser adds to what it has."""
+    """New samples for the panels in the browser."""
 
     updates: dict[str, list[Any]]
-    """Panel to what `dcc.Graph.extendData` takes."""
+    """Argument of `dcc.Graph.extendData`, by panel."""
     shown: dict[str, Shown]
     read_to: int
     outgrown: bool
-    """Draw the panels anew when there is time."""
+    """Redraw the panels when there is time."""
 
 
 def read_zoom(stored: Any) -> tuple[float, float] | None:  # noqa: ANN401  JSON of a browser
-    """Read what the store of the range holds; what is no range is none."""
+    """Parse the stored range; None if it is not a range."""
     try:
         first, last = (float(end) for end in stored or ())
     except (TypeError, ValueError, OverflowError):
@@ -186,10 +186,10 @@ def read_zoom(stored: Any) -> tuple[float, float] | None:  # noqa: ANN401  JSON 
 async def read_scene(
     client: CollectorApi, run_id: str, zoom: tuple[float, float] | None
 ) -> tuple[Run, Scene]:
-    """Ask for what all panels share.
+    """Read the run and the scene shared by all panels.
 
     Raises:
-        DashboardError: The collector cannot be asked, or has no such run.
+        DashboardError: The collector is not available, or has no such run.
     """
     run, incidents, commands, markers = await asyncio.gather(
         client.run(run_id),
@@ -205,7 +205,7 @@ async def draw_panels(client: CollectorApi, run_id: str, view: PanelView) -> Pan
     """Draw every panel of a run.
 
     Raises:
-        DashboardError: The collector cannot be asked, or has no such run.
+        DashboardError: The collector is not available, or has no such run.
     """
     (run, scene), infos = await asyncio.gather(
         read_scene(client, run_id, view.zoom), client.series(run_id)
@@ -245,7 +245,7 @@ def _all_series(lines: Mapping[str, Sequence[Line]]) -> tuple[str, ...]:
 
 def _known_to(run: Run, zoom: tuple[float, float] | None, data: Sequence[SeriesData]) -> int:
     if zoom is not None and zoom[1] < run.step:
-        return run.step  # what comes after the range is not asked for
+        return run.step  # later steps are not requested
     return _last_step(data, run.attempt)
 
 
@@ -256,13 +256,12 @@ def _last_step(data: Sequence[SeriesData], attempt: int) -> int:
 
 
 async def extend_panels(client: CollectorApi, run_id: str, drawn: Drawn) -> PanelsExtension | None:
-    """Ask for the newest samples only; None if there are none.
+    """Read only the newest samples; None if there are none.
 
-    Where there are none, the run may have begun another attempt that the page has missed: then
-    nothing is added and the panels are to be drawn anew.
+    If the run has started another attempt, nothing is added and the panels need a redraw.
 
     Raises:
-        DashboardError: The collector cannot be asked, or has no such run.
+        DashboardError: The collector is not available, or has no such run.
     """
     panels = drawn["panels"]
     series = tuple(
@@ -270,13 +269,13 @@ async def extend_panels(client: CollectorApi, run_id: str, drawn: Drawn) -> Pane
     )[:_MAX_SERIES]
     attempt = next((shown["attempt"] for shown in panels.values()), None)
     if not series or attempt is None:
-        # Nothing was measured yet when it was drawn: there may be series now.
-        return _to_draw_anew(drawn)
+        # Drawn before the first sample: there may be series now.
+        return _needs_redraw(drawn)
     query = SeriesQuery(
         series=series,
         attempt=attempt,
         from_step=max(0, drawn["read_to"] - _OVERLAP_STEPS),
-        max_points=_MOST_POINTS,  # a page that has slept for hours must not get every step of them
+        max_points=_MOST_POINTS,  # not every step after hours of sleep
     )
     data = await client.data(run_id, query)
     updates: dict[str, list[Any]] = {}
@@ -290,33 +289,33 @@ async def extend_panels(client: CollectorApi, run_id: str, drawn: Drawn) -> Pane
             outgrown |= extension.outgrown
     if not updates:
         is_past = (await client.run(run_id)).attempt != attempt
-        return _to_draw_anew(drawn) if is_past else None
+        return _needs_redraw(drawn) if is_past else None
     read_to = max(drawn["read_to"], _last_step(data, attempt))
     return PanelsExtension(updates=updates, shown=after, read_to=read_to, outgrown=outgrown)
 
 
-def _to_draw_anew(drawn: Drawn) -> PanelsExtension:
+def _needs_redraw(drawn: Drawn) -> PanelsExtension:
     return PanelsExtension(
         updates={}, shown=drawn["panels"], read_to=drawn["read_to"], outgrown=True
     )
 
 
-def looks_at_the_newest(zoom: tuple[float, float] | None, read_to: int) -> bool:
-    """Whether new samples would be seen: not by who has zoomed into the past."""
+def shows_newest(zoom: tuple[float, float] | None, read_to: int) -> bool:
+    """Tell whether new samples are in view, not cut off by a zoom into the past."""
     return zoom is None or zoom[1] >= read_to
 
 
 _REDRAW_SECONDS = 2.0
-"""A chart that its lines have outgrown is drawn anew no more often than this."""
+"""Minimum interval between redraws of outgrown charts."""
 VIEW_INPUTS = {
     "width": (ids.CHART_WIDTH, "data"),
     "zoom": (ids.RUN_RANGE, "data"),
     "picked": (ids.PICKED, "value"),
     "log": (ids.LOG_LOSS, "checked"),
 }
-"""How a person looks at the panels: component and property."""
+"""Component and property of each input of `PanelView`."""
 SHOWN_ELSEWHERE = (MissingError, SignInRequiredError)
-"""Told by the page as a whole."""
+"""Errors that the page shows as a whole."""
 
 
 def read_view(
@@ -325,8 +324,12 @@ def read_view(
     picked: list[str] | None = None,
     log: bool | None = None,
 ) -> PanelView:
-    """Read how the user looks at the panels; wait until the page is laid out."""
-    if width is None:  # the page has not been laid out yet
+    """Read width, zoom and selections.
+
+    Raises:
+        PreventUpdate: The page is not laid out yet.
+    """
+    if width is None:
         raise PreventUpdate
     return PanelView(
         width=width, zoom=read_zoom(zoom), picked=tuple(picked or ()), log_loss=bool(log)
@@ -334,7 +337,7 @@ def read_view(
 
 
 def register(app: Dash, collector: Collector, clock: Clock) -> None:
-    """Register what draws and extends the charts."""
+    """Register the callbacks."""
     _register_drawing(app, collector, clock)
     _register_extending(app, collector, clock)
 
@@ -356,7 +359,7 @@ def _register_drawing(app: Dash, collector: Collector, clock: Clock) -> None:
         state={"run_id": State(ids.RUN_ID, "data"), "shown": State(ids.SHOWN, "data")},
     )
     async def draw(
-        _redraw: Any,  # noqa: ANN401  JSON, looked at for its change only
+        _redraw: Any,  # noqa: ANN401  JSON, only its change matters
         decisions: Any,  # noqa: ANN401  likewise
         view: dict[str, Any],
         run_id: str,
@@ -364,7 +367,7 @@ def _register_drawing(app: Dash, collector: Collector, clock: Clock) -> None:
     ) -> tuple[Any, ...]:
         seen = read_view(**view)
         try:
-            panels = await draw_panels(collector.asked_now(), run_id, seen)
+            panels = await draw_panels(collector.for_request(), run_id, seen)
         except SHOWN_ELSEWHERE as error:
             raise PreventUpdate from error
         except DashboardError as error:
@@ -378,7 +381,7 @@ def _register_drawing(app: Dash, collector: Collector, clock: Clock) -> None:
             "series": fingerprint("\n".join(panels.series)),
             "asked": {"view": view, "decisions": decisions},
         }
-        # There may be thousands of them, and hardly ever others than before.
+        # There may be thousands of series; they rarely change.
         is_known = (shown or {}).get("series") == drawn["series"]
         series = no_update if is_known else list(panels.series)
         figures = [panels.figures[panel] for panel in PANELS]
@@ -386,10 +389,10 @@ def _register_drawing(app: Dash, collector: Collector, clock: Clock) -> None:
 
 
 def _missed(clock: Clock) -> Patch:
-    """Mark what a page has as other than what it should show.
+    """Mark the panels on the page as out of date.
 
-    It may have been extended since it was read here, so that only these two parts are replaced;
-    by the second of them, an extension of it that is still under way is left out.
+    Only these two fields are replaced, since the panels may have been extended meanwhile. The new
+    `drawn_at` invalidates an extension in progress.
     """
     missed = Patch()
     missed["asked"] = None
@@ -398,7 +401,7 @@ def _missed(clock: Clock) -> Patch:
 
 
 def _style(view: PanelView) -> dict[str, Any]:
-    """Give the panel of picked series room once there is something in it."""
+    """Hide the panel of picked series while it is empty."""
     return {"height": HEIGHT} if view.picked else {"display": "none"}
 
 
@@ -406,7 +409,7 @@ def _register_extending(app: Dash, collector: Collector, clock: Clock) -> None:
     @app.callback(
         output=[Output(ids.EXTENSION, "data"), Output(ids.REDRAW, "data")],
         inputs={
-            "_news": [Input(ids.LIVE_FRAMES, "data"), Input(ids.CLOCK, "n_intervals")],
+            "_updates": [Input(ids.LIVE_FRAMES, "data"), Input(ids.CLOCK, "n_intervals")],
         },
         state={
             "run_id": State(ids.RUN_ID, "data"),
@@ -419,7 +422,7 @@ def _register_extending(app: Dash, collector: Collector, clock: Clock) -> None:
         prevent_initial_call=True,
     )
     async def extend(
-        _news: Any,  # noqa: ANN401  JSON, looked at for its change only
+        _updates: Any,  # noqa: ANN401  JSON, only its change matters
         run_id: str,
         shown: Any,  # noqa: ANN401  a `Drawn`, by way of the browser
         asked: dict[str, Any],
@@ -430,10 +433,10 @@ def _register_extending(app: Dash, collector: Collector, clock: Clock) -> None:
                 raise PreventUpdate
             return no_update, now
         zoom = read_zoom(asked["view"]["zoom"])
-        if not shown or not looks_at_the_newest(zoom, shown["read_to"]):
+        if not shown or not shows_newest(zoom, shown["read_to"]):
             raise PreventUpdate
         try:
-            extension = await extend_panels(collector.asked_now(), run_id, shown)
+            extension = await extend_panels(collector.for_request(), run_id, shown)
         except DashboardError as error:
             raise PreventUpdate from error
         if extension is None:
@@ -451,7 +454,7 @@ def _register_extending(app: Dash, collector: Collector, clock: Clock) -> None:
         is_due = extension.outgrown and not _drawn_just_now(shown, now)
         return update, now if is_due else no_update
 
-    # In the browser: what was read for a figure that has been replaced meanwhile is left out.
+    # In the browser, which drops extensions of figures that were replaced meanwhile.
     app.clientside_callback(  # type: ignore[no-untyped-call]  # Dash has no types for it
         ClientsideFunction(namespace="stabilizer", function_name="extendPanels"),
         *(Output(panel, "extendData") for panel in PANELS),
@@ -464,10 +467,10 @@ def _register_extending(app: Dash, collector: Collector, clock: Clock) -> None:
 
 
 def _is_other(shown: dict[str, Any] | None, asked: dict[str, Any]) -> bool:
-    """Whether the panels show other than what was asked for, and nobody is drawing them.
+    """Tell whether the panels are out of date and not being drawn.
 
-    A drawing that failed says so. One whose answer never came does not: that is looked after with
-    the clock alone, since with news a drawing may just be under way.
+    A failed drawing is marked. One whose response was lost is not: it is detected at clock ticks
+    only, since after an update a drawing may be in progress.
     """
     if shown and shown.get("asked") is None:
         return True
@@ -480,5 +483,5 @@ def is_tick() -> bool:
 
 
 def _drawn_just_now(shown: dict[str, Any], now: float) -> bool:
-    # Less than nothing: it was drawn before this machine started.
+    # Negative: it was drawn before this machine started.
     return 0 <= now - float(shown["drawn_at"]) < _REDRAW_SECONDS

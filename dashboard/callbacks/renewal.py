@@ -1,4 +1,4 @@
-"""Renews only what has changed: what is replaced loses focus, place and the click upon it."""
+"""Replace only changed parts of a page: a replaced part loses focus, scroll and clicks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dashboard.components.elements import timeless
 
 
 def fingerprint(text: str) -> str:
-    """Name a text in few characters."""
+    """Return a short hash of a text."""
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -22,16 +22,16 @@ def only_changed(
     known: Mapping[str, str],
     stable: Sequence[Any] | None = None,
 ) -> tuple[list[Any], dict[str, str]]:
-    """Leave out the parts that a page has already.
+    """Leave out the parts that have not changed.
 
     Args:
-        names: Of the parts of the page.
-        parts: What they show, in the same order.
-        known: Fingerprints of what the page has, by name.
-        stable: What decides whether a part is the same, where that is not the part itself.
+        names: Names of the parts.
+        parts: Their content, in the same order.
+        known: Fingerprints of the page's present content, by name.
+        stable: Content to compare instead of `parts`, in the same order.
 
     Returns:
-        The parts, no update in place of those that are known, and the fingerprints of all.
+        The parts, with `no_update` for unchanged ones, and all fingerprints.
     """
     digests = {
         name: fingerprint(timeless(part)) for name, part in zip(names, stable or parts, strict=True)

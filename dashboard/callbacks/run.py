@@ -1,4 +1,4 @@
-"""Everything that happened to a run, asked for at once, and the parts of its page that tell it."""
+"""Callbacks of a run's page except its charts: incidents, commands and timeline."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ from stabilizer.protocol.runs import Run
 from stabilizer.protocol.views import CommandPreview, MarkerInfo
 
 _SETTLED_SHOWN: Final = 1
-"""Settled commands shown in full; the others stand in the log."""
-_LOOK_BACK_STEPS: Final = 50
+"""Settled commands shown as cards; the others are in the timeline."""
+_LOOKBACK_STEPS: Final = 50
 """lr_scale is measured at least this often."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Story:
-    """What the collector knows of a run."""
+    """Data of a run's page."""
 
     run: Run
     incidents: Sequence[Incident]
@@ -64,37 +64,37 @@ class Story:
     audit: Sequence[AuditEntry]
     rules: RunRules
     previews: Mapping[str, CommandPreview] = field(default_factory=dict)
-    """Of proposed commands, by their ids; one that cannot be carried out any more has none."""
+    """Previews of proposed commands by id; none for a command that can no longer be applied."""
     baselines: Mapping[str, ReadBackContext] = field(default_factory=dict)
-    """For the commands that are shown in full, by their ids."""
+    """For the commands shown as cards, by id."""
 
     @property
     def proposed(self) -> list[Command]:
-        """Commands that wait for a person, oldest first."""
+        """Commands that need approval, oldest first."""
         return [one for one in self.commands if one.state is CommandState.PROPOSED]
 
     @property
     def shown(self) -> list[Command]:
-        """Commands under way, and the newest settled ones, newest first."""
-        under_way = [
+        """Commands in flight, and the newest settled ones, newest first."""
+        in_flight = [
             one
             for one in self.commands
             if not one.is_settled and one.state is not CommandState.PROPOSED
         ]
         settled = [one for one in self.commands if one.is_settled][-_SETTLED_SHOWN:]
-        return [*reversed(under_way), *reversed(settled)]
+        return [*reversed(in_flight), *reversed(settled)]
 
     @property
     def open_incident(self) -> Incident | None:
-        """The incident that is not resolved."""
+        """The unresolved incident, if any."""
         return next((one for one in self.incidents if one.resolved_step is None), None)
 
 
 async def read_story(client: CollectorApi, run_id: str) -> Story:
-    """Ask for everything that happened to a run.
+    """Read the data of a run's page.
 
     Raises:
-        DashboardError: The collector cannot be asked, or has no such run.
+        DashboardError: The collector is not available, or has no such run.
     """
     (run, rules), (incidents, alerts, commands), (markers, audit) = await asyncio.gather(
         asyncio.gather(client.run(run_id), client.rules(run_id)),
@@ -124,7 +124,10 @@ async def read_story(client: CollectorApi, run_id: str) -> Story:
 async def _preview(client: CollectorApi, command: Command) -> CommandPreview | None:
     try:
         return await client.preview_of(command.id)
-    except (CollectorRefusedError, MissingError):  # its snapshot is gone, or the run has gone on
+    except (
+        CollectorRefusedError,
+        MissingError,
+    ):  # its snapshot is gone, or the run is on a later attempt
         return None
 
 
@@ -135,7 +138,7 @@ async def _baseline(client: CollectorApi, run: Run, command: Command) -> ReadBac
     query = SeriesQuery(
         series=(Metric.LR_SCALE.value,),
         attempt=command.attempt,
-        from_step=max(0, applied - _LOOK_BACK_STEPS),
+        from_step=max(0, applied - _LOOKBACK_STEPS),
         to_step=applied,
     )
     try:
@@ -155,7 +158,7 @@ def _cuts(command: Command) -> bool:
 
 @lru_cache(maxsize=64)
 def rule_docs(text: str) -> Mapping[str, str]:
-    """Return what each rule of a rule file says of itself."""
+    """Return the descriptions of the rules in a rule file, by name."""
     try:
         document = YAML(typ="safe").load(text)
     except YAMLError:
@@ -169,7 +172,7 @@ def rule_docs(text: str) -> Mapping[str, str]:
 
 
 _PAST_SHOWN: Final = 20
-"""Incidents that are over; a run may have had hundreds."""
+"""Resolved incidents listed; a run may have hundreds."""
 
 PARTS: Final = (
     (ids.RUN_HEADER, "children"),
@@ -183,31 +186,31 @@ PARTS: Final = (
 )
 """Component and property of each part, in the order of `RunView.parts`."""
 NAMES: Final = tuple(".".join(part) for part in PARTS)
-"""Of the parts, for their fingerprints."""
+"""Names of the parts, for their fingerprints."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunView:
-    """What a run's page tells of what happened."""
+    """Content of a run's page."""
 
     parts: Sequence[Any]
-    """As many as `PARTS`."""
+    """One for each of `PARTS`."""
     stable: Sequence[Any]
-    """The same without what changes with every step and is renewed alone: the previews."""
+    """The parts without previews, which change with every step and are updated on their own."""
     previews: Mapping[str, Component]
-    """What proposed commands would do now, by their ids."""
+    """Previews of proposed commands, by id."""
     facts: Mapping[str, Any]
 
 
 def renewed_previews(
     view: RunView, present: Sequence[Mapping[str, str]], changed: Sequence[Any]
 ) -> list[Any]:
-    """Return what the previews on the page show now, in its order.
+    """Return the content of the previews on the page, in page order.
 
     Args:
-        view: The page as it should be.
-        present: Ids of the previews that it has.
-        changed: Its parts, as `only_changed` gives them: cards that are new bring their previews.
+        view: The new content of the page.
+        present: Ids of the previews on the page.
+        changed: Parts returned by `only_changed`; new cards include their previews.
     """
     if changed[PARTS.index((ids.RUN_PROPOSALS, "children"))] is not no_update:
         return [no_update] * len(present)
@@ -215,12 +218,12 @@ def renewed_previews(
 
 
 def view_run(story: Story, now: datetime, limit: int) -> RunView:
-    """Tell the story of a run.
+    """Build the content of a run's page.
 
     Args:
-        story: What the collector knows.
-        now: For "3 min ago".
-        limit: Entries of the log to show.
+        story: Data of the run.
+        now: Current time.
+        limit: Timeline entries to show.
     """
     docs = rule_docs(story.rules.text)
     entries = build_timeline(
@@ -283,7 +286,13 @@ def _past(story: Story) -> Component | None:
     past.sort(key=lambda one: one.number, reverse=True)
     earlier = len(past) - _PAST_SHOWN
     more = [html.P(f"{count(earlier)} earlier in the timeline", className="empty")]
-    return html.Div([past_incidents(past[:_PAST_SHOWN]), *(more if earlier > 0 else [])])
+    return html.Div(
+        [
+            html.H3("Past incidents"),
+            past_incidents(past[:_PAST_SHOWN]),
+            *(more if earlier > 0 else []),
+        ]
+    )
 
 
 def _broken_rules(story: Story) -> Component | None:
@@ -299,7 +308,7 @@ _HIDDEN = {"display": "none"}
 
 
 def register(app: Dash, collector: Collector, clock: Clock) -> None:
-    """Register what tells a run's story."""
+    """Register the callbacks."""
     _register_story(app, collector, clock)
     _register_place(app, collector, clock)
 
@@ -314,7 +323,7 @@ def _register_story(app: Dash, collector: Collector, clock: Clock) -> None:
             Output(ids.RUN_FACTS, "data"),
         ],
         inputs={
-            "_news": [Input(ids.LIVE_DECISIONS, "data"), Input(ids.CLOCK, "n_intervals")],
+            "_updates": [Input(ids.LIVE_DECISIONS, "data"), Input(ids.CLOCK, "n_intervals")],
             "limit": Input(ids.TIMELINE_LIMIT, "data"),
         },
         state={
@@ -323,8 +332,8 @@ def _register_story(app: Dash, collector: Collector, clock: Clock) -> None:
             "previews": State({"type": ids.PREVIEW, "id": ALL}, "id"),
         },
     )
-    async def tell_story(
-        _news: Any,  # noqa: ANN401  JSON, looked at for its change only
+    async def show_story(
+        _updates: Any,  # noqa: ANN401  JSON, only its change matters
         limit: int,
         place: dict[str, Any],
         facts: dict[str, Any] | None,
@@ -332,9 +341,9 @@ def _register_story(app: Dash, collector: Collector, clock: Clock) -> None:
     ) -> tuple[Any, ...]:
         unchanged = [*[no_update] * len(PARTS), [no_update] * len(previews)]
         try:
-            story = await read_story(collector.asked_now(), place["run_id"])
+            story = await read_story(collector.for_request(), place["run_id"])
         except (CollectorUnavailableError, SignInRequiredError) as error:
-            if facts:  # the page goes on showing what it knew; the banner tells the rest
+            if facts:  # the page keeps its content; the banner says why
                 raise PreventUpdate from error
             return problem_of(error, place["path"] or "/"), _HIDDEN, *unchanged, no_update
         except DashboardError as error:
@@ -363,13 +372,13 @@ def _register_place(app: Dash, collector: Collector, clock: Clock) -> None:
         Input(ids.CLOCK, "n_intervals"),
         State(ids.RUN_ID, "data"),
     )
-    async def tell_place(
-        _frames: Any,  # noqa: ANN401  JSON, looked at for its change only
-        _news: Any,  # noqa: ANN401  likewise
+    async def show_place(
+        _frames: Any,  # noqa: ANN401  JSON, only its change matters
+        _updates: Any,  # noqa: ANN401  likewise
         _clock: int | None,
         run_id: str,
     ) -> Component:
         try:
-            return run_place(await collector.asked_now().run(run_id), clock.now())
+            return run_place(await collector.for_request().run(run_id), clock.now())
         except DashboardError as error:
             raise PreventUpdate from error

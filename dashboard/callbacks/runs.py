@@ -1,4 +1,4 @@
-"""The list of runs."""
+"""Callbacks of the list of runs."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from stabilizer.protocol.views import Overview, RunSummary
 
 PAGE: Final = 50
 MOST: Final = 500
-"""As many as one answer of the collector may hold; who has more finds by name."""
+"""Limit of one response of the collector; beyond it, runs are found by search."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunsFilter:
-    """What a person has chosen above the list."""
+    """Filters and sort order above the list."""
 
     search: str = ""
     states: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class RunsFilter:
     limit: int = PAGE
 
     def query(self) -> RunQuery:
-        """Return what to ask for; what a page cannot have chosen is left out."""
+        """Return the query; invalid values are ignored."""
         states = tuple(RunState(state) for state in self.states if state in set(RunState))
         sort = RunSort(self.sort) if self.sort in set(RunSort) else RunSort.CREATED_AT
         return RunQuery(
@@ -52,16 +52,16 @@ class RunsFilter:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunsView:
-    """What goes to the page."""
+    """Content of the page."""
 
     body: Any
-    """The table, or no update where its rows are renewed alone."""
+    """The table, or `no_update` if its rows are updated on their own."""
     cells: Sequence[Any]
-    """Of each row that the page has: other cells, or no update."""
+    """New cells of each row on the page, or `no_update`."""
     names: Sequence[Any]
-    """Likewise the names of their classes."""
+    """Likewise their CSS classes."""
     shown: Mapping[str, str]
-    """Run id to the fingerprint of its row, in the order of the rows."""
+    """Fingerprints of the rows by run id, in row order."""
     count: str
     has_more: bool
 
@@ -72,10 +72,10 @@ async def list_runs(
     shown: Mapping[str, str] | None,
     now: datetime,
 ) -> RunsView:
-    """Ask for the list, and draw what has changed in it.
+    """Read the list, and build the rows that changed.
 
     Raises:
-        DashboardError: The collector cannot be asked.
+        DashboardError: The collector is not available.
     """
     overview = await client.overview(chosen.query())
     fingerprints = {summary.run.id: _fingerprint(summary) for summary in overview.rows}
@@ -91,7 +91,7 @@ async def list_runs(
 
 
 _Row: TypeAlias = tuple[list[Component], str]
-"""Cells of a row, and the name of its class."""
+"""Cells of a row and its CSS class."""
 
 
 def _drawing(
@@ -101,10 +101,10 @@ def _drawing(
     chosen: RunsFilter,
     now: datetime,
 ) -> tuple[Any, list[_Row | None]]:
-    """Return the table or no update, and for each row of the page what it shows now.
+    """Return the table or `no_update`, and the new content of each row on the page.
 
-    Dash makes everything within a replaced part anew, and with it loses what a person has under
-    the pointer. So a table that keeps its length stays, and only rows that changed are replaced.
+    Dash rebuilds everything within a replaced component, so that hover and clicks on it are lost.
+    If the number of rows stays the same, only changed rows are replaced.
     """
     nothing: list[_Row | None] = [None] * len(shown)
     if not overview.rows:
@@ -123,7 +123,7 @@ def _row(summary: RunSummary, now: datetime) -> _Row:
 
 
 def _fingerprint(summary: RunSummary) -> str:
-    """Name everything that a row shows; when the run was last seen, to the second."""
+    """Return a fingerprint of all that a row shows; last seen to the second."""
     seen = int(summary.run.last_seen_at.timestamp())
     text = summary.model_dump_json(exclude={"run": {"last_seen_at", "config"}})
     return fingerprint(f"{seen}{text}")
@@ -140,7 +140,7 @@ def _nothing(chosen: RunsFilter) -> Component:
             "No matching runs",
             "Try another part of the name, key or id, or clear the state filter.",
             ("Show all runs", "/"),
-            anew=True,
+            reload=True,
         )
     return problem(
         "No runs yet",
@@ -151,7 +151,7 @@ def _nothing(chosen: RunsFilter) -> Component:
 
 
 def register(app: Dash, collector: Collector, clock: Clock) -> None:
-    """Register what fills and renews the list."""
+    """Register the callbacks."""
     _register_list(app, collector, clock)
 
     @app.callback(
@@ -176,7 +176,7 @@ def _register_list(app: Dash, collector: Collector, clock: Clock) -> None:
             Output(ids.RUNS_MORE, "display"),
         ],
         inputs={
-            "_news": [
+            "_updates": [
                 Input(ids.LIVE_FRAMES, "data"),
                 Input(ids.LIVE_DECISIONS, "data"),
                 Input(ids.CLOCK, "n_intervals"),
@@ -194,7 +194,7 @@ def _register_list(app: Dash, collector: Collector, clock: Clock) -> None:
         },
     )
     async def show_runs(
-        _news: Any,  # noqa: ANN401  JSON, looked at for its change only
+        _updates: Any,  # noqa: ANN401  JSON, only its change matters
         filters: dict[str, Any],
         shown: dict[str, str] | None,
         places: list[dict[str, Any]],
@@ -209,9 +209,9 @@ def _register_list(app: Dash, collector: Collector, clock: Clock) -> None:
         if len(places) != len(shown or {}):  # the page is being drawn
             shown = None
         try:
-            view = await list_runs(collector.asked_now(), chosen, shown, clock.now())
+            view = await list_runs(collector.for_request(), chosen, shown, clock.now())
         except DashboardError as error:
-            # What the page knew stays; only a page that knew nothing is told here.
+            # The page keeps its content; only an empty page shows the error.
             if shown:
                 return no_update, rows, rows, None, no_update, no_update, no_update
             return None, rows, rows, problem_of(error, "/"), no_update, "", "none"

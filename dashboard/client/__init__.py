@@ -1,6 +1,6 @@
-"""How the dashboard talks to the collector: requests, and news as it happens."""
+"""Client of the collector: requests, and live updates."""
 
 from dashboard.client.collector import Collector, CollectorApi
-from dashboard.client.live import LiveHub, News
+from dashboard.client.live import LiveHub, Updates
 
-__all__ = ["Collector", "CollectorApi", "LiveHub", "News"]
+__all__ = ["Collector", "CollectorApi", "LiveHub", "Updates"]

@@ -1,4 +1,4 @@
-"""The collector as the pages see it: one method for each thing that they ask."""
+"""Client of the collector's REST API, with one method per endpoint that the pages use."""
 
 from __future__ import annotations
 
@@ -42,16 +42,15 @@ from stabilizer.protocol.views import (
 )
 
 MOST_ENTRIES: Final = 5000
-"""Of a longer log the oldest entries are left out."""
+"""Older entries of a log are dropped."""
 _MOST_LOGS: Final = 16
 
 
 class AuditLogs:
-    """Keeps the logs that were asked for last.
+    """Cache of the audit logs that were read last, shared by all users.
 
-    They are shared by everybody. Each reading asks the collector for what is new all the same, and
-    for the newest entry that is known: so a token that it does not take gets nothing, and a
-    collector that has begun another log is noticed.
+    Every read still requests the newest known entry and those after it, so that an invalid token
+    gets nothing and a collector whose log was reset is noticed.
     """
 
     def __init__(self) -> None:
@@ -61,16 +60,16 @@ class AuditLogs:
         """Return the newest entries of a log, oldest first.
 
         Args:
-            path: Of the log.
-            ask: Gives the page behind an id.
+            path: Path of the log.
+            ask: Returns the page after an id.
 
         Raises:
             DashboardError: Whatever `ask` raises.
         """
         known = self._logs.get(path, [])
-        found = await _read_behind(known[-1].id - 1 if known else 0, ask)
+        found = await _read_after(known[-1].id - 1 if known else 0, ask)
         if known and not (found and _is_same(known[-1], found[0])):
-            known, found = [], await _read_behind(0, ask)
+            known, found = [], await _read_after(0, ask)
         log = [*known[:-1], *found][-MOST_ENTRIES:]
         self._logs[path] = log
         self._logs.move_to_end(path)
@@ -79,12 +78,12 @@ class AuditLogs:
         return list(log)
 
 
-async def _read_behind(after: int, ask: Callable[[int], Awaitable[AuditPage]]) -> list[AuditEntry]:
+async def _read_after(after: int, ask: Callable[[int], Awaitable[AuditPage]]) -> list[AuditEntry]:
     found: list[AuditEntry] = []
     next_after: int | None = after
     while next_after is not None:
         page = await ask(next_after)
-        found = [*found, *page.entries][-MOST_ENTRIES - 1 :]  # one of them may be known
+        found = [*found, *page.entries][-MOST_ENTRIES - 1 :]  # one of them may be known already
         next_after = page.next_after
     return found
 
@@ -116,12 +115,12 @@ _SNAPSHOTS: Final = TypeAdapter(list[SnapshotState])
 
 
 class Collector:
-    """The connections to one collector, shared by everybody at the dashboard.
+    """Connections to one collector, shared by all users.
 
     Args:
-        url: Base address, without a slash at the end.
-        timeout_seconds: How long an answer may take.
-        transport: For tests; None talks to the network.
+        url: Base URL, without a trailing slash.
+        timeout_seconds: Timeout of a request.
+        transport: For tests; None uses the network.
     """
 
     def __init__(
@@ -137,16 +136,16 @@ class Collector:
             base_url=url,
             timeout=timeout_seconds,
             transport=transport,
-            trust_env=False,  # a proxy for the outside world is not one for the collector
+            trust_env=False,  # proxies of the environment are not meant for the collector
             limits=httpx.Limits(max_connections=100, max_keepalive_connections=20),
         )
 
-    def asked_by(self, visitor: Visitor | None) -> CollectorApi:
-        """Ask in the name of a person."""
+    def for_visitor(self, visitor: Visitor | None) -> CollectorApi:
+        """Return a client that sends requests as this user."""
         return CollectorApi(self, visitor)
 
-    def asked_now(self) -> CollectorApi:
-        """Ask in the name of whoever made the present request."""
+    def for_request(self) -> CollectorApi:
+        """Return a client for the user of the current request."""
         return CollectorApi(self, current_visitor())
 
     async def close(self) -> None:
@@ -155,10 +154,7 @@ class Collector:
 
 
 class CollectorApi:
-    """Asks in the name of one person.
-
-    Every method raises the errors of `dashboard.errors`.
-    """
+    """Sends requests as one user. Every method raises the errors of `dashboard.errors`."""
 
     def __init__(self, collector: Collector, visitor: Visitor | None) -> None:
         self._collector = collector
@@ -176,10 +172,10 @@ class CollectorApi:
         content = await send_change(self._collector.http, method, path, self._visitor, body=body)
         return read(adapter, content, self._collector.url)
 
-    # what there is
+    # runs and series
 
     async def overview(self, query: RunQuery) -> Overview:
-        """Return a page of runs with what a list shows of each."""
+        """Return one page of run summaries."""
         return await self._get("/overview", _OVERVIEW, _as_parameters(query))
 
     async def run(self, run_id: str) -> Run:
@@ -187,22 +183,22 @@ class CollectorApi:
         return await self._get(_run(run_id), _RUN)
 
     async def series(self, run_id: str) -> list[SeriesInfo]:
-        """Return the series that a run has."""
+        """Return the series of a run."""
         return await self._get(f"{_run(run_id)}/series", _INFOS)
 
     async def metrics(self, run_id: str) -> list[MetricInfo]:
-        """Return the metrics that a run has."""
+        """Return the metrics of a run."""
         return await self._get(f"{_run(run_id)}/metrics", _METRICS)
 
     async def data(self, run_id: str, query: SeriesQuery) -> list[SeriesData]:
-        """Return samples. A series that the run does not have is missing (`MissingError`)."""
+        """Return samples; an unknown series raises `MissingError`."""
         return await self._get(f"{_run(run_id)}/series/data", _DATA, _as_parameters(query))
 
     async def heatmap(self, run_id: str, query: HeatmapQuery) -> Heatmap:
         """Return a metric over layers and steps."""
         return await self._get(f"{_run(run_id)}/heatmap", _HEATMAP, _as_parameters(query))
 
-    # what happened
+    # history
 
     async def incidents(self, run_id: str) -> list[Incident]:
         """Return the incidents of a run, newest first."""
@@ -213,11 +209,11 @@ class CollectorApi:
         return await self._get(f"{_run(run_id)}/alerts", _ALERTS, {"limit": _PAGE})
 
     async def markers(self, run_id: str) -> list[MarkerInfo]:
-        """Return the events that the job told, oldest first."""
+        """Return the markers that the job reported, oldest first."""
         return await self._get(f"{_run(run_id)}/markers", _MARKERS)
 
     async def audit(self, run_id: str | None = None) -> list[AuditEntry]:
-        """Return what was done to a run, or to anything, oldest first; the newest 5,000."""
+        """Return the newest 5,000 audit entries of a run, or of all, oldest first."""
         path = "/audit" if run_id is None else f"{_run(run_id)}/audit"
 
         async def ask(after: int) -> AuditPage:
@@ -240,59 +236,59 @@ class CollectorApi:
         return await self._get(f"{_run(run_id)}/snapshots", _SNAPSHOTS)
 
     async def preview(self, run_id: str, request: CommandPreviewRequest) -> CommandPreview:
-        """Return what a command would do."""
+        """Return the preview of a command."""
         path = f"{_run(run_id)}/commands/preview"
         content = await send(self._collector.http, "POST", path, self._visitor, body=request)
         return read(_PREVIEW, content, self._collector.url)
 
     async def preview_of(self, command_id: str) -> CommandPreview:
-        """Return what a stored command would do now."""
+        """Return the current preview of a stored command."""
         return await self._get(f"{_command(command_id)}/preview", _PREVIEW)
 
     async def send_command(self, run_id: str, command: CommandCreate) -> Command:
-        """Give a command by hand."""
+        """Send a command."""
         return await self._change("POST", f"{_run(run_id)}/commands", _COMMAND, command)
 
     async def approve(self, command_id: str, reason: str) -> Command:
-        """Let a proposed command go to the job."""
+        """Approve a proposed command."""
         return await self._answer(command_id, "approve", reason)
 
     async def reject(self, command_id: str, reason: str) -> Command:
-        """Refuse a proposed command."""
+        """Reject a proposed command."""
         return await self._answer(command_id, "reject", reason)
 
     async def cancel(self, command_id: str, reason: str) -> Command:
-        """Take back a command that the job does not have."""
+        """Cancel a command that the job has not received."""
         return await self._answer(command_id, "cancel", reason)
 
     async def _answer(self, command_id: str, verb: str, reason: str) -> Command:
         note = Note(reason=reason)
         return await self._change("POST", f"{_command(command_id)}/{verb}", _COMMAND, note)
 
-    # the switches
+    # rules, mode, control
 
     async def rules(self, run_id: str) -> RunRules:
-        """Return the rules that judge a run."""
+        """Return the rules of a run."""
         return await self._get(f"{_run(run_id)}/rules", _RULES)
 
     async def set_mode(self, run_id: str, mode: Mode, reason: str) -> Run:
-        """Say how far the policy may go on a run."""
+        """Set the mode of a run."""
         return await self._change("PATCH", _run(run_id), _RUN, RunUpdate(mode=mode, reason=reason))
 
     async def control(self) -> ControlState:
-        """Return the switch over all runs, and the silences in force."""
+        """Return the global control state with the active silences."""
         return await self._get("/control", _CONTROL)
 
     async def set_control(self, update: ControlUpdate) -> ControlState:
-        """Arm or disarm the policy of all runs."""
+        """Arm or disarm all runs."""
         return await self._change("PUT", "/control", _CONTROL, update)
 
     async def silence(self, silence: SilenceCreate) -> Silence:
-        """Mute a rule."""
+        """Silence a rule."""
         return await self._change("POST", "/silences", _SILENCE, silence)
 
     async def end_silence(self, silence_id: str, reason: str) -> None:
-        """End a silence before its time."""
+        """End a silence early."""
         path = f"/silences/{_segment(silence_id)}"
         params = {"reason": reason}
         await send_change(self._collector.http, "DELETE", path, self._visitor, params=params)
@@ -307,11 +303,11 @@ def _command(command_id: str) -> str:
 
 
 def _segment(text: str) -> str:
-    """Quote one part of a path; also the dots, with which `..` would lead to another path."""
+    """Quote one path segment, dots included, so that `..` cannot leave the path."""
     return quote(text, safe="").replace(".", "%2E")
 
 
 def _as_parameters(query: BaseModel) -> Parameters:
-    """Write a query as the collector reads it; what was left at its default is left out."""
+    """Return the query parameters of a query; unset fields are omitted."""
     fields: dict[str, Any] = query.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     return {name: value for name, value in fields.items() if value != []}

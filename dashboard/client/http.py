@@ -1,4 +1,4 @@
-"""One request to the collector, and what its refusals mean."""
+"""Requests to the collector, and the mapping of its errors."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from stabilizer.protocol.message import Problem
 PREFIX: Final = "/api/v1"
 ACTOR_HEADER: Final = "X-Stabilizer-Actor"
 
-PERHAPS_DONE: Final = (
+MAY_HAVE_SUCCEEDED: Final = (
     "The request may have succeeded: check the commands and the audit log before you try again"
 )
 _NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-"""Failures before the first byte of a request has left."""
+"""Failures before the first byte of a request was sent."""
 
 Parameters: TypeAlias = Mapping[str, str | int | float | bool | Sequence[str] | None]
 Answer = TypeVar("Answer")
 
 
 def headers_of(visitor: Visitor) -> dict[str, str]:
-    """Say who asks: the token, and the name for the audit log."""
+    """Return the headers with the token and with the user name for the audit log."""
     headers = {ACTOR_HEADER: visitor.name}
     if visitor.token is not None:
         headers["Authorization"] = f"Bearer {visitor.token.get_secret_value()}"
@@ -48,13 +48,13 @@ async def send(
     params: Parameters | None = None,
     body: BaseModel | None = None,
 ) -> bytes:
-    """Make a request and return the body of its good answer.
+    """Send a request and return the body of the response.
 
     Raises:
-        SignInRequiredError: There is no visitor, or the collector does not take the token.
-        CollectorUnavailableError: No answer, or none of a collector.
-        MissingError: What was asked for does not exist.
-        CollectorRefusedError: The collector says no.
+        SignInRequiredError: There is no visitor, or the collector rejects the token.
+        CollectorUnavailableError: No response, or an unexpected one.
+        MissingError: The requested object does not exist.
+        CollectorRefusedError: The collector rejects the request.
     """
     if visitor is None:
         raise SignInRequiredError("not signed in")
@@ -88,11 +88,11 @@ async def send_change(
     params: Parameters | None = None,
     body: BaseModel | None = None,
 ) -> bytes:
-    """Make a request that changes something and return the body of its good answer.
+    """Send a request that changes something and return the body of the response.
 
     Raises:
-        CollectorUnavailableError: As for `send`; where only the answer may have been lost, it says
-            that what was asked may have been done.
+        CollectorUnavailableError: As for `send`; if only the response may be lost, the message
+            says that the request may have succeeded.
         DashboardError: As for `send`.
     """
     try:
@@ -102,12 +102,12 @@ async def send_change(
         if not isinstance(cause, httpx.HTTPError) or isinstance(cause, _NEVER_SENT):
             raise
         raise CollectorUnavailableError(
-            f"{error.message}. {PERHAPS_DONE}", url=error.url
+            f"{error.message}. {MAY_HAVE_SUCCEEDED}", url=error.url
         ) from error
 
 
 def refusal(answer: httpx.Response) -> DashboardError:
-    """Turn an answer that is not good into the error that says what it means."""
+    """Return the error for an unsuccessful response."""
     url = str(answer.request.url.copy_with(path="/", query=None))
     try:
         problem = Problem.model_validate_json(answer.content)
@@ -128,10 +128,10 @@ def refusal(answer: httpx.Response) -> DashboardError:
 
 
 def read(adapter: TypeAdapter[Answer], content: bytes, url: str) -> Answer:
-    """Read an answer.
+    """Parse a response.
 
     Raises:
-        CollectorUnavailableError: It is not what a collector of this version answers.
+        CollectorUnavailableError: It does not match this version of the protocol.
     """
     try:
         return adapter.validate_json(content)

@@ -1,8 +1,7 @@
-"""News from the collector: one stream of events for each token, however many pages listen.
+"""Live updates from the collector: one event stream per token, shared by all pages.
 
-A page learns that something has changed and asks for what it shows. So an event that is told
-twice, or told as one with another, costs a request and no truth; one that was missed while the
-stream was down is made good by counting everything as changed when it is up again.
+A page only learns that something has changed, then requests what it shows. So duplicate or merged
+events are harmless. After a lost stream has been reopened, everything counts as changed.
 """
 
 from __future__ import annotations
@@ -29,36 +28,36 @@ from stabilizer.protocol.views import CHANGE_EVENT, HELLO_EVENT, ChangeEvent
 
 logger = logging.getLogger(__name__)
 
-_SILENCE_SECONDS: Final = 25.0
-"""The collector gives a sign of life every 10 seconds: after two of them it is gone."""
+_READ_TIMEOUT_SECONDS: Final = 25.0
+"""The collector sends a heartbeat every 10 seconds; two missed ones end the stream."""
 _FIRST_RETRY_SECONDS: Final = 0.25
 _LAST_RETRY_SECONDS: Final = 5.0
 
 
 class Link(StrEnum):
-    """How the dashboard stands to the collector."""
+    """State of the connection to the collector."""
 
     CONNECTING = "connecting"
     LIVE = "live"
     AWAY = "away"
     REFUSED = "refused"
-    """It is there, and does not take the token."""
+    """It responds, but rejects the token."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class News:
-    """Counts of changes: a page looks at what has another count than before."""
+class Updates:
+    """Counts of changes; a page refreshes what has a new count."""
 
     link: Link
     since: datetime
-    """When the link became what it is."""
+    """When the link entered this state."""
     frames: int = 0
-    """Of the run that the page shows, or of all runs."""
+    """Of the run shown, or of all runs."""
     decisions: int = 0
     control: int = 0
-    """Of the switch over all runs, and of silences."""
+    """Of the global control state and of silences."""
     step: int = 0
-    """Where the run stands, as far as it has been told; 0 for all runs together."""
+    """Newest step of the run; 0 for all runs together."""
 
 
 @dataclass(slots=True)
@@ -70,14 +69,14 @@ class _Counts:
 
 @dataclass(slots=True)
 class _Channel:
-    """What is known in the name of one token."""
+    """State of the stream of one token."""
 
     link: Link
     since: datetime
     task: asyncio.Task[None] | None = None
     listeners: int = 0
     everything: int = 0
-    """Grows when anything may have changed unseen."""
+    """Grows when events may have been missed."""
     control: int = 0
     all_runs: _Counts = field(default_factory=_Counts)
     runs: dict[str, _Counts] = field(default_factory=dict)
@@ -85,12 +84,12 @@ class _Channel:
 
 
 class LiveHub:
-    """Listens to the collector while any page does. Lives in one event loop.
+    """Subscribes to the collector while any page listens. Belongs to one event loop.
 
     Args:
-        collector: Whose news.
-        clock: Dates the moment at which the collector went away or came back.
-        pause: Waits a number of seconds; for tests.
+        collector: The collector.
+        clock: Source of time.
+        pause: Sleeps for a number of seconds; for tests.
     """
 
     def __init__(
@@ -106,7 +105,7 @@ class LiveHub:
 
     @contextlib.asynccontextmanager
     async def listening(self, visitor: Visitor) -> AsyncIterator[Listener]:
-        """Listen in the name of a person; the stream is opened for the first and shared."""
+        """Subscribe as a user. Users of the same token share a stream."""
         key = "" if visitor.token is None else visitor.token.get_secret_value()
         channel = self._channels.get(key)
         if channel is None:
@@ -130,7 +129,7 @@ class LiveHub:
             await _end(channel.task)
 
     async def _follow(self, channel: _Channel, visitor: Visitor) -> None:
-        """Keep the stream open until cancelled, whatever happens at the other end."""
+        """Keep the stream open until cancelled; reconnect after any failure."""
         retry = _FIRST_RETRY_SECONDS
         while True:
             began = self._clock.monotonic()
@@ -146,12 +145,14 @@ class LiveHub:
             else:
                 await self._move(channel, Link.AWAY, reason)
             if self._clock.monotonic() - began > _LAST_RETRY_SECONDS:
-                retry = _FIRST_RETRY_SECONDS  # not after a mere hello: it may break off each time
+                retry = (
+                    _FIRST_RETRY_SECONDS  # only after a lasting connection, not after a hello alone
+                )
             await self._pause(retry)
             retry = min(2 * retry, _LAST_RETRY_SECONDS)
 
     async def _events(self, visitor: Visitor) -> AsyncIterator[httpx_sse.ServerSentEvent]:
-        timeout = httpx.Timeout(self._collector.http.timeout.connect, read=_SILENCE_SECONDS)
+        timeout = httpx.Timeout(self._collector.http.timeout.connect, read=_READ_TIMEOUT_SECONDS)
         async with httpx_sse.aconnect_sse(
             self._collector.http,
             "GET",
@@ -192,16 +193,16 @@ class LiveHub:
 
 
 class Listener:
-    """One page's ear."""
+    """Subscription of one page."""
 
     def __init__(self, channel: _Channel) -> None:
         self._channel = channel
 
-    def news(self, run_id: str | None) -> News:
+    def updates(self, run_id: str | None) -> Updates:
         """Return the counts of a run, or those of all runs together."""
         channel = self._channel
         counts = channel.all_runs if run_id is None else channel.runs.get(run_id, _Counts())
-        return News(
+        return Updates(
             link=channel.link,
             since=channel.since,
             frames=channel.everything + counts.frames,
@@ -210,13 +211,13 @@ class Listener:
             step=0 if run_id is None else counts.step,
         )
 
-    async def wait(self, run_id: str | None, known: News, timeout_seconds: float) -> News:
-        """Wait until the news are other than known, or the time is over; return them then."""
+    async def wait(self, run_id: str | None, known: Updates, timeout_seconds: float) -> Updates:
+        """Return the updates once they differ from `known`, or at the timeout."""
         channel = self._channel
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds), channel.changed:
-                await channel.changed.wait_for(lambda: self.news(run_id) != known)
-        return self.news(run_id)
+                await channel.changed.wait_for(lambda: self.updates(run_id) != known)
+        return self.updates(run_id)
 
 
 def _count(channel: _Channel, change: ChangeEvent) -> None:

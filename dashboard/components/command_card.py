@@ -1,4 +1,4 @@
-"""What a command would do if the job took it up now."""
+"""A command as a card: preview, progress, read-back and buttons."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from dashboard.text import (
     capital,
     command_sentence,
     command_title,
-    is_person,
+    is_user,
     phrase,
     reason_phrase,
 )
@@ -66,7 +66,7 @@ from stabilizer.protocol.views import CommandPreview
 
 
 def preview_panel(preview: CommandPreview) -> Component:
-    """Show what a command would do if the job took it up now."""
+    """Show what the command would do if the job applied it now."""
     return html.Section(
         [
             html.H5("Effect if applied now"),
@@ -80,7 +80,7 @@ def preview_panel(preview: CommandPreview) -> Component:
 
 def _preview_lines(preview: CommandPreview) -> Iterator[tuple[str, Content]]:
     parameters = preview.parameters
-    yield "run", f"attempt {preview.attempt}, step {count(preview.step)}"
+    yield "now at", f"attempt {preview.attempt}, step {count(preview.step)}"
     if isinstance(parameters, RollbackParameters):
         target = parameters.target
         place = (
@@ -160,14 +160,14 @@ def _warnings(preview: CommandPreview) -> Component:
     )
 
 
-_STAGE_LOOKS: Final = {
+_STAGE_STYLES: Final = {
     StageState.DONE: BadgeStyle("teal", Shape.CHECK),
     StageState.NOW: BadgeStyle("blue", Shape.DOT),
     StageState.AHEAD: BadgeStyle("gray", Shape.RING),
     StageState.BROKEN: BadgeStyle("red", Shape.CROSS),
     StageState.UNKNOWN: BadgeStyle("gray", Shape.DIAMOND),
 }
-_CHECK_WORDS: Final = {
+_CHECK_TEXTS: Final = {
     True: (BadgeStyle("teal", Shape.CHECK), "matches"),
     False: (BadgeStyle("red", Shape.CROSS), "differs"),
     None: (BadgeStyle("gray", Shape.DIAMOND), "unknown"),
@@ -186,10 +186,10 @@ def command_card(
 
     Args:
         command: The command.
-        now: For the time that a proposal has left.
-        preview: What it would do; shown until it is settled.
-        history: Audit entries, of this command or of more.
-        known: What its read-back can be compared with.
+        now: Current time.
+        preview: Effect of the command; shown until it is settled.
+        history: Audit entries, of this command or of others too.
+        known: Context to compare its read-back with.
     """
     verdict = verify(command, known)
     steps = stages(command, history=history, verdict=verdict)
@@ -249,7 +249,7 @@ def _time_left(command: Command, now: datetime) -> Iterator[Component]:
 
 
 def _why(command: Command, history: Sequence[AuditEntry]) -> Component:
-    """Say why it was given. A settled one names why it ended; its first reason is in the log."""
+    """Show why the command was created; a settled command holds the reason of its end instead."""
     created = next(
         (
             entry
@@ -261,14 +261,14 @@ def _why(command: Command, history: Sequence[AuditEntry]) -> Component:
     reason, message = command.reason, command.message
     if created is not None:
         reason, message = created.reason.value, created.message
-    elif command.state in _ENDED_BADLY:
+    elif command.state in _ENDED_EARLY:
         return html.P(f"Sent by {actor_name(command.actor)}.", className="why")
-    if is_person(command.actor):
+    if is_user(command.actor):
         return html.P([f"{actor_name(command.actor)}: ", html.Q(message)], className="why")
     return html.P(f"Reason: {reason_phrase(reason)}.", className="why")
 
 
-_ENDED_BADLY: Final = frozenset(
+_ENDED_EARLY: Final = frozenset(
     {
         CommandState.REJECTED,
         CommandState.FAILED,
@@ -279,7 +279,7 @@ _ENDED_BADLY: Final = frozenset(
 
 
 def progress_list(steps: Sequence[Stage]) -> Component:
-    """Show the stages of a command in order; side by side where there is room."""
+    """Show the stages of a command in order, side by side if there is room."""
     return html.Ol(
         [_stage(stage) for stage in steps],
         className="stages",
@@ -294,11 +294,11 @@ def _stage(stage: Stage) -> Component:
     if stage.at is not None:
         small.append(html.Span(f"{clock(stage.at)} UTC", title=moment(stage.at)))
     is_now = stage.state is StageState.NOW
-    # What has not come yet is not called by the name of what will have been.
+    # "approval needed" instead of "approved" while it is pending.
     name, text = (stage.text, "") if is_now else (stage.name, stage.text)
     return html.Li(
         [
-            html.Div([mark(_STAGE_LOOKS[stage.state]), html.Span(name)], className="stage"),
+            html.Div([mark(_STAGE_STYLES[stage.state]), html.Span(name)], className="stage"),
             *([facts_line(small)] if small else []),
             *([html.Div(text, className="stage-text")] if text else []),
         ],
@@ -308,7 +308,7 @@ def _stage(stage: Stage) -> Component:
 
 
 def verdict_table(verdict: ReadBackVerdict) -> Component:
-    """Show what was ordered beside what the job read from itself."""
+    """Show expected values beside those that the job read back."""
     head = html.Thead(
         html.Tr([html.Th("value"), html.Th("expected"), html.Th("read back"), html.Th("")])
     )
@@ -319,32 +319,32 @@ def verdict_table(verdict: ReadBackVerdict) -> Component:
 
 
 def _check_row(check: ReadBackCheck) -> Component:
-    looks, word = _CHECK_WORDS[check.ok]
-    answer = html.Span([mark(looks), html.Span(word)], className="answer")
+    style, text = _CHECK_TEXTS[check.ok]
+    result = html.Span([mark(style), html.Span(text)], className="check-result")
     return html.Tr(
         [
             html.Th(check.what, scope="row"),
             html.Td(check.expected),
             html.Td(check.read),
-            html.Td(answer),
+            html.Td(result),
         ]
     )
 
 
 def _ending(command: Command, who: str) -> Iterator[Component]:
-    """Give the words of whoever carried it out or ended it; the last stage says what it was."""
+    """Quote the message of the job, or of the user who ended the command."""
     result = command.result
     message = command.message if result is None else result.message
-    if not message or (result is None and command.state not in _ENDED_BADLY):
+    if not message or (result is None and command.state not in _ENDED_EARLY):
         return
     if result is None:
         yield html.P([f"{who or 'reason given'}: ", html.Q(message)], className="why")
     else:
-        words = [
+        children = [
             html.Div("Message from the job:", className="why"),
             html.Pre(message, className="job-text"),
         ]
-        yield html.Div(words, className=f"ending ending-{command.state}")
+        yield html.Div(children, className=f"ending ending-{command.state}")
 
 
 def _buttons(command: Command, now: datetime) -> Iterator[Component]:
@@ -361,7 +361,7 @@ def _buttons(command: Command, now: datetime) -> Iterator[Component]:
 
 
 def _button(text: str, kind: str, command_id: str, *, variant: str) -> Component:
-    # The dots say that a dialog follows: nothing is done by this click alone.
+    # The dots announce a dialog.
     button: Component = dmc.Button(
         f"{text} \N{HORIZONTAL ELLIPSIS}",
         id={"type": kind, "id": command_id},

@@ -1,4 +1,4 @@
-"""How far a command has come, and whether what the job read back is what was ordered."""
+"""Progress of a command, and the comparison of its read-back with the command."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ _NOT_KNOWN: Final = "unknown"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadBackContext:
-    """What is known of the run beside the command, to compare its read-back with."""
+    """Context of a command to compare its read-back with."""
 
     global_batch: int | None = None
-    """Samples of one optimizer step; None if the job did not say."""
+    """Samples per optimizer step; None if unknown."""
     lr_scale: float | None = None
     """lr_scale of the last step before the command was applied; None if not measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadBackCheck:
-    """One line of a comparison."""
+    """One line of the comparison."""
 
     what: str
     expected: str
     read: str
     ok: bool | None
-    """None: it cannot be told."""
+    """None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadBackVerdict:
-    """What the job read back, line by line, beside what was ordered."""
+    """Comparison of the read-back with the command."""
 
     checks: tuple[ReadBackCheck, ...] = ()
 
@@ -67,10 +67,10 @@ class ReadBackVerdict:
 
 
 def verify(command: Command, known: ReadBackContext | None = None) -> ReadBackVerdict:
-    """Compare what the job read from itself with what it was told.
+    """Compare the read-back of the job with the command.
 
-    Nothing is guessed: what was not read back, or cannot be known, is neither right nor wrong.
-    NaN in a read-back is wrong wherever a number was ordered.
+    Values that were not read back, or whose expected value is unknown, are neither right nor wrong.
+    NaN is wrong where a number is expected.
     """
     read_back = None if command.result is None else command.result.read_back
     if read_back is None:
@@ -136,9 +136,9 @@ def _same_attempt_check(command: Command, read: ReadBack) -> ReadBackCheck:
 
 
 def _scale_check(cut: ReduceLrParameters, read: ReadBack, known: ReadBackContext) -> ReadBackCheck:
-    """Cuts multiply and only ever lower the rate: behind one, lr_scale is at most its factor.
+    """Check lr_scale after a reduction: at most its factor, since reductions multiply.
 
-    It may lie above the scale before times the factor if an earlier cut is on its way back.
+    It may exceed the scale before times the factor while an earlier reduction ramps back.
     """
     scale, before = read.lr_scale, known.lr_scale
     is_possible = 0 < scale <= cut.factor * (1 + _SCALE_TOLERANCE)
@@ -173,58 +173,58 @@ def _place_check(command: Command, read: ReadBack) -> ReadBackCheck:
 
 
 class StageState(StrEnum):
-    """Where a stage of a command's life stands."""
+    """State of one stage of a command."""
 
     DONE = "done"
     NOW = "now"
     AHEAD = "ahead"
     BROKEN = "broken"
-    """It ended here, otherwise than meant."""
+    """The command ended here without success."""
     UNKNOWN = "unknown"
-    """Past, but it cannot be told whether it is as ordered."""
+    """Past, but it could not be verified."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """One stage of a command's life."""
+    """One stage of a command."""
 
     name: str
     state: StageState
     at: datetime | None = None
     who: str = ""
-    """`the policy`, `the job`, a person's name; empty if not known."""
+    """`the policy`, `the job`, a user's name; empty if unknown."""
     text: str = ""
 
 
 def stages(
     command: Command, *, history: Sequence[AuditEntry] = (), verdict: ReadBackVerdict | None = None
 ) -> tuple[Stage, ...]:
-    """Tell a command's life: proposed, approved, delivered, applied, verified, or where it ended.
+    """Return the stages: proposed, approved, delivered, applied, verified, or where it ended.
 
     Args:
         command: The command.
-        history: Audit entries, of this command or of more; they tell who approved and when.
-        verdict: Of `verify`; None compares with what the command itself says.
+        history: Audit entries, of this command or of others too; they name who approved and when.
+        verdict: Result of `verify`; None verifies without further context.
     """
     entries = [entry for entry in history if entry.subject == command.id]
-    story = [*_beginning(command, entries)]
+    past = [*_beginning(command, entries)]
     if command.delivered_at is not None:
-        story.append(_done("delivered", at=command.delivered_at, who="collector"))
+        past.append(_done("delivered", at=command.delivered_at, who="collector"))
     if command.state is CommandState.APPLIED:
-        return (*story, _applied(command, entries), _verified(command, verdict))
+        return (*past, _applied(command, entries), _verified(command, verdict))
     if command.is_settled:
-        return (*story, _end(command, entries))
-    return (*story, *_ahead(command))
+        return (*past, _end(command, entries))
+    return (*past, *_ahead(command))
 
 
 def was_proposed(command: Command, history: Sequence[AuditEntry] = ()) -> bool:
-    """Tell whether it was put to a person, rather than given at once."""
+    """Tell whether the command was proposed first, not sent at once."""
     for entry in history:
         if entry.subject == command.id and entry.action is AuditAction.COMMAND_CREATED:
             return (entry.after or {}).get("state") == CommandState.PROPOSED.value
-    is_refused = command.reason == RejectReason.REFUSED_BY_PERSON and command.result is None
+    is_rejected = command.reason == RejectReason.REFUSED_BY_PERSON and command.result is None
     return command.state is CommandState.PROPOSED or (
-        is_refused and command.state is CommandState.REJECTED
+        is_rejected and command.state is CommandState.REJECTED
     )
 
 
@@ -295,7 +295,7 @@ def _end(command: Command, entries: Sequence[AuditEntry]) -> Stage:
 
 
 def _ended_by(command: Command) -> str:
-    """Name who ended it where no audit entry says so."""
+    """Return who ended the command, without an audit entry."""
     if command.result is not None:
         return actor_name("job")
     if command.reason == RejectReason.REFUSED_BY_PERSON:

@@ -1,4 +1,4 @@
-"""How a page stands to collector and dashboard: a badge always, a banner when it must be known."""
+"""State of a page's connection to dashboard and collector, as a badge and a banner."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from dashboard.formatting import clock
 
 
 def link_badge(link: Mapping[str, Any] | None) -> Component:
-    """Build the badge of a link.
+    """Build the badge of the link state.
 
     Args:
-        link: What the store of the link holds: `link` and `since`; None before the first news.
+        link: Data of the link store: `link` and `since`; None before the first update.
     """
     known = link or {}
     if known.get("link") == "polled":
@@ -44,16 +44,16 @@ def link_badge(link: Mapping[str, Any] | None) -> Component:
 
 
 def lost_badge() -> Component:
-    """Build what stands for the badge of the link when the page has lost the dashboard.
+    """Build the badge for a lost connection to the dashboard.
 
-    It is always on the page, since nothing can be asked then; assets/watch.js lets it be seen.
+    It is always on the page; assets/watch.js makes it visible.
     """
     lost = badge(badge_style(Connection.AWAY), "dashboard not responding")
     return html.Div(lost, className="when-lost", role="status")
 
 
 def lost_banner() -> Component:
-    """Say that the page has lost the dashboard, as above."""
+    """Build the banner for a lost connection to the dashboard, likewise."""
     lost = (
         "Connection to the dashboard lost. Showing the last known state; reconnecting. "
         "Training is not affected."
@@ -71,21 +71,21 @@ def lost_banner() -> Component:
 
 
 def link_banner(link: Mapping[str, Any] | None, path: str) -> Component | None:
-    """Say what a page cannot do any more, and what to do; None where all is well.
+    """Build the banner of a broken link; None for a working one.
 
     Args:
-        link: As above.
-        path: Of the page, to come back to after signing in.
+        link: Data of the link store.
+        path: Path of the page, to return to after sign-in.
     """
     known = link or {}
     state = known.get("link")
     if state in ("refused", "signed_out"):
-        way = f"/signin?ended=true&next={quote(path, safe='')}"
+        target = f"/signin?ended=true&next={quote(path, safe='')}"
         text = (
             "Your session has expired, or the collector rejects its token. "
             "Showing the last known state. "
         )
-        return html.Div([text, html.A("Sign in", href=way)], className="banner banner-bad")
+        return html.Div([text, html.A("Sign in", href=target)], className="banner banner-bad")
     if state == "away":
         since = _since(known)
         when = "" if since is None else f" since {clock(since)} UTC"

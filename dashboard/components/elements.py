@@ -1,4 +1,4 @@
-"""State badges: always the word, with a mark whose shape says the same as its colour."""
+"""Badges, facts and times. A badge shows its state by text, shape and colour."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stabilizer.protocol.runs import RunState
 
 
 class Shape(StrEnum):
-    """Outline of a mark, drawn by the style sheet."""
+    """Shape of a mark, drawn by the style sheet."""
 
     DOT = "dot"
     RING = "ring"
@@ -32,7 +32,7 @@ class Shape(StrEnum):
 
 
 class BadgeStyle(NamedTuple):
-    """How a state looks: a colour of the theme, by name, and a shape."""
+    """Colour of the theme, by name, and shape of a mark."""
 
     tone: str
     shape: Shape
@@ -43,15 +43,15 @@ FAILURE: Final = BadgeStyle("red", Shape.CROSS)
 
 
 class Connection(StrEnum):
-    """How fresh a page is."""
+    """State of a page's connection to the collector."""
 
     LIVE = "live"
     CATCHING_UP = "catching_up"
-    """The collector answers again; what was missed is being read."""
+    """Connecting or reconnecting."""
     AWAY = "away"
-    """The collector does not answer."""
+    """The collector does not respond."""
     EXPIRED = "expired"
-    """The person must sign in again."""
+    """The user must sign in again."""
 
 
 STYLES: Final[Mapping[type[StrEnum], Mapping[StrEnum, BadgeStyle]]] = {
@@ -98,57 +98,57 @@ STYLES: Final[Mapping[type[StrEnum], Mapping[StrEnum, BadgeStyle]]] = {
 
 
 def badge_style(member: StrEnum) -> BadgeStyle:
-    """Return how a state looks."""
+    """Return the style of a state."""
     return STYLES[type(member)][member]
 
 
-def mark(looks: BadgeStyle) -> Component:
-    """Draw a mark. It says nothing that a word beside it does not say."""
-    return html.Span(className=f"mark mark-{looks.shape} tone-{looks.tone}", **aria(hidden="true"))
+def mark(style: BadgeStyle) -> Component:
+    """Draw a mark. It is hidden from screen readers: text beside it says the same."""
+    return html.Span(className=f"mark mark-{style.shape} tone-{style.tone}", **aria(hidden="true"))
 
 
-def badge(looks: BadgeStyle, text: str, *, title: str = "") -> Component:
-    """Build a badge from a mark and a word.
+def badge(style: BadgeStyle, text: str, *, title: str = "") -> Component:
+    """Build a badge.
 
     Args:
-        looks: Colour and shape.
-        text: The word.
-        title: What it means, shown when the pointer rests on it.
+        style: Colour and shape of its mark.
+        text: Label.
+        title: Tooltip.
     """
     return html.Span(
-        [mark(looks), html.Span(text)],
-        className=f"badge tone-{looks.tone}",
+        [mark(style), html.Span(text)],
+        className=f"badge tone-{style.tone}",
         title=title or None,
     )
 
 
 def run_state_badge(state: RunState) -> Component:
-    """Badge of a run's state."""
+    """Build the badge of a run's state."""
     return _state_badge(state)
 
 
 def mode_badge(mode: Mode) -> Component:
-    """Badge of a mode."""
+    """Build the badge of a mode."""
     return _state_badge(mode)
 
 
 def severity_badge(severity: Severity) -> Component:
-    """Badge of a severity."""
+    """Build the badge of a severity."""
     return _state_badge(severity)
 
 
 def incident_state_badge(state: IncidentState) -> Component:
-    """Badge of an incident's state."""
+    """Build the badge of an incident's state."""
     return _state_badge(state)
 
 
 def command_state_badge(state: CommandState) -> Component:
-    """Badge of a command's state."""
+    """Build the badge of a command's state."""
     return _state_badge(state)
 
 
 def healthy_badge(*, healthy: bool, finite: bool = True) -> Component:
-    """Badge of a snapshot: whether it is fit for a rollback."""
+    """Build the badge of a snapshot: whether it is fit for a rollback."""
     if not finite:
         title = "has non-finite values: the job would reject it"
         return badge(BadgeStyle("red", Shape.CROSS), "not finite", title=title)
@@ -160,26 +160,26 @@ def healthy_badge(*, healthy: bool, finite: bool = True) -> Component:
 
 
 def connection_badge(connection: Connection, *, since: datetime | None = None) -> Component:
-    """Say how fresh the page is, to screen readers too when it changes.
+    """Build the badge of the connection, announced by screen readers when it changes.
 
     Args:
-        connection: State of the page's connection.
-        since: When the collector was last heard, if it is away.
+        connection: State of the connection.
+        since: Since when the collector does not respond, if known.
     """
-    text = _CONNECTION_WORDS[connection]
+    text = _CONNECTION_TEXTS[connection]
     title = None
     if connection is Connection.AWAY and since is not None:
         text, title = f"{text} since {clock(since)} UTC", f"since {moment(since)}"
-    looks = badge_style(connection)
+    style = badge_style(connection)
     return html.Span(
-        [mark(looks), html.Span(text)],
-        className=f"badge tone-{looks.tone} connection-{connection.value.replace('_', '-')}",
+        [mark(style), html.Span(text)],
+        className=f"badge tone-{style.tone} connection-{connection.value.replace('_', '-')}",
         title=title,
         role="status",
     )
 
 
-_CONNECTION_WORDS: Final[Mapping[Connection, str]] = {
+_CONNECTION_TEXTS: Final[Mapping[Connection, str]] = {
     Connection.LIVE: "live",
     Connection.CATCHING_UP: "connecting",
     Connection.AWAY: "collector not responding",
@@ -195,17 +195,17 @@ Content: TypeAlias = str | Component | list[str | Component]
 
 
 def aria(**values: str) -> dict[str, Any]:
-    """Name what screen readers are told: `aria(label="progress")` gives `aria-label`."""
+    """Return ARIA attributes: `aria(label="progress")` gives `aria-label`."""
     return {f"aria-{name}": value for name, value in values.items()}
 
 
 def facts_line(facts: Sequence[str | Component]) -> Component:
-    """Build a line of small facts, which wraps between them and never within."""
+    """Build a line of short facts that wraps only between them."""
     return html.Div([html.Span(fact) for fact in facts], className="facts")
 
 
 def facts_table(lines: Sequence[tuple[str, Content]]) -> Component:
-    """Build a list of named facts, the names in a column of their own."""
+    """Build a table of names and values."""
     children: list[Component] = []
     for name, value in lines:
         children += [html.Dt(name), html.Dd(value)]
@@ -216,13 +216,13 @@ _TEXT: Final = re.compile(r"Time\(children='[^']*'")
 
 
 def since(at: datetime, now: datetime) -> Component:
-    """Say how long ago something was, with the moment itself when the pointer rests on it."""
+    """Show an age, with the full time as tooltip; assets/times.js keeps it current."""
     return _time(ago(at, now), at, "time-ago")
 
 
 def until(at: datetime, now: datetime) -> Component:
-    """Say how much time is left."""
-    return _time(left(at, now) or "a moment", at, "time-left-word")
+    """Show the time left, likewise."""
+    return _time(left(at, now) or "a moment", at, "time-left-text")
 
 
 def _time(text: str, at: datetime, name: str) -> Component:
@@ -230,5 +230,5 @@ def _time(text: str, at: datetime, name: str) -> Component:
 
 
 def timeless(part: object) -> str:
-    """Write a part of a page in full, but for what the page keeps true by itself."""
+    """Return the representation of a component without ages, which assets/times.js updates."""
     return _TEXT.sub("Time(", repr(part))

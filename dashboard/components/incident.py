@@ -43,7 +43,7 @@ _AFTER_HOLDING: Final[Mapping[DecisionReason, str]] = {
     DecisionReason.NO_HEALTHY_SNAPSHOT: "continues with a ladder step that needs no snapshot",
     DecisionReason.COMMAND_FAILED: "retries or takes the next ladder step, if still needed",
 }
-_CALLED: Final = "no automatic action left: your decision needed"
+_ESCALATED: Final = "no automatic action left: your decision needed"
 _ACTING: Final = "the job applies the command at a step boundary and reads back the result"
 _PROPOSED: Final = "approve or reject the proposal; unanswered, it is proposed again while needed"
 _WATCHING: Final = "closes if the loss has recovered; a relapse takes the next ladder step"
@@ -95,9 +95,11 @@ def _rule(rule: str, docs: Mapping[str, str]) -> Component:
 
 def _lines(incident: Incident, step: int | None) -> Iterator[tuple[str, str]]:
     latest = latest_decision(incident)
-    said = f"{capital(phrase(latest.kind))}: {phrase(latest.reason)}"
-    yield "decision", f"{said} (at step {count(latest.step)})"
-    if latest.message and latest.message != phrase(latest.reason):
+    reason = phrase(latest.reason)
+    if reason in latest.message:
+        reason = latest.message
+    yield "decision", f"{capital(phrase(latest.kind))}: {reason} (at step {count(latest.step)})"
+    if latest.message and latest.message != reason:
         yield "details", capital(latest.message)
     deadline = latest.deadline_step
     if deadline is not None:
@@ -134,13 +136,13 @@ def what_next(incident: Incident) -> str:
         case IncidentState.ACTING:
             return _PROPOSED if kind is DecisionKind.PROPOSE else _ACTING
     if kind is DecisionKind.ESCALATE:
-        return _CALLED
-    words = _AFTER_HOLDING if kind is DecisionKind.HOLD else _AFTER_WAITING
-    return words.get(reason, "re-evaluated at every step")
+        return _ESCALATED
+    texts = _AFTER_HOLDING if kind is DecisionKind.HOLD else _AFTER_WAITING
+    return texts.get(reason, "re-evaluated at every step")
 
 
 def past_incidents(incidents: Sequence[Incident]) -> Component:
-    """List incidents that are over, the newest first, with whether the intervention helped."""
+    """List resolved incidents, newest first, with whether the intervention helped."""
     ordered = sorted(incidents, key=lambda incident: incident.number, reverse=True)
     return html.Ul([_past(one) for one in ordered], className="past-incidents")
 
@@ -160,7 +162,7 @@ def _past(incident: Incident) -> Component:
 
 def _span(incident: Incident) -> str:
     first, last = incident.first_step, incident.resolved_step
-    if last is None or last < first:  # a rollback has led to before the first sign
+    if last is None or last < first:  # a rollback went back before the first step
         return f"from step {count(first)}"
     return f"steps {count(first)} to {count(last)}"
 
@@ -178,9 +180,9 @@ def _outcome(incident: Incident) -> Component:
     if incident.helped is False:
         title = "alerts resolved, but the loss is no better than at the incident"
         return badge(BadgeStyle("orange", Shape.CROSS), "intervention did not help", title=title)
-    words = {
+    texts = {
         DecisionReason.RECOVERED_BY_ITSELF: "recovered without action",
         DecisionReason.RUN_ENDED: "run ended",
         DecisionReason.CLOSED_BY_PERSON: "closed by a user",
     }
-    return badge(BadgeStyle("gray", Shape.SQUARE), words.get(incident.reason, "closed"))
+    return badge(BadgeStyle("gray", Shape.SQUARE), texts.get(incident.reason, "closed"))

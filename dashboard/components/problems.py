@@ -1,4 +1,4 @@
-"""A page, or a part of one, that cannot be shown: what is wrong, and the way on."""
+"""Error pages and error messages."""
 
 from __future__ import annotations
 
@@ -15,42 +15,44 @@ from dashboard.errors import (
     MissingError,
     SignInRequiredError,
 )
+from dashboard.text import capital
 
 _TO_RUNS: Final = ("All runs", "/")
 
 
 def problem(
-    title: str, text: str, way: tuple[str, str] = _TO_RUNS, *, anew: bool = False
+    title: str, text: str, link: tuple[str, str] = _TO_RUNS, *, reload: bool = False
 ) -> Component:
-    """Fill a page with what is wrong.
+    """Build a page that shows a problem.
 
     Args:
-        title: What is wrong.
-        text: Why, and what can be done.
-        way: Where to go from here: text and address.
-        anew: Load the page of that address from the beginning.
+        title: The problem.
+        text: Cause and remedy.
+        link: Text and address of a link.
+        reload: Load the linked page from the server.
     """
-    link = html.A(way[0], href=way[1]) if anew else dcc.Link(way[0], href=way[1])
+    name, address = link
+    anchor = html.A(name, href=address) if reload else dcc.Link(name, href=address)
     return dmc.Stack(
-        [dmc.Title(title, order=2), dmc.Text(text), html.Div(link, className="way-on")],
+        [dmc.Title(title, order=2), dmc.Text(text), html.Div(anchor, className="problem-link")],
         className="problem-page",
         gap="xs",
     )
 
 
 def problem_of(error: DashboardError, path: str) -> Component:
-    """Fill a page with what an error means.
+    """Build the page of an error.
 
     Args:
-        error: What was raised.
-        path: Of the page, to come back to after signing in.
+        error: The error.
+        path: Path of the page, to return to after sign-in.
     """
     if isinstance(error, SignInRequiredError):
         return problem(
             "Sign in to continue",
             "Your session has expired, or the collector rejects its token.",
             ("Sign in", f"/signin?ended=true&next={quote(path, safe='')}"),
-            anew=True,
+            reload=True,
         )
     if isinstance(error, MissingError):
         return problem(
@@ -60,12 +62,12 @@ def problem_of(error: DashboardError, path: str) -> Component:
     if isinstance(error, CollectorUnavailableError):
         return problem(
             "Collector not responding",
-            f"{error.message}. This page loads as soon as it is back; training continues.",
+            f"{capital(error.message)}. This page loads as soon as it is back; training continues.",
             ("All runs", "/"),
         )
-    return problem("Cannot show this page", error.message)
+    return problem("Cannot show this page", capital(error.message))
 
 
 def small_problem(error: DashboardError) -> Component:
-    """Say in one place of a page what is wrong there."""
-    return dmc.Alert(error.message, color="red", variant="light", title="Not available")
+    """Build the error message of one part of a page."""
+    return dmc.Alert(capital(error.message), color="red", variant="light", title="Not available")

@@ -1,4 +1,4 @@
-"""The log book of a run, from everything that the collector knows of it."""
+"""The timeline of a run, merged from all sources."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def build_timeline(  # noqa: PLR0913  the history of a run has these parts
     attempts: Sequence[Attempt] = (),
     global_batch: int | None = None,
 ) -> list[TimelineEntry]:
-    """Tell what happened to a run, newest first, nothing twice.
+    """Merge the history of a run, newest first, without duplicates.
 
-    A decision stands in its incident and in the audit log, a command in its own row, in the log, in
-    the attempt that it began and in the marker of the rate that it changed: each is one line here.
-    Every source may be incomplete or empty; what the others know is told all the same. With
-    `global_batch`, the samples of one step, what was skipped can be told in samples and compared.
+    A decision is in its incident and in the audit log; a command is in its own row, in the log, in
+    the attempt that it started and in the marker of the learning rate that it changed. Each is one
+    entry here. Any source may be incomplete or empty. With `global_batch`, the samples per step,
+    skips are shown in samples and verified.
     """
     log = AuditIndex(audit)
     by_id = {command.id: command for command in commands}
@@ -61,15 +61,15 @@ def build_timeline(  # noqa: PLR0913  the history of a run has these parts
         *command_entries(commands, incidents, log, global_batch),
         *attempt_entries(attempts, by_id, log),
         *marker_entries(markers, commands),
-        *setting_entries(log),  # last: it takes what nobody else has taken
+        *setting_entries(log),  # last: it takes the remaining entries
     ]
     return newest_first(entries, attempts)
 
 
 class StepClock:
-    """Tells about when an attempt was at a step, from entries that know both.
+    """Estimates when an attempt was at a step, from entries with both.
 
-    Times within an attempt never go back: who reports late is taken at the latest time before.
+    Times within an attempt never decrease: a late entry gets the latest time before it.
     """
 
     def __init__(self, entries: Iterable[TimelineEntry], attempts: Sequence[Attempt]) -> None:
@@ -91,9 +91,9 @@ class StepClock:
             self._times[number] = list(accumulate((time for _, time in places), max))
 
     def time_of(self, attempt: int, step: int) -> float:
-        """Return about when it was, in seconds since the epoch.
+        """Return the estimated time in seconds since the epoch.
 
-        Between two known places it is on the straight line; beyond them, the nearest.
+        Interpolated between known steps; beyond them, the time of the nearest.
         """
         steps, times = self._steps.get(attempt), self._times.get(attempt)
         if not steps or not times:
@@ -112,7 +112,7 @@ class StepClock:
 def newest_first(
     entries: Sequence[TimelineEntry], attempts: Sequence[Attempt]
 ) -> list[TimelineEntry]:
-    """Sort the log book. At the same time: what was seen lies below what was decided on it."""
+    """Sort entries. At the same time, an alert comes below the decision on it."""
     clock = StepClock(entries, attempts)
 
     def place(numbered: tuple[int, TimelineEntry]) -> tuple[float, float, float, int, int]:
@@ -120,7 +120,7 @@ def newest_first(
         time = _time(entry)
         if time is None:
             time = clock.time_of(entry.attempt or 0, entry.step or 0)
-        return time, *_standing(entry), _RANKS[entry.kind], position
+        return time, *_position(entry), _RANKS[entry.kind], position
 
     return [entry for _, entry in sorted(enumerate(entries), key=place, reverse=True)]
 
@@ -137,11 +137,11 @@ _RANKS = {
 
 
 _PUNCTUAL = frozenset({EntryKind.DECIDED, EntryKind.ORDERED, EntryKind.JOB})
-"""Heard of at the step that they name; a job's results may come much later."""
+"""Kinds recorded at the step that they name; results of a job may arrive much later."""
 
 
-def _standing(entry: TimelineEntry) -> tuple[float, float]:
-    """Order what was written down at the same time; what names no step followed from the rest."""
+def _position(entry: TimelineEntry) -> tuple[float, float]:
+    """Order entries of the same time; those without a step come last."""
     attempt = math.inf if entry.attempt is None else entry.attempt
     return attempt, math.inf if entry.step is None else entry.step
 
@@ -162,12 +162,12 @@ _SHAPES: Final = {
 
 
 def timeline(entries: Sequence[TimelineEntry], *, now: datetime, limit: int = 50) -> Component:
-    """Show the log book.
+    """Show the timeline.
 
     Args:
-        entries: Newest first, as `build_timeline` gives them.
-        now: For how long ago it was.
-        limit: Entries shown; how many more there are is said below.
+        entries: Newest first, from `build_timeline`.
+        now: Current time.
+        limit: Entries shown; the number of further ones is shown below.
     """
     if not entries:
         return html.P("No events yet.", className="empty")
@@ -175,7 +175,7 @@ def timeline(entries: Sequence[TimelineEntry], *, now: datetime, limit: int = 50
     children: list[Component] = []
     heading = ""
     for entry in shown:
-        # What no clock has seen stands under the day of the entry above it.
+        # An entry without a time belongs to the day of the entry above it.
         name = heading if entry.at is None else day(entry.at, now)
         if name != heading:
             children.append(html.Li(name, className="timeline-day"))
@@ -187,10 +187,12 @@ def timeline(entries: Sequence[TimelineEntry], *, now: datetime, limit: int = 50
 
 
 def _line(entry: TimelineEntry, now: datetime) -> Component:
+    is_mismatch = entry.kind is EntryKind.DONE and entry.tone == "red"
+    shape = Shape.CROSS if is_mismatch else _SHAPES[entry.kind]
     return html.Li(
         [
             html.Div(_place(entry), className="entry-place"),
-            mark(BadgeStyle(entry.tone, _SHAPES[entry.kind])),
+            mark(BadgeStyle(entry.tone, shape)),
             html.Div(
                 [
                     html.Div(entry.title, className="entry-title"),
@@ -226,11 +228,11 @@ def _facts(entry: TimelineEntry, now: datetime) -> Iterator[Component]:
 
 
 def _more(entry: TimelineEntry) -> Iterator[Component]:
-    if not entry.details and not entry.words:
+    if not entry.details and not entry.job_message:
         return
     children: list[Component] = [html.Summary("details")]
     if entry.details:
         children.append(facts_table(entry.details))
-    if entry.words:
-        children.append(html.Pre(entry.words, className="job-text"))
+    if entry.job_message:
+        children.append(html.Pre(entry.job_message, className="job-text"))
     yield html.Details(children)

@@ -1,4 +1,4 @@
-"""One thing that happened to a run."""
+"""Entries of the timeline, and the index of audit entries that they are built from."""
 
 from __future__ import annotations
 
@@ -14,40 +14,37 @@ from stabilizer.protocol.queries import AuditAction, AuditEntry
 
 
 class EntryKind(StrEnum):
-    """Whose doing it is."""
+    """What an entry is about."""
 
     SEEN = "seen"
     """A rule fired."""
     DECIDED = "decided"
     """The policy decided on an incident."""
     ORDERED = "ordered"
-    """A command was given or approved."""
+    """A command was sent, approved or delivered."""
     DONE = "done"
-    """The job carried a command out."""
+    """The job applied a command."""
     REFUSED = "refused"
-    """A command came to nothing."""
+    """A command ended without being applied."""
     JOB = "job"
-    """The job told of itself, or fell silent."""
+    """The job reported an event, or its heartbeat stopped."""
     SETTING = "setting"
-    """A person or the collector changed how the run is judged."""
+    """A setting of the run or of the collector changed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TimelineEntry:
-    """One line of the log book.
-
-    What comes from a job (messages, series, names) is text and nothing but text.
-    """
+    """One entry of the timeline. Text from jobs is shown as plain text."""
 
     key: str
-    """Names the entry for as long as it exists: letters, digits and hyphens."""
+    """Stable id: letters, digits, hyphens and underscores."""
     kind: EntryKind
     title: str
     text: str = ""
     actor: str = ""
     """`policy`, `job`, `collector` or `person:<name>`."""
     at: datetime | None = None
-    """None: no clock has seen it, only a step."""
+    """None: only the step is known."""
     attempt: int | None = None
     step: int | None = None
     tone: str = "gray"
@@ -55,18 +52,18 @@ class TimelineEntry:
     command_id: str | None = None
     incident_id: str | None = None
     details: tuple[tuple[str, str], ...] = ()
-    """Named facts that stand behind a click."""
-    words: str = ""
-    """What the job said, as it said it."""
+    """Names and values, shown on request."""
+    job_message: str = ""
+    """Message of the job, verbatim."""
 
 
 _DecisionKey: TypeAlias = tuple[str, str, str, str, str]
 
 
 class AuditIndex:
-    """Finds audit entries by what they are about; each is taken once.
+    """Finds audit entries by subject and action; each is taken once.
 
-    What nobody takes is left for `rest`, so that nothing is lost if another source is incomplete.
+    `rest` returns the remaining ones, so that nothing is lost if another source is incomplete.
     """
 
     def __init__(self, audit: Sequence[AuditEntry]) -> None:
@@ -87,7 +84,7 @@ class AuditIndex:
         self._left = dict(self._entries)
 
     def take_decision(self, incident_id: str, decision: Decision) -> AuditEntry | None:
-        """Take the entry of a decision; None if the log does not reach back to it."""
+        """Take the entry of a decision; None if the log does not contain it."""
         key = (
             incident_id,
             decision.kind.value,
@@ -99,14 +96,14 @@ class AuditIndex:
         return self._take(waiting.popleft()) if waiting else None
 
     def take(self, action: AuditAction, subject: str | None = None) -> Iterator[AuditEntry]:
-        """Take the entries of an action, oldest first; those about `subject` only, if given."""
+        """Take the entries of an action, oldest first, optionally only those of `subject`."""
         about = self._entries.values() if subject is None else self._by_subject.get(subject, ())
         for entry in list(about):
             if entry.action is action and entry.id in self._left:
                 yield self._take(entry)
 
     def decided_commands(self) -> set[str | None]:
-        """Return the ids of the commands that decisions name."""
+        """Return the ids of the commands that decisions created."""
         return {
             str(entry.after["command_id"])
             for entry in self._entries.values()
@@ -116,7 +113,7 @@ class AuditIndex:
         }
 
     def changed_at(self, incident_id: str) -> frozenset[datetime]:
-        """Return when decisions were made on an incident."""
+        """Return the times of decisions on an incident."""
         return frozenset(
             entry.at
             for entry in self._by_subject.get(incident_id, ())
@@ -124,7 +121,7 @@ class AuditIndex:
         )
 
     def rest(self) -> list[AuditEntry]:
-        """Return what nobody has taken, oldest first."""
+        """Return the remaining entries, oldest first."""
         return list(self._left.values())
 
     def _take(self, entry: AuditEntry) -> AuditEntry:

@@ -1,4 +1,4 @@
-"""Alerts and decisions as lines of the log book."""
+"""Timeline entries from each source: alerts, incidents, commands, attempts, markers, audit log."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from dashboard.text import (
     capital,
     command_sentence,
     command_title,
-    is_person,
+    is_user,
     phrase,
     reason_phrase,
+    with_message,
 )
 from stabilizer.protocol.batches import MarkerKind
 from stabilizer.protocol.commands import Command, CommandKind, CommandState
@@ -39,7 +40,7 @@ from stabilizer.protocol.views import MarkerInfo
 _MAX_SERIES: Final = 20
 """Series that an alert's details name one by one."""
 LOST_RULE: Final = "no_sign_of_life"
-"""The alert of a silent job; its change of state says the same."""
+"""Alert of a lost run; the change of the run's state says the same."""
 _TONES: Final[Mapping[DecisionKind, str]] = {
     DecisionKind.WAIT: "gray",
     DecisionKind.ACT: "violet",
@@ -51,7 +52,7 @@ _TONES: Final[Mapping[DecisionKind, str]] = {
 
 
 def alert_entries(alerts: Sequence[Alert]) -> Iterator[TimelineEntry]:
-    """Tell what rules have seen; series that fire together by one rule are one line."""
+    """Build the entries of alerts; series that fire together by one rule are one entry."""
     fired = [
         alert
         for alert in alerts
@@ -87,12 +88,12 @@ def _seen(alerts: Sequence[Alert]) -> TimelineEntry:
         tone=badge_style(worst.severity).tone,
         incident_id=worst.incident_id,
         details=tuple(_alert_details(alerts)),
-        words=worst.message,
+        job_message=worst.message,
     )
 
 
 def _worst_first(alert: Alert) -> tuple[float, str]:
-    """Order by score; one that is not a number is worse than any number."""
+    """Sort by score, NaN first."""
     score = -math.inf if alert.score is None else alert.score
     return -math.inf if math.isnan(score) else -score, alert.series
 
@@ -115,7 +116,7 @@ def decision_entries(
     log: AuditIndex,
     global_batch: int | None,
 ) -> Iterator[TimelineEntry]:
-    """Tell each decision once, at the time that the audit log has for it."""
+    """Build one entry per decision, with its time from the audit log."""
     for incident in incidents:
         for position, decision in enumerate(incident.decisions):
             audited = log.take_decision(incident.id, decision)
@@ -154,15 +155,13 @@ def _decision_title(incident: Incident, position: int, command: Command | None) 
 
 
 def _decision_text(decision: Decision, command: Command | None, global_batch: int | None) -> str:
-    because = phrase(decision.reason)
-    if decision.deadline_step is not None:
-        because += f", until step {count(decision.deadline_step)}"
+    message = decision.message
     if command is not None:
-        sentence = command_sentence(command.parameters, global_batch=global_batch)
-        return f"{capital(because)}: {sentence}"
-    if decision.message and decision.message != phrase(decision.reason):
-        return f"{capital(because)}: {decision.message}"
-    return capital(because)
+        message = command_sentence(command.parameters, global_batch=global_batch)
+    text = with_message(phrase(decision.reason), message)
+    if decision.deadline_step is not None:
+        text += f", until step {count(decision.deadline_step)}"
+    return capital(text)
 
 
 def _decision_details(incident: Incident, decision: Decision) -> Iterator[tuple[str, str]]:
@@ -175,7 +174,7 @@ def _decision_details(incident: Incident, decision: Decision) -> Iterator[tuple[
 
 
 def unlisted_decisions(log: AuditIndex) -> Iterator[TimelineEntry]:
-    """Tell the decisions that only the audit log knows, because their incident was not given."""
+    """Build the entries of decisions that are only in the audit log."""
     for entry in log.take(AuditAction.DECISION_MADE):
         after = entry.after or {}
         kind, command_id = str(after.get("kind")), after.get("command_id")
@@ -197,7 +196,7 @@ def unlisted_decisions(log: AuditIndex) -> Iterator[TimelineEntry]:
 
 
 def incident_entries(incidents: Sequence[Incident], log: AuditIndex) -> Iterator[TimelineEntry]:
-    """Tell what changed about an incident that no decision tells: it grew worse, or was dropped."""
+    """Build the entries of incident changes without a decision: severity, or resolved."""
     numbers = {incident.id: incident.number for incident in incidents}
     for entry in log.take(AuditAction.INCIDENT_CHANGED):
         title = _change_title(entry, log)
@@ -242,7 +241,7 @@ def command_entries(
     log: AuditIndex,
     global_batch: int | None,
 ) -> Iterator[TimelineEntry]:
-    """Tell each command's life: given, approved, and how it ended."""
+    """Build the entries of commands: sent, approved, and how they ended."""
     decided = log.decided_commands() | {
         decision.command_id for incident in incidents for decision in incident.decisions
     }
@@ -255,7 +254,7 @@ def command_entries(
 
 
 def _unlisted(log: AuditIndex) -> Iterator[TimelineEntry]:
-    """Tell what only the audit log knows of commands that were not given."""
+    """Build the entries of commands that are only in the audit log."""
     for action in (AuditAction.COMMAND_CREATED, AuditAction.COMMAND_CHANGED):
         for entry in log.take(action):
             state = (entry.after or {}).get("state", "changed")
@@ -276,8 +275,8 @@ def _ordered(
     message = command.message if created is None else created.message
     reason = command.reason if created is None else created.reason.value
     sentence = command_sentence(command.parameters, global_batch=global_batch)
-    by_person = is_person(command.actor) and message
-    why = f"Reason: {message}" if by_person else capital(reason_phrase(reason))
+    by_user = is_user(command.actor) and message
+    why = f"Reason: {message}" if by_user else capital(reason_phrase(reason))
     return TimelineEntry(
         key=f"command-{command.id}",
         kind=EntryKind.ORDERED,
@@ -290,15 +289,15 @@ def _ordered(
         tone="violet",
         command_id=command.id,
         incident_id=command.incident_id,
-        details=(("policy message", message),) if message and not by_person else (),
+        details=(("policy message", message),) if message and not by_user else (),
     )
 
 
 def _changes(command: Command, log: AuditIndex, known: ReadBackContext) -> Iterator[TimelineEntry]:
-    is_told = False
+    is_listed = False
     for entry in log.take(AuditAction.COMMAND_CHANGED, command.id):
         before, after = (entry.before or {}).get("state"), (entry.after or {}).get("state")
-        if before == after:  # both clocks said that it had expired
+        if before == after:  # job and collector both let it expire
             continue
         if entry.reason == AuditReason.APPROVED_BY_PERSON:
             yield _moved(command, entry, "Approved")
@@ -307,9 +306,9 @@ def _changes(command: Command, log: AuditIndex, known: ReadBackContext) -> Itera
                 yield _moved(command, entry, "Delivered")
         elif str(after) in set(CommandState):
             state = CommandState(str(after))
-            is_told = is_told or state is command.state
+            is_listed = is_listed or state is command.state
             yield _settled(command, state, entry, known)
-    if command.is_settled and not is_told:
+    if command.is_settled and not is_listed:
         yield _settled(command, command.state, None, known)
 
 
@@ -353,7 +352,7 @@ def _settled(
         command_id=command.id,
         incident_id=command.incident_id,
         details=() if result is None else tuple(_settled_details(command)),
-        words="" if result is None else result.message,
+        job_message="" if result is None else result.message,
     )
 
 
@@ -404,7 +403,7 @@ def _settled_details(command: Command) -> Iterator[tuple[str, str]]:
 def attempt_entries(
     attempts: Sequence[Attempt], commands: Mapping[str, Command], log: AuditIndex
 ) -> Iterator[TimelineEntry]:
-    """Tell where attempts begin, but for those that an applied rollback has told already."""
+    """Build the entries of attempts, except those that an applied rollback started."""
     registered = {entry.at: entry for entry in log.take(AuditAction.RUN_REGISTERED)}
     audited = {
         str((entry.after or {}).get("attempt")): entry
@@ -455,12 +454,12 @@ def _how(attempt: Attempt) -> str:
 def marker_entries(
     markers: Sequence[MarkerInfo], commands: Sequence[Command]
 ) -> Iterator[TimelineEntry]:
-    """Tell the job's events, but for those that an applied command or an attempt has told."""
-    told = {place for command in commands for place in _lr_places(command)}
+    """Build the entries of markers, except those that an applied command or an attempt explains."""
+    explained = {place for command in commands for place in _lr_places(command)}
     for marker in markers:
         is_start = marker.kind in (MarkerKind.RESUME, MarkerKind.ROLLBACK)
-        is_told = marker.kind is MarkerKind.LR_CHANGE and (marker.attempt, marker.step) in told
-        if is_start or is_told:
+        is_by_command = (marker.attempt, marker.step) in explained
+        if is_start or (marker.kind is MarkerKind.LR_CHANGE and is_by_command):
             continue
         name = f"{marker.attempt}\x1f{marker.step}\x1f{marker.kind}\x1f{marker.text}"
         digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
@@ -478,7 +477,7 @@ def marker_entries(
 
 
 def _lr_places(command: Command) -> Iterator[tuple[int, int]]:
-    """Return where the job tells a changed rate because of a command."""
+    """Return attempt and step of the learning-rate marker that a command causes."""
     result = command.result
     if command.state is not CommandState.APPLIED or result is None:
         return
@@ -489,7 +488,7 @@ def _lr_places(command: Command) -> Iterator[tuple[int, int]]:
 
 
 def setting_entries(log: AuditIndex) -> Iterator[TimelineEntry]:
-    """Tell what is left in the audit log: states, modes, rules, silences, the switch."""
+    """Build the entries of the remaining audit log: states, modes, rules, silences, disarming."""
     for entry in log.rest():
         match entry.action:
             case AuditAction.RUN_STATE_CHANGED:
@@ -533,7 +532,7 @@ def _changed(entry: AuditEntry, title: str) -> TimelineEntry:
 
 
 def plain_entry(entry: AuditEntry) -> TimelineEntry:
-    """Tell an audit entry that nothing else explains."""
+    """Build the entry of any other audit entry."""
     return TimelineEntry(
         key=f"audit-{entry.id}",
         kind=EntryKind.SETTING,
@@ -546,7 +545,7 @@ def plain_entry(entry: AuditEntry) -> TimelineEntry:
 
 
 def _differences(entry: AuditEntry) -> Iterator[tuple[str, str]]:
-    """Name what differs between before and after."""
+    """Return the fields that differ between before and after."""
     before, after = entry.before or {}, entry.after or {}
     for name in dict.fromkeys((*before, *after)):
         old, new = before.get(name), after.get(name)

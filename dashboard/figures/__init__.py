@@ -1,5 +1,5 @@
 """Figures of the pages: pure functions from messages of the protocol to plotly's JSON form.
 
-They draw on transparent ground and leave the colour of text, ticks and grid lines to
-`assets/charts.css`, so that a figure need not be built anew when the colour scheme changes.
+Backgrounds are transparent, and `assets/charts.css` colours text, ticks and grid lines, so that a
+change of the colour scheme needs no new figure.
 """

@@ -1,4 +1,4 @@
-"""What every figure shares: its type, its margins, its configuration."""
+"""Parts of every figure: type, layout, configuration, safe text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import unicodedata
 from typing import Any, Final, TypeAlias
 
 FigureDict: TypeAlias = dict[str, Any]
-"""A figure, or a part of one, in plotly's JSON form; numbers finite, gaps as None."""
+"""A figure or a part of one in plotly's JSON form; numbers are finite, gaps are None."""
 
 CONFIG: Final[dict[str, Any]] = {
     "displayModeBar": False,
@@ -15,20 +15,20 @@ CONFIG: Final[dict[str, Any]] = {
     "showTips": False,
     "responsive": True,
 }
-"""For `dcc.Graph(config=CONFIG)`. `assets/charts.js` answers double clicks for all charts."""
+"""For `dcc.Graph(config=CONFIG)`. `assets/charts.js` handles double clicks."""
 
 MARGIN: Final = {"l": 64, "r": 16}
-"""In pixels; the same in every chart, so that one crosshair passes through all of them."""
+"""In pixels; the same in every chart, so that their steps are aligned."""
 
 FONT_SIZE: Final = 11
 
 
 def base_layout(height: int, *, top: int) -> FigureDict:
-    """Layout of a chart without axes.
+    """Return the layout of a chart, without axes.
 
     Args:
-        height: Of the whole chart, in pixels.
-        top: Margin over the plot, in pixels.
+        height: Height of the chart in pixels.
+        top: Margin above the plot in pixels.
     """
     return {
         "height": height,
@@ -38,7 +38,7 @@ def base_layout(height: int, *, top: int) -> FigureDict:
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"size": FONT_SIZE},
         "dragmode": "zoom",
-        # assets/charts.js tells what lies under the pointer, in all charts at once.
+        # assets/charts.js shows tooltips, for all charts at once.
         "hovermode": False,
         "showlegend": False,
         "uirevision": "chart",
@@ -46,11 +46,11 @@ def base_layout(height: int, *, top: int) -> FigureDict:
 
 
 def step_axis(x_range: tuple[float, float]) -> FigureDict:
-    """The axis of steps: the only one that can be zoomed.
+    """Return the axis of steps, the only one that can be zoomed.
 
     Args:
-        x_range: First and last step shown. Its own `uirevision`, so that a new range is taken
-            over, while what was hidden by way of the legend stays hidden.
+        x_range: First and last step shown. It sets the `uirevision` of the axis, so that a new
+            range is adopted while lines hidden in the legend stay hidden.
     """
     first, last = x_range
     return {
@@ -68,7 +68,7 @@ def step_axis(x_range: tuple[float, float]) -> FigureDict:
 
 
 def note(text: str) -> FigureDict:
-    """A sentence in the middle of a chart that has nothing to draw."""
+    """Return a text in the middle of an empty chart."""
     return {
         "text": text,
         "xref": "paper",
@@ -83,7 +83,7 @@ _HEIGHT = 190
 
 
 def empty_figure(text: str = "") -> FigureDict:
-    """Build a figure without lines; the text says why there are none."""
+    """Build a figure without lines; the text says why."""
     layout = base_layout(_HEIGHT, top=6)
     layout["xaxis"] = {"visible": False}
     layout["yaxis"] = {"visible": False}
@@ -96,16 +96,16 @@ MAX_TEXT: Final = 240
 
 
 def escape(text: str, limit: int = MAX_TEXT) -> str:
-    """Make text safe for plotly, which reads tags and entities in any text; cut like `plain`."""
+    """Escape text for plotly, which parses tags and entities in any text; cut like `plain`."""
     return plain(text, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def plain(text: str, limit: int = MAX_TEXT) -> str:
-    """Cut text from jobs and people to a sane length, on one line.
+    """Cut text from jobs and users to a limited length, on one line.
 
-    Control and format characters become spaces, so that nothing can turn the direction of a note
-    or make lines of its own.
+    Control and format characters become spaces, so that text cannot change its direction or break
+    lines.
     """
-    visible = (" " if unicodedata.category(sign)[0] in "CZ" else sign for sign in text)
+    visible = (" " if unicodedata.category(char)[0] in "CZ" else char for char in text)
     line = " ".join("".join(visible).split())
     return line if len(line) <= limit else line[: limit - 3].rstrip() + "..."

@@ -1,4 +1,4 @@
-"""A metric over depth and time: one row a series, the bottom of the model below."""
+"""Heatmap of a metric over layers and steps: one row per series, the first layer at the bottom."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from stabilizer.protocol.series import SeriesKey
 from stabilizer.protocol.views import Heatmap, HeatmapColumn, HeatmapRow
 
 _CLIP: Final = 3.0
-"""log2 of the factor at which the relative colouring ends: 1/8 and 8."""
+"""log2 of the factors at the ends of the relative colouring: 1/8 and 8."""
 FIXED_RANGES: Final[dict[str, tuple[float, float]]] = {
     Metric.ATTENTION_ENTROPY: (0.0, 1.0),
     Metric.GATE: (-1.0, 1.0),
 }
-"""Metrics whose values have a meaning of their own."""
+"""Metrics with a fixed range of values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,30 +44,30 @@ class ColourScale:
     """Colours of the cells of a heatmap."""
 
     z: FloatArray
-    """Shape [rows, columns]; NaN where there is no colour."""
+    """Shape [rows, columns]; NaN for cells without colour."""
     values: FloatArray
-    """Shape [rows, columns]; NaN for what is not finite."""
+    """Shape [rows, columns]; NaN for non-finite values."""
     ends: tuple[float, float]
     """z at the ends of the scale."""
     colours: Sequence[tuple[float, str]]
     ticks: Sequence[tuple[float, str]]
     """z and its text, for the colour bar."""
     medians: list[float | None] | None = None
-    """What each row was compared with; None if it was not."""
+    """Median that each row is compared with; None for absolute colouring."""
 
 
 def relative_scale(values: FloatArray) -> ColourScale:
-    """Colour each cell by how many times its row's median it is: explosions, at whatever scale.
+    """Colour each cell by its ratio to the median of its row.
 
     Args:
-        values: Shape [rows, columns]; what is not finite gets no colour.
+        values: Shape [rows, columns]; non-finite values get no colour.
     """
     finite = np.where(np.isfinite(values), values, np.nan)
     medians = [_median(row) for row in finite]
     factors = np.stack([_factors(row, one) for row, one in zip(finite, medians, strict=True)])
     with np.errstate(divide="ignore"):
         z = np.clip(np.log2(factors), -_CLIP, _CLIP)
-    ticks = [(-3, "1/8"), (-1, "1/2"), (0, "median"), (1, "2x"), (3, "8x")]
+    ticks = [(-3, "1/8"), (0, "median"), (3, "8x")]
     return ColourScale(z, finite, (-_CLIP, _CLIP), DIVERGING, ticks, medians)
 
 
@@ -77,9 +77,9 @@ def _median(row: FloatArray) -> float | None:
 
 
 def _factors(row: FloatArray, middle: float | None) -> FloatArray:
-    """How many times the row's median each value is; 0 where its sign is another.
+    """Return the ratio of each value to the row's median; 0 for values of the other sign.
 
-    In a row whose median is 0 every other value is at the end of the scale.
+    In a row with median 0, all other values are at the end of the scale.
     """
     if not middle:
         return np.where(np.isnan(row), np.nan, np.where(row == 0, 1.0, 2**_CLIP))
@@ -88,11 +88,11 @@ def _factors(row: FloatArray, middle: float | None) -> FloatArray:
 
 
 def absolute_scale(values: FloatArray, metric: str) -> ColourScale:
-    """Colour each cell by its value: by powers of ten, unless that says nothing of the metric.
+    """Colour each cell by its value: logarithmic for non-negative metrics without a fixed range.
 
     Args:
-        values: Shape [rows, columns]; what is not finite gets no colour.
-        metric: Name; those of `FIXED_RANGES` always have the same scale.
+        values: Shape [rows, columns]; non-finite values get no colour.
+        metric: Name of the metric; those of `FIXED_RANGES` have a fixed scale.
     """
     finite = np.where(np.isfinite(values), values, np.nan)
     if metric in FIXED_RANGES:
@@ -112,7 +112,7 @@ def _linear(values: FloatArray, ends: tuple[float, float]) -> ColourScale:
 
 
 def _logarithmic(values: FloatArray, known: FloatArray) -> ColourScale:
-    """By powers of ten; a zero has the colour of the least value that is none."""
+    """Return a logarithmic scale; zero gets the colour of the smallest positive value."""
     low, high = float(np.log10(known[known > 0].min())), float(np.log10(known.max()))
     with np.errstate(divide="ignore"):
         z = np.maximum(np.log10(values), low)
@@ -122,29 +122,29 @@ def _logarithmic(values: FloatArray, known: FloatArray) -> ColourScale:
 
 
 _GAP: Final = 3.0
-"""Distances between columns that are so many times the usual one are left empty."""
+"""Distances more than this many times the usual one become gaps."""
 _AROUND: Final = 3
-"""Distances on either side that tell what is usual."""
+"""Distances on either side that define the usual one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Columns side by side, with empty ones where nothing was measured for long."""
+    """Columns side by side, with empty ones for gaps."""
 
     edges: list[float]
-    """One more than there are columns, the empty ones included."""
+    """One more than columns, including empty ones."""
     sources: list[int | None]
     """Index of each column in the heatmap; None for an empty one."""
     steps: list[tuple[int, int]]
     """First and last step of each column of the heatmap."""
 
     def spread(self, cells: Sequence[Sequence[Any]]) -> list[list[Any]]:
-        """Lay rows of cells out, with None in the empty columns."""
+        """Insert None for the empty columns into rows of cells."""
         return [[None if at is None else row[at] for at in self.sources] for row in cells]
 
 
 def lay_out_columns(columns: Sequence[HeatmapColumn]) -> Columns:
-    """Find the edges of columns, halfway between the steps of neighbours.
+    """Compute the edges of columns, halfway between neighbours.
 
     Args:
         columns: Ascending, without overlap.
@@ -169,10 +169,10 @@ def lay_out_columns(columns: Sequence[HeatmapColumn]) -> Columns:
 
 
 def _usual_distances(distances: Sequence[int]) -> list[float]:
-    """Return what distance is usual around each of them; at least one.
+    """Return the usual distance around each distance; at least one element.
 
-    Jobs measure more often while something is wrong: so what is usual nearby counts as well as what
-    is usual over all. The largest nearby is left out, since it may be a gap itself.
+    Jobs measure more often during an incident, so that nearby distances count as well as the
+    overall median. The largest one nearby is ignored, since it may be a gap itself.
     """
     if not distances:
         return [1.0]
@@ -188,39 +188,39 @@ MAX_HEIGHT: Final = 900
 """Pixels."""
 _TOP, _BOTTOM = 34, 26
 _ROOMY, _LEAST = 16, 10
-"""Pixels of a row while there are few of them, and while there are many."""
+"""Height of a row in pixels with few rows, and with many."""
 _FEW: Final = 30
 _LABEL_HEIGHT: Final = 10
 _LETTER: Final = 6.0
-"""Pixels of a letter of a tower's name, with air around."""
+"""Width of a letter of a tower's name in pixels, with spacing."""
 _SHORT_TOWERS: Final = {"cross_attention": "cross", "resampler": "resamp."}
 
 
 class Colouring(StrEnum):
-    """What the colour of a cell means."""
+    """Meaning of the colour of a cell."""
 
     RELATIVE = "relative"
-    """How many times the row's own median: explosions and collapses, whatever the scale."""
+    """Ratio to the median of the row."""
     ABSOLUTE = "absolute"
-    """The value itself."""
+    """Value of the cell."""
 
 
 def default_colouring(metric: str) -> Colouring:
-    """Pick the colouring that says most: absolute only where values have a fixed range."""
+    """Return the default colouring: absolute for metrics with a fixed range, else relative."""
     return Colouring.ABSOLUTE if metric in FIXED_RANGES else Colouring.RELATIVE
 
 
 def heatmap_chart(
     heatmap: Heatmap, scene: Scene, *, colouring: Colouring | None = None
 ) -> FigureDict:
-    """Draw a heatmap whose steps lie under those of the panels.
+    """Draw a heatmap with the same axis of steps as the panels.
 
-    Cells with NaN or Inf have a colour that no scale contains; what was not measured has none.
+    Cells with NaN or Inf have a colour outside of every scale; cells without samples have none.
 
     Args:
-        heatmap: Rows from the bottom of the model to its top.
-        scene: What the panels over it share; gives the range of steps.
-        colouring: None takes the metric's default.
+        heatmap: Rows from the first layer to the last.
+        scene: Shared by all panels; holds the range of steps.
+        colouring: None: the metric's default.
     """
     rows = heatmap.rows
     height, row_height = _heights(len(rows))
@@ -255,7 +255,7 @@ def _scale(heatmap: Heatmap, colouring: Colouring) -> ColourScale:
 
 
 def _heights(num_rows: int) -> tuple[int, float]:
-    """Height of the chart and of a row, in pixels."""
+    """Return the height of the chart and of a row in pixels."""
     rows = max(1, num_rows)
     plot = max(rows * _LEAST, min(rows, _FEW) * _ROOMY)
     plot = min(MAX_HEIGHT - _TOP - _BOTTOM, plot)
@@ -263,7 +263,7 @@ def _heights(num_rows: int) -> tuple[int, float]:
 
 
 def _row_text(row: HeatmapRow) -> str:
-    """What there is to say of a row: its place in the model, and its module."""
+    """Describe a row: tower, layer, kind and module."""
     head = SeriesKey.parse(row.series).labels.get("head")
     parts = (
         row.tower,
@@ -282,7 +282,7 @@ def _short_label(row: HeatmapRow) -> str:
 
 
 def _row_axis(rows: Sequence[HeatmapRow], row_height: float) -> FigureDict:
-    """Rows are whole numbers from 0; where they are low, not each is labelled."""
+    """Return the axis of rows, numbered from 0; with low rows not each is labelled."""
     every = math.ceil(_LABEL_HEIGHT / row_height)
     labelled = range(0, len(rows), every)
     return {
@@ -302,7 +302,7 @@ def _row_axis(rows: Sequence[HeatmapRow], row_height: float) -> FigureDict:
 def _towers(
     rows: Sequence[HeatmapRow], row_height: float
 ) -> tuple[list[FigureDict], list[FigureDict]]:
-    """Lines between the towers, and their names along the edge where there is room."""
+    """Return lines between towers, and their names along the edge if there is room."""
     lines: list[FigureDict] = []
     names: list[FigureDict] = []
     first = 0

@@ -1,4 +1,4 @@
-"""Samples that no line can show, told by marks at the edge of the panel: NaN, Inf and spikes."""
+"""Line charts: panels with edge marks for NaN, Inf and spikes, and their incremental update."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dashboard.figures.span import Span
 from dashboard.formatting import number
 from stabilizer.protocol.queries import SeriesData
 
-_LOOKS: Final[Mapping[str, FigureDict]] = {
+_MARKERS: Final[Mapping[str, FigureDict]] = {
     "nonfinite": {"symbol": "x-thin-open", "size": 6, "color": NONFINITE, "line": {"width": 1.5}},
     "above": {"symbol": "triangle-up", "size": 7, "color": GREY},
     "below": {"symbol": "triangle-down", "size": 7, "color": GREY},
@@ -26,28 +26,28 @@ _LOOKS: Final[Mapping[str, FigureDict]] = {
 _HEIGHTS: Final = {"nonfinite": 0.81, "above": 0.81, "below": 0.03}
 
 
-def _told() -> dict[int, list[str]]:
+def _texts() -> dict[int, list[str]]:
     return defaultdict(list)
 
 
 @dataclass(slots=True)
 class EdgeMarks:
-    """By step, what there is to say of it."""
+    """Marks for samples outside of the panel: their texts, by step."""
 
-    nonfinite: dict[int, list[str]] = field(default_factory=_told)
-    above: dict[int, list[str]] = field(default_factory=_told)
-    below: dict[int, list[str]] = field(default_factory=_told)
+    nonfinite: dict[int, list[str]] = field(default_factory=_texts)
+    above: dict[int, list[str]] = field(default_factory=_texts)
+    below: dict[int, list[str]] = field(default_factory=_texts)
 
     def add(self, label: str, steps: Sequence[int], values: Sequence[float], span: Span) -> None:
-        """Find the samples of one stretch that need a mark.
+        """Add marks for the samples of one line.
 
-        Each NaN or Inf has its own; of spikes that follow one another the farthest stands for all.
+        Each NaN or Inf gets a mark; consecutive spikes share one, at the farthest value.
 
         Args:
-            label: Name of the line.
+            label: Label of the line.
             steps: Ascending.
-            values: As many.
-            span: What the line's axis shows.
+            values: One for each step.
+            span: Visible range of the line's axis.
         """
         name = plain(label, 60)
         sides = [span.side(value) if math.isfinite(value) else None for value in values]
@@ -63,9 +63,9 @@ class EdgeMarks:
                 (self.above if side > 0 else self.below)[where].append(f"{name}: {text}")
 
     def traces(self) -> list[FigureDict]:
-        """Three traces, empty ones too, so that later marks find their place."""
-        told = {"nonfinite": self.nonfinite, "above": self.above, "below": self.below}
-        return [_trace(name, marks) for name, marks in told.items()]
+        """Return three traces, empty ones too, so that later marks can extend them."""
+        by_name = {"nonfinite": self.nonfinite, "above": self.above, "below": self.below}
+        return [_trace(name, marks) for name, marks in by_name.items()]
 
 
 def _spike(steps: Sequence[int], values: Sequence[float], side: int) -> tuple[int, str]:
@@ -77,36 +77,36 @@ def _spike(steps: Sequence[int], values: Sequence[float], side: int) -> tuple[in
     return where, text
 
 
-def _trace(name: str, told: Mapping[int, Sequence[str]]) -> FigureDict:
+def _trace(name: str, marks: Mapping[int, Sequence[str]]) -> FigureDict:
     return {
         "type": "scatter",
         "uid": name,
         "showlegend": False,
         "mode": "markers",
         "yaxis": EVENT_AXIS,
-        "x": list(told),
-        "y": [_HEIGHTS[name]] * len(told),
-        "customdata": ["\n".join(texts) for texts in told.values()],
-        "marker": _LOOKS[name],
+        "x": list(marks),
+        "y": [_HEIGHTS[name]] * len(marks),
+        "customdata": ["\n".join(texts) for texts in marks.values()],
+        "marker": _MARKERS[name],
         "cliponaxis": False,
     }
 
 
 HEIGHT: Final = 190
 _FEW: Final = 60
-"""Up to so many samples each has a dot, so that a lone one is seen."""
+"""Up to this many samples, each gets a dot."""
 _MAX_LABEL: Final = 60
 _MAX_POWERS: Final = 4
-"""Ticks on a logarithmic axis."""
+"""Labelled powers of ten on a logarithmic axis."""
 
 
 @dataclass(frozen=True, slots=True)
 class _ValueAxis:
-    """One of the two axes of values."""
+    """The left or the right axis of values."""
 
     log: bool
     robust: Span | None
-    """None if nothing on it can be drawn; likewise `full`."""
+    """None without drawable values; likewise `full`."""
     full: Span | None
 
     @property
@@ -134,11 +134,11 @@ def line_chart(
     """Draw one panel.
 
     Args:
-        lines: What to draw. Those with `secondary` have their own, linear axis to the right.
-        data: Samples of these lines, all attempts; of other series they are left out.
-        scene: What all panels share.
-        log_y: Make the left axis logarithmic; what is not positive is told by a mark below.
-        height: Of the panel, in pixels.
+        lines: Lines to draw. Those with `secondary` use the linear right axis.
+        data: Samples of all attempts; other series are ignored.
+        scene: Shared by all panels.
+        log_y: Logarithmic left axis; values that are not positive get a mark below.
+        height: Height of the panel in pixels.
     """
     samples = [collect(line.series, data, scene.branches) for line in lines]
     axes = [_axis(lines, samples, log_y, is_right=is_right) for is_right in (False, True)]
@@ -151,7 +151,7 @@ def line_chart(
         layout["annotations"] = [note("no samples in this range")]
     traces = [_live_trace(one) for one in drawn]
     traces += _edge_marks(drawn).traces()
-    traces += [_left_trace(one, left) for one in drawn for left in one.samples.abandoned]
+    traces += [_abandoned_trace(one, left) for one in drawn for left in one.samples.abandoned]
     if all(line.secondary for line in lines):
         traces.append(_HOLDER)
     return {"data": [*traces, *scene.traces], "layout": layout}
@@ -164,7 +164,7 @@ _HOLDER: Final[FigureDict] = {
     "hoverinfo": "skip",
     "showlegend": False,
 }
-"""Holds the left axis where no line does: plotly draws the foot of a panel without one at NaN."""
+"""Keeps the left axis of a panel without lines on it; plotly misplaces the x axis otherwise."""
 
 
 def _axis(
@@ -178,7 +178,7 @@ def _axis(
     ]
     log = log_y and not is_right
     if is_right and values:
-        # What stands beside another metric is a share of something: shown from zero.
+        # The right axis shows scales, such as lr_scale, from zero.
         values.append(0.0)
     return _ValueAxis(log, Span.robust(values, log=log), Span.full(values, log=log))
 
@@ -199,14 +199,14 @@ def _live_trace(one: _Drawn) -> FigureDict:
     }
 
 
-def _left_trace(one: _Drawn, left: Stretch) -> FigureDict:
-    """An abandoned branch, faded; it goes with its line when that is hidden in the legend.
+def _abandoned_trace(one: _Drawn, left: Stretch) -> FigureDict:
+    """Draw an abandoned branch, faded; hidden in the legend together with its line.
 
-    Only these traces have a `meta`, with the name that the crosshair gives them.
+    Only these traces have a `meta`, with their label in tooltips.
     """
     return {
         "type": "scatter",
-        "meta": {"label": plain(_left_label(one.line, left), _MAX_LABEL)},
+        "meta": {"label": plain(_abandoned_label(one.line, left), _MAX_LABEL)},
         "legendgroup": one.line.series,
         "showlegend": False,
         "mode": "lines",
@@ -218,7 +218,7 @@ def _left_trace(one: _Drawn, left: Stretch) -> FigureDict:
     }
 
 
-def _left_label(line: Line, left: Stretch) -> str:
+def _abandoned_label(line: Line, left: Stretch) -> str:
     return f"{line.label}, attempt {left.attempts[0]} (abandoned)"
 
 
@@ -229,7 +229,7 @@ def _edge_marks(drawn: Sequence[_Drawn]) -> EdgeMarks:
         marks.add(one.line.label, live.steps, live.values, one.axis.span)
         for left in one.samples.abandoned:
             own = slice(left.num_shared, None)
-            label = _left_label(one.line, left)
+            label = _abandoned_label(one.line, left)
             marks.add(label, left.steps[own], left.values[own], one.axis.span)
     return marks
 
@@ -293,9 +293,9 @@ def _y_axis(axis: _ValueAxis) -> FigureDict:
 
 
 def _log_ticks(axis: _ValueAxis) -> FigureDict:
-    """Ticks at 1, 2 and 5 of each power of ten, or at some of the powers where there are many.
+    """Return ticks at 1, 2 and 5 of each power of ten, or at some of the powers if there are many.
 
-    They are written out: what plotly leaves between two powers is a bare 2 or 5.
+    They are written in full, unlike plotly's bare 2 and 5 between powers.
     """
     if axis.robust is None or axis.full is None:
         return {}
@@ -318,59 +318,59 @@ def _log_ticks(axis: _ValueAxis) -> FigureDict:
 
 
 _MANY: Final = 4000
-"""A line that has grown to so many samples is better built anew, thinned."""
+"""A line with more samples than this is redrawn, downsampled."""
 
 
 class ShownLine(TypedDict):
-    """What a browser has of one line."""
+    """State of one line in the browser."""
 
     series: str
     label: str
     secondary: bool
     last_step: int | None
-    """Of its last live sample; None if it has none."""
+    """Step of its last live sample, if any."""
     num_samples: int
 
 
 class Shown(TypedDict):
-    """What a browser has of a panel; small, and JSON as it is, for a `dcc.Store`."""
+    """State of a panel in the browser; small JSON for a `dcc.Store`."""
 
     attempt: int | None
-    """The newest one that was known. When the run has a newer one, build the panel anew."""
+    """Newest attempt drawn. If the run has a newer one, redraw the panel."""
     lines: list[ShownLine]
     spans: list[tuple[float, float] | None]
-    """Lowest and highest value within the panel, on the left and on the right axis."""
+    """Lowest and highest visible value on the left and on the right axis."""
     log: bool
     """Whether the left axis is logarithmic."""
 
 
 class ChartExtension(NamedTuple):
-    """How to bring a panel up to date."""
+    """Incremental update of a panel."""
 
     value: list[Any]
     """For `dcc.Graph.extendData`."""
     shown: Shown
-    """What the browser has afterwards."""
+    """State of the panel afterwards."""
     outgrown: bool
-    """Build the panel anew when there is time: a value lies outside of it, or it is too long."""
+    """Redraw the panel when there is time: a value is out of range, or a line is too long."""
 
 
 def shown_in(figure: FigureDict) -> Shown:
-    """What a browser has once it draws a figure of `line_chart`."""
+    """Return the state of a panel drawn by `line_chart`."""
     shown: Shown = figure["layout"]["meta"]["shown"]
     return shown
 
 
 def extend_chart(shown: Shown, data: Iterable[SeriesData]) -> ChartExtension | None:
-    """Bring a panel up to date by its new samples alone.
+    """Extend a panel by its new samples.
 
     Args:
-        shown: What the browser has, by `shown_in` or by the extension before.
-        data: Samples of the newest attempt. What the browser has already is left out, as is what
-            belongs to another attempt: when the run has begun one, build the panel anew.
+        shown: State of the panel, from `shown_in` or from the previous extension.
+        data: Samples of the newest attempt. Known samples and those of other attempts are ignored;
+            if the run has started another attempt, redraw the panel.
 
     Returns:
-        None if nothing is new.
+        None if there are no new samples.
     """
     by_series = {part.series: part for part in data if part.attempt == shown["attempt"]}
     new = [_newer(line, by_series.get(line["series"])) for line in shown["lines"]]

@@ -1,4 +1,4 @@
-"""Samples of one line of a panel: what is live, and what a rollback has left."""
+"""Samples of the lines of a panel: the live lineage and abandoned branches."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 
 
 def significant(values: FloatArray, digits: int) -> FloatArray:
-    """Round to significant digits, so that a float32 is not written with the 17 of a double.
+    """Round to significant digits, so that a float32 is not written with 17 digits.
 
     Args:
-        values: Any shape; what is not finite stays as it is.
-        digits: How many to keep.
+        values: Any shape; non-finite values are kept.
+        digits: Number of digits.
     """
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         size = np.abs(values)
         exponents = np.where(np.isfinite(size) & (size > 0), np.floor(np.log10(size)), 0.0)
         places = digits - 1 - exponents
         scale = 10.0 ** np.abs(places)
-        # Powers of ten are exact as whole numbers only, hence two ways.
+        # Only non-negative powers of ten are exact, hence two cases.
         small = np.round(values * scale) / scale
         large = np.round(values / scale) * scale
     rounded = np.where(places >= 0, small, large)
-    # Of the least and largest doubles the power itself is out of range.
+    # For the smallest and largest doubles the power itself is out of range.
     return np.where(np.isfinite(rounded), rounded, values)
 
 
 def with_gaps(values: FloatArray) -> list[Any]:
-    """Write an array as (nested) lists, with None for what is not finite."""
+    """Return an array as (nested) lists, with None for non-finite values."""
     objects = values.astype(object)
     objects[~np.isfinite(values)] = None
     gaps: list[Any] = objects.tolist()
@@ -51,22 +51,22 @@ class Line:
     series: str
     """Text form, as `SeriesKey` writes it."""
     label: str
-    """What people read; need not be escaped."""
+    """Label in the legend, not escaped."""
     colour: str
     secondary: bool = False
-    """On the axis to the right, which begins at zero."""
+    """On the right axis, which starts at zero."""
 
 
 @dataclass(slots=True)
 class Stretch:
-    """Samples in the order of their steps."""
+    """Samples ordered by step."""
 
     steps: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     attempts: list[int] = field(default_factory=list)
-    """Of which attempt each of them is."""
+    """Attempt of each sample."""
     num_shared: int = 0
-    """How many at the beginning are the live line's own: where a branch was left."""
+    """Number of leading samples that belong to the live line, to connect a branch with it."""
 
     def add(self, data: SeriesData, first: int, last: int) -> None:
         """Append the samples [first:last] of one attempt."""
@@ -77,25 +77,24 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class LineSamples:
-    """A line's samples, told apart by lineage."""
+    """Samples of a line, separated by lineage."""
 
     live: Stretch
     abandoned: tuple[Stretch, ...]
-    """One for each attempt that has any; begins at the sample where it was left, if it has that."""
+    """One for each attempt with abandoned samples; starts at the last live sample, if any."""
 
     def values(self) -> list[float]:
-        """Every value, the live ones first."""
+        """Return all values, the live ones first."""
         left = [value for stretch in self.abandoned for value in stretch.values]
         return self.live.values + left
 
 
 def collect(series: str, data: Iterable[SeriesData], branches: Sequence[Branch]) -> LineSamples:
-    """Put the attempts of one series together.
+    """Combine the attempts of one series.
 
     Args:
         series: Text form.
-        data: Of any series and attempts. What is of an attempt that `branches` does not have is
-            left out: whoever draws has yet to hear of it.
+        data: Samples of any series and attempts; attempts that are not in `branches` are ignored.
         branches: Lineage of the run, oldest attempt first.
     """
     by_attempt = {part.attempt: part for part in data if part.series == series}
@@ -117,6 +116,6 @@ def collect(series: str, data: Iterable[SeriesData], branches: Sequence[Branch])
 
 
 def drawable(values: Sequence[float], *, log: bool) -> list[float | None]:
-    """Values as plotly gets them, to six digits; None (a gap) for what the axis cannot show."""
+    """Return values for plotly, to six digits; None (a gap) for those the axis cannot show."""
     array = np.asarray(values, dtype=np.float64)
     return with_gaps(significant(np.where(array > 0, array, np.nan) if log else array, 6))

@@ -1,4 +1,4 @@
-"""What all panels of a run share: its lineage, its range of steps, and what happened to it."""
+"""The scene shared by all panels of a run: lineage, range of steps, and events."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stabilizer.protocol.views import MarkerInfo
 
 
 def describe_incident(incident: Incident) -> str:
-    """Tell an incident: number, severity, state, steps, rules, decision and its reason."""
+    """Describe an incident: number, severity, state, steps, rules, decision and its reason."""
     if incident.resolved_step is None:
         steps = f"since step {incident.first_step:,}"
     else:
@@ -39,7 +39,7 @@ def describe_incident(incident: Incident) -> str:
 
 
 def describe_command(command: Command) -> str:
-    """Tell a command: what, in which state and at which step, by whom and why."""
+    """Describe a command: effect, state, step, actor and reason."""
     lines = [
         capital(command_sentence(command.parameters)),
         _state(command),
@@ -63,7 +63,7 @@ def _state(command: Command) -> str:
 
 
 def describe_marker(marker: MarkerInfo) -> str:
-    """Tell an event of the job, with the job's own words."""
+    """Describe a marker of the job, with its text."""
     name = marker.kind.value.replace("_", " ").replace("lr", "learning rate").capitalize()
     head = f"{name} at step {marker.step:,}, attempt {marker.attempt}"
     return "\n".join(line for line in (head, plain(marker.text)) if line)
@@ -72,7 +72,7 @@ def describe_marker(marker: MarkerInfo) -> str:
 EVENT_AXIS: Final = "y3"
 _INCIDENT_ROW, _COMMAND_ROW, _MARKER_ROW = 0.955, 0.88, 0.025
 _STACK: Final = 0.075
-"""Distance of the commands of one step from each other."""
+"""Vertical distance of commands at the same step."""
 
 _SYMBOLS: Final = {
     CommandKind.ROLLBACK: "triangle-left",
@@ -88,21 +88,21 @@ _DASHES: Final[Mapping[CommandState, str]] = {
     CommandState.PENDING: "dash",
     CommandState.DELIVERED: "dash",
 }
-"""Of a command's line; any other state is dotted."""
+"""Line styles of commands; other states are dotted."""
 
 
 class EventNote(TypedDict):
-    """Something to say of a stretch of steps; both ends belong to it."""
+    """Tooltip text for a range of steps, both ends inclusive."""
 
     first: float
     last: float
     text: str
-    """Lines apart by newlines, the first one the heading."""
+    """Lines separated by newlines; the first is the heading."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Events:
-    """What happened to a run."""
+    """Incidents, commands and markers of a run."""
 
     incidents: Sequence[Incident] = ()
     commands: Sequence[Command] = ()
@@ -110,19 +110,19 @@ class Events:
 
 
 def event_shapes(events: Events, x_end: float) -> list[FigureDict]:
-    """Bands of the incidents and lines of the commands, below the data.
+    """Return bands of incidents and lines of commands, drawn below the data.
 
     Args:
         events: In any order.
-        x_end: Where the axis ends. The band of an incident that is not resolved goes on well
-            behind it, so that it still reaches the edge when samples were added.
+        x_end: End of the axis. The band of an unresolved incident extends well beyond it, so that
+            it still reaches the edge after samples were added.
     """
     bands = [_band(incident, x_end) for incident in events.incidents]
     return bands + [_line(step, command) for step, command in _placed(events.commands)]
 
 
 def event_traces(events: Events) -> list[FigureDict]:
-    """Marks of the events; a trace without points is left out."""
+    """Return the marks of events; empty traces are omitted."""
     commands = _placed(events.commands)
     traces = [
         _incident_marks(events.incidents),
@@ -137,7 +137,7 @@ def event_traces(events: Events) -> list[FigureDict]:
 
 
 def event_notes(events: Events, x_end: float) -> list[EventNote]:
-    """What there is to say of each event, and at which steps."""
+    """Return the tooltip texts of events."""
     commands = _placed(events.commands)
     notes: list[EventNote] = [
         {
@@ -161,10 +161,10 @@ def _note(step: int, text: str) -> EventNote:
 
 
 def _band_end(incident: Incident, x_end: float) -> float:
-    """Where the band of an incident ends.
+    """Return the end of the band of an incident.
 
-    A rollback takes the run back below the step at which the incident began; the band keeps to the
-    stretch that it is about.
+    A rollback may resolve the incident at a step before its start; the band still covers the steps
+    of the incident.
     """
     seen = max(
         incident.first_step,
@@ -212,7 +212,7 @@ def _line(step: int, command: Command) -> FigureDict:
 
 
 def _placed(commands: Iterable[Command]) -> list[tuple[int, Command]]:
-    """Commands at the step where they were carried out, else given; none without a step."""
+    """Return commands with the step where they were applied, else sent; none without a step."""
     placed = []
     for command in commands:
         applied = command.result.applied_step if command.result is not None else None
@@ -223,7 +223,7 @@ def _placed(commands: Iterable[Command]) -> list[tuple[int, Command]]:
 
 
 def _incident_marks(incidents: Sequence[Incident]) -> FigureDict:
-    """A filled mark where an incident begins, a hollow one where it is resolved."""
+    """Return filled marks where incidents start, hollow ones where they are resolved."""
     ends = [(incident.first_step, "circle", incident) for incident in incidents]
     ends += [
         (incident.resolved_step, "circle-open", incident)
@@ -239,13 +239,13 @@ def _incident_marks(incidents: Sequence[Incident]) -> FigureDict:
 
 
 def _command_marks(commands: Sequence[tuple[int, Command]], *, is_applied: bool) -> FigureDict:
-    """Marks of commands, filled if carried out; those of one step stand below each other."""
+    """Return marks of commands, filled if applied; those at the same step are stacked."""
     drawn = [one for one in commands if (one[1].state is CommandState.APPLIED) == is_applied]
-    look = "" if is_applied else "-open"
+    suffix = "" if is_applied else "-open"
     return _marks(
         "applied" if is_applied else "waiting",
         _spots(drawn, commands),
-        {"symbol": [_SYMBOLS[one.kind] + look for _, one in drawn], "color": GREY, "size": 9},
+        {"symbol": [_SYMBOLS[one.kind] + suffix for _, one in drawn], "color": GREY, "size": 9},
     )
 
 
@@ -258,7 +258,7 @@ def _crosses(commands: Sequence[tuple[int, Command]]) -> FigureDict:
 def _spots(
     drawn: Sequence[tuple[int, Command]], every: Sequence[tuple[int, Command]]
 ) -> list[tuple[int, float]]:
-    """Where the marks of some commands go, given all that need a place."""
+    """Return the positions of some commands, given all commands."""
     places: dict[str, int] = {}
     taken: Counter[int] = Counter()
     for step, command in every:
@@ -268,7 +268,7 @@ def _spots(
 
 
 def _rewinds(commands: Sequence[tuple[int, Command]]) -> list[tuple[int, int, Command]]:
-    """Rollbacks that were carried out: from which step to which."""
+    """Return applied rollbacks with their start and target step."""
     return [
         (step, command.parameters.target.step, command)
         for step, command in commands
@@ -302,7 +302,7 @@ def _ticks(markers: Sequence[MarkerInfo]) -> FigureDict:
 
 
 def _marks(name: str, spots: Sequence[tuple[int, float]], marker: dict[str, Any]) -> FigureDict:
-    """A trace of marks. Its uid becomes a class in the page, by which style sheets find it."""
+    """Return a trace of marks. Its uid becomes a CSS class."""
     return {
         "type": "scatter",
         "uid": name,
@@ -317,15 +317,15 @@ def _marks(name: str, spots: Sequence[tuple[int, float]], marker: dict[str, Any]
 
 
 ROOM: Final = 0.03
-"""Free part of the axis to the right of the newest step; `assets/charts.js` keeps it as well."""
+"""Free part of the axis to the right of the newest step; same value in `assets/charts.js`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Made once for all panels of a page."""
+    """Built once for all panels of a page."""
 
     branches: tuple[Branch, ...]
-    """Empty for a run that has not begun."""
+    """Empty for a run that has not started."""
     x_range: tuple[float, float]
     is_zoomed: bool
     shapes: tuple[FigureDict, ...]
@@ -340,13 +340,13 @@ def make_scene(
     events: Events | None = None,
     zoom: tuple[float, float] | None = None,
 ) -> Scene:
-    """Put together what all panels share.
+    """Build the scene.
 
     Args:
-        attempts: All of the run, in any order.
-        step: Where the run stands, in completed optimizer steps.
-        events: What to draw over the panels.
-        zoom: First and last step that a person looks at; None for the whole run.
+        attempts: All attempts of the run, in any order.
+        step: Current step of the run.
+        events: Events to draw in the panels.
+        zoom: First and last step shown; None for the whole run.
     """
     happened = events or Events()
     x_range = zoom or _whole_range(attempts, step)
@@ -367,7 +367,7 @@ def _whole_range(attempts: Sequence[Attempt], step: int) -> tuple[float, float]:
 
 
 def meta_of(scene: Scene) -> FigureDict:
-    """What `assets/charts.js` must know of any figure: it stands in `layout.meta`."""
+    """Return the part of `layout.meta` that `assets/charts.js` needs in every figure."""
     return {
         "x_range": list(scene.x_range),
         "is_zoomed": scene.is_zoomed,

@@ -1,4 +1,4 @@
-"""How far the y axis of a panel reaches: one spike of thousands must not flatten the rest."""
+"""Range of the y axis of a panel; a single spike does not flatten the other values."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import numpy.typing as npt
 from dashboard.figures.samples import FloatArray
 
 TOP_STRIP: Final = 0.22
-"""Part of the panel's height kept free over the lines, for the marks of events and spikes."""
+"""Fraction of the height kept free above the lines, for marks of events and spikes."""
 _FOOT: Final = 0.04
 _MIN_SAMPLES: Final = 8
 _FENCE_SPREADS: Final = 3.0
-"""How many spreads (5th to 95th percentile) a sample may lie outside of them and still be shown."""
+"""Samples within this many spreads (5th to 95th percentile) beyond them are shown."""
 _FENCE_RATIO: Final = 4.0
-"""Or how many times their size, so that a small step of a constant series is no spike."""
+"""Or within this many times their size, so that a small step of a constant series is no spike."""
 _FENCE_DECADES: Final = 3.0
 """The same on a logarithmic axis."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What of the y axis a panel shows, in the unit of the metric."""
+    """Visible range of values, in the unit of the metric."""
 
     low: float
     high: float
@@ -34,15 +34,15 @@ class Span:
 
     @classmethod
     def robust(cls, values: Sequence[float], *, log: bool) -> Self | None:
-        """Take in all that can be shown, except for spikes that would flatten the rest.
+        """Return the span of all drawable values except spikes that would flatten the others.
 
         Args:
-            values: Samples of every line of one axis; what is not finite is left out, and on a
-                logarithmic axis what is not positive.
+            values: Samples of all lines of one axis; non-finite ones are ignored, on a logarithmic
+                axis also those that are not positive.
             log: Whether the axis is logarithmic.
 
         Returns:
-            None if nothing is left.
+            None without drawable values.
         """
         shown = _drawable(values, log)
         if not len(shown):
@@ -55,14 +55,14 @@ class Span:
 
     @classmethod
     def full(cls, values: Sequence[float], *, log: bool) -> Self | None:
-        """Take in all that can be shown; None if nothing can."""
+        """Return the span of all drawable values; None without any."""
         shown = _drawable(values, log)
         return cls(float(shown.min()), float(shown.max()), log) if len(shown) else None
 
     def side(self, value: float) -> int:
-        """Where a finite value lies: -1 below, 0 within, 1 above.
+        """Return the position of a finite value: -1 below, 0 within, 1 above.
 
-        What a logarithmic axis cannot show lies below.
+        Values that a logarithmic axis cannot show are below.
         """
         slack = 1e-9 * max(abs(self.low), abs(self.high))
         if value > self.high + slack:
@@ -70,7 +70,7 @@ class Span:
         return -1 if value < self.low - slack or (self.log and value <= 0) else 0
 
     def axis_range(self) -> list[float]:
-        """The range in plotly's terms (exponents on a logarithmic axis), with the free strip."""
+        """Return plotly's axis range (exponents on a logarithmic axis), with the free strip."""
         low, high = (
             (math.log10(self.low), math.log10(self.high)) if self.log else (self.low, self.high)
         )

@@ -1,4 +1,4 @@
-"""A loss curve of the size of a word, as a picture that needs no script."""
+"""Sparkline of the loss as an inline SVG image."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ WIDTH, HEIGHT = 120, 28
 """Pixels."""
 _PAD: Final = 3.0
 _MARK: Final = 5.0
-"""Pixels: length of the mark of a NaN or Inf, from the top."""
+"""Length of the mark of a NaN or Inf in pixels, from the top."""
 
 
 def sparkline_uri(sparkline: Sparkline | None) -> str:
     """Draw a sparkline as a data URI, for the `src` of an image.
 
-    The line is broken where the loss is not finite, which a mark at the top tells; spikes that
-    would flatten the rest run out at the edge. Colours read on a light and on a dark ground, since
-    a picture does not know which it lies on.
+    Non-finite losses break the line and get a mark at the top; spikes that would flatten the rest
+    are clipped. The colours work on light and dark backgrounds.
     """
     return "data:image/svg+xml," + quote(_svg(sparkline), safe="/:=' ")
 
 
 def sparkline_text(sparkline: Sparkline | None) -> str:
-    """Say what the sparkline shows, for those who do not see it."""
+    """Return the alternative text of a sparkline."""
     if sparkline is None or not sparkline.values:
         return "no loss yet"
     steps, values = sparkline.steps, sparkline.values
@@ -98,7 +97,7 @@ def _path(xs: Sequence[float], ys: Sequence[float | None]) -> str:
     is_open = False
     for x, y in zip(xs, ys, strict=True):
         if y is not None:
-            # A move to where the pen is already makes a dot of a lone point.
+            # `h0` draws a dot for a lone point.
             commands.append(f"L{x:.1f} {y:.1f}" if is_open else f"M{x:.1f} {y:.1f}h0")
         is_open = y is not None
     return "".join(commands)

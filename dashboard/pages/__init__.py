@@ -1,4 +1,4 @@
-"""The pages as they are before anything is known: every part that callbacks fill has its place."""
+"""Initial layouts of the pages, and builders of the parts that callbacks fill in."""
 
 from dashboard.pages.control import control
 from dashboard.pages.run import run

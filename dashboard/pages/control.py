@@ -1,4 +1,4 @@
-"""What holds for all runs: the switch, silences, and the log of everything that was done."""
+"""The control page: global switch, silences and audit log."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dash.development.base_component import Component
 from dashboard import ids
 from dashboard.actions import control_dialogs
 from dashboard.components.elements import BadgeStyle, Shape, badge, since, until
-from dashboard.formatting import count
-from dashboard.text import actor_name, capital, phrase
+from dashboard.formatting import ARROW, count
+from dashboard.text import actor_name, capital, phrase, with_message
 from stabilizer.protocol.queries import AuditEntry, ControlState, Silence
 
 
 def control(**_: object) -> Component:
-    """Build the page; its parts come with the first answers."""
+    """Build the page; callbacks fill its parts."""
     return html.Div(
         [
             dmc.Title("Control", order=2),
@@ -53,36 +53,40 @@ _SHORT: Final = 8
 
 
 def armed_badge(state: ControlState) -> Component | None:
-    """Say in the head of every page that nothing will be done; None while the policy may act."""
+    """Build the badge in the header of every page; None while armed."""
     if not state.disarmed:
         return None
     title = f"{actor_name(state.actor)}: {state.reason}"
     return dcc.Link(
         badge(BadgeStyle("red", Shape.SQUARE), "disarmed", title=title),
         href="/control",
-        className="way",
+        className="nav-link",
     )
 
 
 def switch_card(state: ControlState, now: datetime) -> Component:
-    """Say whether the policy may act at all, since when and why, and offer the other."""
+    """Show the state of the switch, since when and why, with a button to change it."""
     if state.disarmed:
         title = "Disarmed: the policy acts on no run"
         text = "Rules and incidents stay active. You can still send commands."
-        button = dmc.Button("Arm", id=ids.OPEN_ARMING, color="teal")
+        button = dmc.Button("Arm", id=ids.OPEN_ARMING, color="teal.9")
     else:
         title = "Armed: the policy acts within each run's mode"
         text = "Disarming cancels commands of the policy that no job has received yet."
-        button = dmc.Button("Disarm all", id=ids.OPEN_ARMING, color="red")
+        button = dmc.Button("Disarm all", id=ids.OPEN_ARMING, color="red.8")
     children: list[Component] = [html.H3(title), dmc.Text(text, size="sm")]
     if state.changed_at is not None:
-        said = [f"{actor_name(state.actor)}, ", since(state.changed_at, now), f": {state.reason}"]
-        children.append(dmc.Text(said, size="sm", c="dimmed", className="under"))
+        details = [
+            f"{actor_name(state.actor)}, ",
+            since(state.changed_at, now),
+            f": {state.reason}",
+        ]
+        children.append(dmc.Text(details, size="sm", c="dimmed", className="under"))
     return dmc.Stack([*children, html.Div(button)], gap="xs")
 
 
 def silence_list(silences: Sequence[Silence], now: datetime) -> Component:
-    """List the mutes in force, each with its end and a way to end it now."""
+    """List the active silences, each with its end and a button to end it."""
     if not silences:
         return dmc.Text("None. Silence a rule on its run's page.", size="sm", c="dimmed")
     return html.Ul([_silence(one, now) for one in silences], className="plain-list")
@@ -121,7 +125,7 @@ def _silence(silence: Silence, now: datetime) -> Component:
 
 
 def audit_list(entries: Sequence[AuditEntry], now: datetime, limit: int) -> Component:
-    """List what was done, newest first."""
+    """List audit entries, newest first."""
     if not entries:
         return dmc.Text("No entries yet.", size="sm", c="dimmed")
     shown = list(reversed(entries))[:limit]
@@ -129,22 +133,20 @@ def audit_list(entries: Sequence[AuditEntry], now: datetime, limit: int) -> Comp
 
 
 def _entry(entry: AuditEntry, now: datetime) -> Component:
-    what = capital(phrase(entry.action))
-    line: list[Component | str] = [html.Strong(what)]
+    line: list[Component | str] = [html.Strong(capital(phrase(entry.action)))]
     change = _change(entry)
     if change:
         line.append(f" {change}")
     if entry.run_id is not None:
         line += [" ", _run_link(entry.run_id)]
-    why = phrase(entry.reason)
-    said = f"{why}: {entry.message}" if entry.message else why
+    text = with_message(phrase(entry.reason), entry.message)
     return html.Li(
         [
             html.Div(line),
             dmc.Text(
                 [
                     since(entry.at, now),
-                    f", {actor_name(entry.actor)}: {said}",
+                    f", {actor_name(entry.actor)}: {text}",
                 ],
                 size="xs",
                 c="dimmed",
@@ -155,12 +157,12 @@ def _entry(entry: AuditEntry, now: datetime) -> Component:
 
 
 def _change(entry: AuditEntry) -> str:
-    """Say from what to what, where one word says it."""
+    """Return the change of state or mode, or the kind of a decision, in parentheses."""
     before, after = entry.before or {}, entry.after or {}
-    for name in ("state", "mode"):
-        if name in after:
-            was = f"{before[name]} to " if name in before else ""
-            return f"({was}{after[name]})"
+    for name in ("state", "mode", "kind"):
+        old, new = before.get(name), after.get(name)
+        if new is not None and new != old:
+            return f"({new})" if old is None else f"({old} {ARROW} {new})"
     return ""
 
 

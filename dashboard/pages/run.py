@@ -1,4 +1,4 @@
-"""One run: what it measures, what happened to it, and what can be done."""
+"""The page of a run: charts, incidents, commands, timeline and actions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TIMELINE_ENTRIES: Final = 40
 
 
 def run(run_id: str | None = None, **_: object) -> Component:
-    """Build the page of a run; everything but its frame comes with the first answers."""
+    """Build the page of a run; callbacks fill its parts."""
     known = unquote(run_id or "")
     return html.Div(
         [
@@ -201,7 +201,7 @@ _ENDED = (RunState.FINISHED, RunState.FAILED)
 
 
 def run_header(run: Run) -> Component:
-    """Name the run, and offer what can be done; what has ended takes no commands."""
+    """Build the header with the buttons; a run that has ended accepts no commands."""
     ended = run.state in _ENDED
     facts: list[str | Component] = [f"id {run.id[:8]}"]
     if run.key:
@@ -237,7 +237,7 @@ def run_header(run: Run) -> Component:
 
 
 def run_place(run: Run, now: datetime) -> Component:
-    """Say where the run stands; renewed with every step, unlike the rest of the head."""
+    """Show step, attempt and last seen; updated with every step, unlike the header."""
     return html.Span(
         [
             "step ",

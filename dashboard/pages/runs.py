@@ -1,4 +1,4 @@
-"""The list of runs."""
+"""The page with the list of runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SORTS = {
 
 
 def runs(**_: object) -> Component:
-    """Build the page; the rows come with the first news."""
+    """Build the page; callbacks fill its parts."""
     return dmc.Stack(
         [
             dmc.Group(
@@ -103,28 +103,28 @@ _COLUMNS: Final = (
 
 
 def runs_table(rows: list[Component]) -> Component:
-    """Put rows under their headings."""
+    """Build the table with its head."""
     head = html.Thead(html.Tr([html.Th(name, scope="col") for name in _COLUMNS]))
     return html.Table([head, html.Tbody(rows)], className="runs-table")
 
 
 def run_row(place: int, cells: list[Component], name: str) -> Component:
-    """Build a row of its cells; it has an id of its own, so that it can be renewed alone."""
+    """Build a row; its id allows callbacks to update it on its own."""
     return html.Tr(cells, id={"type": ids.RUN_ROW, "place": place}, className=name)
 
 
 def row_name(summary: RunSummary) -> str:
-    """Name the class of a row: one with something to decide stands out."""
-    return "needs-a-person" if summary.num_proposed else ""
+    """Return the CSS class of a row: runs that need approval are highlighted."""
+    return "needs-approval" if summary.num_proposed else ""
 
 
 def run_cells(summary: RunSummary, now: datetime, picture: Component) -> list[Component]:
     """Build the cells of a run's row.
 
     Args:
-        summary: What a list shows of it.
-        now: For "3 min ago".
-        picture: Of its loss.
+        summary: Summary of the run.
+        now: Current time.
+        picture: Sparkline of its loss.
     """
     run = summary.run
     cells = (
@@ -160,11 +160,11 @@ def _name(summary: RunSummary) -> Component:
     if under:
         children.append(dmc.Text(under[0], size="xs", c="dimmed", className="under"))
     if summary.num_proposed:
-        what = "Approval needed"
+        more = f" ({summary.num_proposed})" if summary.num_proposed > 1 else ""
         children.append(
             html.Span(
-                what if summary.num_proposed == 1 else f"{what} ({summary.num_proposed})",
-                className="waits-for-you",
+                f"Approval needed{more}",
+                className="approval-needed",
             )
         )
     return html.Div(children)
@@ -211,10 +211,10 @@ def _intervention(summary: RunSummary) -> Component:
 
 
 def _nothing() -> Component:
-    """Fill a cell that has nothing to tell; narrow screens leave such cells out."""
+    """Fill an empty cell; narrow screens hide it."""
     return html.Span("\N{EN DASH}", className="nothing")
 
 
 def _labelled(name: str) -> dict[str, Any]:
-    """Name a cell for narrow screens, where the head of the table is not shown."""
+    """Label a cell for narrow screens, which hide the table head."""
     return {"data-label": name}

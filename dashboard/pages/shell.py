@@ -1,4 +1,4 @@
-"""What stands around every page: name, ways, the link to the collector, who is there."""
+"""The frame of every page: header with navigation, connection, user, and banners."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dashboard.visitor import Visitor
 
 THEME: Final[dict[str, Any]] = {
     "primaryColor": "blue",
-    "primaryShade": {"light": 7, "dark": 5},
+    "primaryShade": 8,
     "defaultRadius": "sm",
     "fontFamily": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
     "fontFamilyMonospace": "ui-monospace, 'SF Mono', Menlo, Consolas, monospace",
@@ -35,7 +35,7 @@ def shell(visitor: Visitor | None) -> Component:
     """Build the frame around the pages.
 
     Args:
-        visitor: Who is there; None: somebody whose session has ended.
+        visitor: The user; None if not signed in.
     """
     return dmc.MantineProvider(
         id=ids.THEME,
@@ -63,10 +63,10 @@ def shell(visitor: Visitor | None) -> Component:
 
 
 def _stores() -> list[Component]:
-    news = (ids.LIVE_LINK, ids.LIVE_FRAMES, ids.LIVE_DECISIONS, ids.LIVE_CONTROL, ids.LIVE_BEAT)
+    stores = (ids.LIVE_LINK, ids.LIVE_FRAMES, ids.LIVE_DECISIONS, ids.LIVE_CONTROL, ids.LIVE_BEAT)
     return [
         dcc.Location(id=ids.URL),
-        *(dcc.Store(id=name) for name in (*news, *ids.TOLD.values())),
+        *(dcc.Store(id=name) for name in (*stores, *ids.INCOMING.values())),
         dcc.Interval(id=ids.CLOCK, interval=_CLOCK_MILLISECONDS),
         dcc.Store(id=ids.CHART_WIDTH),
         dcc.Store(id=ids.RUN_RANGE),
@@ -74,11 +74,11 @@ def _stores() -> list[Component]:
 
 
 def _header(visitor: Visitor | None) -> Component:
-    ways = dmc.Group(
+    navigation = dmc.Group(
         [
             dcc.Link("Stabilizer", href="/", className="brand"),
-            dcc.Link("Runs", href="/", className="way"),
-            dcc.Link("Control", href="/control", className="way"),
+            dcc.Link("Runs", href="/", className="nav-link"),
+            dcc.Link("Control", href="/control", className="nav-link"),
         ],
         gap="md",
         wrap="nowrap",
@@ -96,20 +96,20 @@ def _header(visitor: Visitor | None) -> Component:
                 size="md",
                 **aria(label="Switch between light and dark"),
             ),
-            _person(visitor),
+            _user(visitor),
         ],
         gap="xs",
         wrap="nowrap",
         className="shell-state",
     )
-    return dmc.Group([ways, state], justify="space-between", wrap="nowrap", h="100%", px="md")
+    return dmc.Group([navigation, state], justify="space-between", wrap="nowrap", h="100%", px="md")
 
 
-def _person(visitor: Visitor | None) -> Component:
+def _user(visitor: Visitor | None) -> Component:
     if visitor is None:
-        return html.A("Sign in", href="/signin", className="way")
+        return html.A("Sign in", href="/signin", className="nav-link")
     if visitor.session is None:
-        return html.Span(visitor.name, className="person", title="Your name in the audit log")
+        return html.Span(visitor.name, className="user", title="Your name in the audit log")
     return dmc.Menu(
         [
             dmc.MenuTarget(
@@ -129,7 +129,7 @@ def _person(visitor: Visitor | None) -> Component:
 
 
 def not_found(**_: object) -> Component:
-    """Say that there is no such page, and lead on."""
+    """Build the page for an unknown address."""
     return problem(
         "Page not found",
         "Check the address, or start from the list of runs.",

@@ -1,4 +1,4 @@
-"""A job that only reports: it tells a collector what a training run would, without training."""
+"""A job that reports like a training run, without training."""
 
 import math
 import random
@@ -80,7 +80,7 @@ class Feed:
         return self.send(snapshots=held)
 
     def rolled_back(self, command, *, skipped_samples=0, lr_scale=1.0):
-        """Carry a rollback out: a new attempt begins where it went, and the word goes back."""
+        """Apply a rollback: start a new attempt at its target and report the result."""
         target = command["parameters"]["target"]
         result = {
             "command_id": command["id"],

@@ -99,7 +99,7 @@ class TestProposal:
         expect(page.get_by_role("dialog")).to_contain_text("Enter a reason")
         assert len(commands(diverging, "proposed")) == 1
 
-    def test_answered_elsewhere_meanwhile_is_told(self, diverging, open_page):
+    def test_command_answered_elsewhere_shows_an_error(self, diverging, open_page):
         page = open_page(f"/runs/{diverging.run_id}")
         page.locator("#run-proposals").get_by_role("button", name="Approve").click()
         dialog = page.get_by_role("dialog")
@@ -109,7 +109,7 @@ class TestProposal:
         confirm(page, "Approve", "too late")
         expect(dialog).to_contain_text("is rejected")
 
-    def test_what_it_would_do_is_told_anew_while_a_person_thinks(self, diverging, open_page):
+    def test_preview_is_updated_while_the_dialog_is_open(self, diverging, open_page):
         page = open_page(f"/runs/{diverging.run_id}")
         page.locator("#run-proposals").get_by_role("button", name="Approve").click()
         dialog = page.get_by_role("dialog")
@@ -173,7 +173,7 @@ class TestByHand:
         run.applied(command, lr={"decayed": 5e-4}, lr_scale=0.5)
         expect(page.locator("#run-commands .command-card")).to_contain_text("verified")
 
-    def test_a_read_back_that_differs_is_told(self, run, open_page):
+    def test_mismatch_is_shown(self, run, open_page):
         page = open_page(f"/runs/{run.run_id}")
         body = {"parameters": {"kind": "reduce_lr", "factor": 0.5}, "reason": "calmer"}
         assert run.http.post(f"/runs/{run.run_id}/commands", json=body).status_code == 201

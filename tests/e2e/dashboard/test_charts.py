@@ -1,4 +1,4 @@
-"""Charts that could not be drawn: the page says so, and draws them when it can."""
+"""Charts that could not be drawn: the page shows the error, and draws them later."""
 
 import pytest
 from playwright.sync_api import expect
@@ -23,7 +23,7 @@ def stack(tmp_path, make_stack):
 
 
 def long_run(stack):
-    """A run of more steps than a chart has pixels, so that a closer look is another drawing."""
+    """A run with more steps than a chart has pixels, so that a zoom needs another request."""
     run = stack.feed("long")
     for _ in range(8):
         run.frames(250, layers=False)
@@ -31,7 +31,7 @@ def long_run(stack):
 
 
 @pytest.mark.complaints(*NETWORK)
-def test_a_closer_look_that_fails_is_told_and_comes_later(stack, open_page, charts):
+def test_failed_zoom_is_reported_and_retried(stack, open_page, charts):
     run = long_run(stack)
     page = open_page(f"/runs/{run.run_id}", width=700)
     charts.wait_for_step(page, run.step)

@@ -1,4 +1,4 @@
-"""The collector goes away and comes back; people sign in, and their sessions end."""
+"""Loss and return of collector and dashboard; sign-in and expired sessions."""
 
 import pytest
 from playwright.sync_api import expect
@@ -18,7 +18,7 @@ def stack(tmp_path, make_stack):
 
 
 @pytest.mark.complaints(*NETWORK)
-def test_the_collector_goes_and_comes_back_and_the_page_heals(stack, open_page, charts):
+def test_page_recovers_when_the_collector_returns(stack, open_page, charts):
     run = stack.feed("patient")
     run.frames(50)
     page = open_page(f"/runs/{run.run_id}")
@@ -104,7 +104,7 @@ def test_a_page_that_has_lost_the_dashboard_says_so_until_it_is_back(stack, open
     expect(page.locator("#link-badge")).to_contain_text("live")
 
 
-def test_a_page_that_hears_nothing_any_more_is_loaded_anew(stack, open_timed, charts):
+def test_page_without_heartbeats_reloads(stack, open_timed, charts):
     run = stack.feed("deaf")
     run.frames(20)
     page = open_timed(f"/runs/{run.run_id}", CUT)
@@ -169,7 +169,7 @@ class TestSigningIn:
         assert entries["entries"][-1]["actor"] == "person:Ada"
 
     @pytest.mark.complaints(*NETWORK)
-    def test_a_session_that_ends_under_an_open_page_is_told(self, stack, open_page, browser):
+    def test_expired_session_of_an_open_page_has_a_banner(self, stack, open_page, browser):
         run = stack.feed("watched")
         run.frames(10)
         page = open_page(f"/signin?next=/runs/{run.run_id}")
@@ -195,7 +195,7 @@ class TestSigningIn:
             expect(page.locator("#link-badge")).to_contain_text("live")
         if ends == "signed out":
             first.request.post(stack.page_url + "/signout")
-        else:  # which forgets all sessions; the tabs connect again as nobody
+        else:  # which ends all sessions; the tabs reconnect without one
             stack.dashboard.popen.terminate()
             assert stack.dashboard.popen.wait(20) == 0
             stack.dashboard, _ = stack.start_dashboard(stack.page_url.rsplit(":", 1)[1])

@@ -127,11 +127,11 @@ class TestWaysThatLeadNowhere:
         page.get_by_role("link", name="All runs").click()
         expect(page.get_by_role("heading", name="Runs")).to_be_visible()
 
-    def test_a_run_that_never_was_is_told(self, open_page):
+    def test_unknown_run_shows_an_error_page(self, open_page):
         page = open_page("/runs/0123456789abcdef")
         expect(page.get_by_role("heading", name="Run not found")).to_be_visible()
 
-    def test_a_run_that_is_deleted_while_it_is_looked_at_is_told(self, stack, open_page):
+    def test_deleted_run_shows_an_error_page(self, stack, open_page):
         run = stack.feed("short-lived")
         run.frames(5)
         run.end()
@@ -152,7 +152,7 @@ class TestNarrow:
             {"/": "sweep-119", "/control": "Everything that was done"}.get(path, "vision-large")
         )
         page.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth")
-        # What lies in the fixed head of the page does not widen it: it would be cut off.
+        # Overflow in the fixed header does not widen the page: it would be clipped.
         head = "Array.from(document.querySelectorAll('.shell-header *'))"
         page.wait_for_function(
             f"{head}.every((one) => one.getBoundingClientRect().right <= window.innerWidth)"

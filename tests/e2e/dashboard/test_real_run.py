@@ -1,4 +1,4 @@
-"""A real training job that diverges, and a person at the page who brings it back."""
+"""A real training job that diverges, and a user who approves the rollback."""
 
 import pytest
 from playwright.sync_api import expect
@@ -19,7 +19,7 @@ def stack(tmp_path, make_stack):
 
 @pytest.fixture
 def job(stack, corpus, tmp_path):
-    """A job whose schedule restarts too high at step 120, and that asks before anything is done."""
+    """A job whose schedule restarts too high at step 120, in propose mode."""
     arguments = ["fit", "--data", str(corpus), "--steps", "2000", "--run", "real"]
     arguments += ["--collector", stack.url, "--mode", "propose", "--out", str(tmp_path / "out")]
     arguments += ["--policy", str(policy_file("idefics-tiny"))]

@@ -1,4 +1,4 @@
-"""News that come faster than answers: a page far from the collector goes on showing them."""
+"""Updates that arrive faster than responses: a page on a slow connection still shows them."""
 
 import asyncio
 import threading

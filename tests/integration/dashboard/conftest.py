@@ -45,7 +45,7 @@ SERIES = (
 
 
 class ManualClock:
-    """Stands still until told to go on."""
+    """A clock that is advanced by hand."""
 
     def __init__(self):
         self.at = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -171,7 +171,7 @@ class Job:
         return command
 
     def carry_out(self, command, lr_scale=0.5):
-        """Rewind as told, and say so."""
+        """Apply a rollback and report it."""
         target = command["parameters"]["target"]
         result = {
             "command_id": command["id"],
@@ -236,7 +236,7 @@ def ask():
         async def scenario():
             connections = Collector(collector.url)
             try:
-                return await act(connections.asked_by(Visitor(name="ada", token=token)))
+                return await act(connections.for_visitor(Visitor(name="ada", token=token)))
             finally:
                 await connections.close()
 
@@ -246,18 +246,18 @@ def ask():
 
 
 class Ear:
-    """Listens to a collector's news."""
+    """Listens to a collector's updates."""
 
     def __init__(self, hub, listener):
         self.hub, self.listener = hub, listener
 
     async def until(self, is_it, run_id=None):
-        """Wait for news that are as asked for; return them."""
-        news = self.listener.news(run_id)
+        """Wait for updates that satisfy the condition; return them."""
+        updates = self.listener.updates(run_id)
         async with asyncio.timeout(WAIT_SECONDS):
-            while not is_it(news):
-                news = await self.listener.wait(run_id, news, WAIT_SECONDS)
-        return news
+            while not is_it(updates):
+                updates = await self.listener.wait(run_id, updates, WAIT_SECONDS)
+        return updates
 
 
 @pytest.fixture

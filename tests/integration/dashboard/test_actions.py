@@ -90,7 +90,7 @@ class TestReasons:
         assert ada.does(lambda c: c.audit()) == before
 
     @pytest.mark.parametrize("reason", ["x" * 2001, "half a character \ud83d"], ids=["long", "odd"])
-    def test_one_that_the_audit_log_does_not_take_is_refused_in_words(self, ada, reason):
+    def test_invalid_reason_is_rejected(self, ada, reason):
         before = ada.does(lambda c: c.audit())
         for result in every_action(ada, reason):
             assert not result.done
@@ -98,7 +98,7 @@ class TestReasons:
             assert len(result.message) < 200
         assert ada.does(lambda c: c.audit()) == before
 
-    def test_it_stands_in_the_audit_log_as_it_was_written(self, ada):
+    def test_reason_is_recorded_verbatim(self, ada):
         reason = "<b>seen</b> 'it'; \u4f60\u597d \N{PARTY POPPER}\n" + "x" * 1900
         assert ada.send(PAUSE, reason).done
         entry = ada.audit()[-1]
@@ -125,7 +125,7 @@ class TestCommands:
         assert ada.send(CommandFields(kind="reduce_lr", factor=0.4)).done
         assert ada.send(PAUSE).done
 
-    def test_the_same_rollback_is_told_from_another(self, ada, job):
+    def test_another_rollback_is_not_a_duplicate(self, ada, job):
         job.report([1, 2, 3, 4], snapshots=[job.snapshot(4)])
         assert ada.send(BACK).done
         assert not ada.send(BACK).done
@@ -172,7 +172,7 @@ class TestCommands:
         ("snapshot", "said"),
         [("s7", "holds no snapshot 's7'; it holds s4"), ("s5", "non-finite")],
     )
-    def test_a_snapshot_that_cannot_be_gone_back_to_is_told(self, ada, job, snapshot, said):
+    def test_unusable_snapshot_is_rejected(self, ada, job, snapshot, said):
         held = [job.snapshot(4), job.snapshot(5) | {"finite": False}]
         job.report(range(1, 6), snapshots=held)
         fields = CommandFields(kind="rollback", snapshot=snapshot)
@@ -182,7 +182,7 @@ class TestCommands:
         assert result.message[0].isupper()
         assert "notice-bad" in ada.preview(fields)
 
-    def test_what_was_looked_at_before_a_rollback_is_not_done_after_it(self, ada, job):
+    def test_form_opened_before_a_rollback_is_rejected_after_it(self, ada, job):
         command = job.break_down()
         _, attempt = ada.does(lambda c: open_send(c, job.run_id))
         assert attempt == 1
@@ -226,7 +226,7 @@ class TestAnswers:
         assert not result.done
         assert "delivered" in result.message
 
-    def test_a_command_that_does_not_exist_is_told(self, ada):
+    def test_unknown_command_is_reported(self, ada):
         result = ada.answer(Verb.APPROVE, "0" * 32)
         assert not result.done
         assert "no command" in result.message
@@ -240,7 +240,7 @@ class TestAnswers:
 
 
 class TestModesAndSwitches:
-    def test_the_mode_is_told_as_it_is_now(self, ada):
+    def test_form_shows_the_current_mode(self, ada):
         result = ada.mode("observe")
         assert (result.message, result.done) == ("Mode changed to observe", True)
         assert ada.does(lambda c: c.run(ada.run_id)).mode == "observe"
@@ -250,7 +250,7 @@ class TestModesAndSwitches:
         result = ada.mode(mode)
         assert (result.message, result.done) == ("Choose a mode", False)
 
-    def test_the_switch_does_what_it_is_told_however_often(self, start_collector, make_job, meet):
+    def test_arming_and_disarming_are_idempotent(self, start_collector, make_job, meet):
         collector = start_collector()
         ada = meet(collector, make_job(collector))
         for disarmed in (True, True, False, False):

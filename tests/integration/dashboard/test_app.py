@@ -43,7 +43,7 @@ class House:
         (callback,) = [each for each in self.callbacks if f"..{output}." in each["output"]]
 
         def properties(kind):
-            # Of what a pattern stands for, this page has none yet.
+            # No component of this page matches the pattern yet.
             return [
                 [] if each["id"].startswith("{") else {**each, "value": values.get(each["id"])}
                 for each in callback[kind]
@@ -138,12 +138,14 @@ class TestWhatIsShown:
         assert "night shift <b>" in story
         assert ids.APPROVE in story
 
-    def test_a_run_that_does_not_exist_is_told_and_leads_on(self, collector, open_house):
+    def test_unknown_run_shows_an_error_page(self, collector, open_house):
         story = open_house(collector).story_of("a/b")
         assert "Run not found" in story
         assert '"href":"/"' in story.replace(" ", "")
 
-    def test_a_dead_collector_is_told_and_healed(self, start_collector, make_job, open_house):
+    def test_page_recovers_from_an_unavailable_collector(
+        self, start_collector, make_job, open_house
+    ):
         collector = start_collector()
         make_job(collector, name="patient")
         house = open_house(collector)
@@ -158,7 +160,7 @@ class TestBeyondLoopback:
     def house(self, guarded, open_house):
         return open_house(guarded, **BEYOND)
 
-    def test_a_person_signs_in_and_comes_to_where_they_wanted(self, house):
+    def test_sign_in_redirects_to_the_requested_page(self, house):
         wanted = house.client.get("/control?x=1", headers=PAGE)
         assert wanted.status_code == 303
         target = parse_qs(urlsplit(wanted.headers["location"]).query)["next"][0]
@@ -170,7 +172,7 @@ class TestBeyondLoopback:
         assert house.client.get("/control", headers=PAGE).status_code == 200
         assert '"grace"' in house.client.get("/_dash-layout").text
 
-    def test_without_it_no_callback_tells_anything(self, house, guarded, make_job):
+    def test_callbacks_need_a_session(self, house, guarded, make_job):
         job = make_job(guarded, token=TOKEN, name="secret run")
         for text in (house.text_of(ids.RUNS_BODY), house.story_of(job.run_id)):
             assert "secret run" not in text
@@ -181,7 +183,7 @@ class TestBeyondLoopback:
         assert "secret run" not in house.text_of(ids.RUNS_BODY)
 
     @pytest.mark.parametrize("token", ["w" * 43, ""])
-    def test_with_another_token_nobody_is_let_in(self, house, token):
+    def test_wrong_token_is_rejected(self, house, token):
         answer = house.sign_in(token=token)
         assert answer.status_code == 403
         assert "rejected this token" in answer.text
@@ -193,14 +195,12 @@ class TestBeyondLoopback:
         assert "/signin?ended=true" in house.text_of(ids.RUNS_BODY)
         assert house.client.get("/", headers=PAGE).status_code == 303
 
-    def test_a_collector_without_tokens_lets_nobody_in(self, collector, open_house):
+    def test_open_collector_disables_sign_in(self, collector, open_house):
         answer = open_house(collector, **BEYOND).sign_in(token="")
         assert answer.status_code == 403
         assert "Start the collector with a token" in answer.text
 
-    def test_a_collector_that_is_away_lets_nobody_in_and_is_named(
-        self, start_collector, open_house
-    ):
+    def test_sign_in_fails_while_the_collector_is_unavailable(self, start_collector, open_house):
         collector = start_collector(tokens=(TOKEN,))
         house = open_house(collector, **BEYOND)
         collector.stop()
@@ -238,19 +238,17 @@ class Tab:
             self.say(type="get_props_response", requestId=message["requestId"], payload=answer)
         elif message["type"].startswith("set_props"):
             for each in payload if isinstance(payload, list) else [payload]:
-                store = each["componentId"].removesuffix("-told")
+                store = each["componentId"].removesuffix("-incoming")
                 self.holds[store] = each["props"]["data"]
 
 
-class TestNews:
+class TestUpdates:
     def connect(self, house, **headers):
         given = {"origin": house.origin, **headers}
         url = f"ws://{urlsplit(house.origin).netloc}/_dash-ws-callback"
         return house.client.websocket_connect(url, headers=given)
 
-    def test_a_page_is_told_within_a_moment_and_of_the_end_of_its_session(
-        self, guarded, make_job, open_house
-    ):
+    def test_page_gets_updates_and_the_end_of_its_session(self, guarded, make_job, open_house):
         job = make_job(guarded, token=TOKEN)
         job.report([1])
         house = open_house(guarded, **BEYOND)
@@ -266,7 +264,7 @@ class TestNews:
         assert after["count"] > before["count"]
         assert last["since"] is None
 
-    def test_who_is_not_signed_in_is_told_so_and_nothing_else(self, guarded, open_house):
+    def test_anonymous_page_gets_signed_out_only(self, guarded, open_house):
         house = open_house(guarded, **BEYOND)
         with self.connect(house) as socket:
             tab = Tab(socket, house.callbacks, "/")
@@ -285,7 +283,7 @@ class TestNews:
         ],
         ids=str,
     )
-    def test_pages_of_other_sites_hear_nothing(self, collector, open_house, headers):
+    def test_pages_of_other_sites_are_rejected(self, collector, open_house, headers):
         house = open_house(collector)
         with pytest.raises(WebSocketDisconnect), self.connect(house, **headers):
             pytest.fail("it was let in")

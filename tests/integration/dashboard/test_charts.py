@@ -6,7 +6,7 @@ import math
 import pytest
 
 from dashboard import ids
-from dashboard.callbacks.panels import PanelView, draw_panels, extend_panels, looks_at_the_newest
+from dashboard.callbacks.panels import PanelView, draw_panels, extend_panels, shows_newest
 from dashboard.errors import CollectorUnavailableError, MissingError
 
 WIDE = 1000
@@ -21,7 +21,7 @@ class Page:
         self.figures = self.drawn = self.series = None
 
     def draw(self, width=WIDE, **look):
-        """Draw everything anew."""
+        """Redraw everything."""
         panels = self.ask(
             self.collector,
             lambda client: draw_panels(client, self.run_id, PanelView(width=width, **look)),
@@ -81,7 +81,7 @@ class TestDrawing:
         assert (page.series, page.drawn["read_to"]) == ([], 0)
         assert page.drawn["panels"][ids.CHART_LOSS]["lines"] == []
 
-    def test_each_panel_has_its_lines_and_the_person_can_pick_any_other(self, job, page):
+    def test_panels_have_their_lines_and_picked_series(self, job, page):
         job.report([1, 2, 3], 1.5)
         page.draw(picked=("grad_norm", "never heard of"))
         assert page.lines(ids.CHART_LOSS) == [{1: 1.5, 2: 1.5, 3: 1.5}]
@@ -133,7 +133,7 @@ class TestDrawing:
         page.draw()
         assert len(json.dumps(page.drawn, allow_nan=False)) < 3000
 
-    def test_of_a_run_that_is_gone_or_a_collector_that_is_away_the_page_is_told(
+    def test_missing_run_and_unavailable_collector_raise(
         self, start_collector, make_job, open_page
     ):
         collector = start_collector()
@@ -152,7 +152,7 @@ class TestDrawing:
 
 
 class TestNewSamples:
-    def test_they_alone_are_added_and_it_is_as_if_drawn_anew(self, job, page):
+    def test_extension_equals_a_redraw(self, job, page):
         job.report(range(1, 101))
         page.draw()
         job.report(range(101, 131), 2.0)
@@ -231,17 +231,17 @@ class TestNewSamples:
 
 
 class TestZoom:
-    def test_who_looks_at_the_past_is_sent_nothing(self, job, page):
+    def test_zoom_into_the_past_gets_no_extension(self, job, page):
         job.report(range(1, 501))
         past = (100, 200)
         page.draw(zoom=past)
-        assert not looks_at_the_newest(past, page.drawn["read_to"])
+        assert not shows_newest(past, page.drawn["read_to"])
 
     @pytest.mark.parametrize("zoom", [None, (400, 500), (400, 515)], ids=str)
-    def test_who_looks_at_the_newest_step_sees_the_next(self, job, page, zoom):
+    def test_zoom_at_the_newest_step_is_extended(self, job, page, zoom):
         job.report(range(1, 501))
         page.draw(zoom=zoom)
-        assert looks_at_the_newest(zoom, page.drawn["read_to"])
+        assert shows_newest(zoom, page.drawn["read_to"])
         job.report([501])
         page.extend()
         assert max(page.line(ids.CHART_LOSS)) == 501
@@ -252,7 +252,7 @@ class TestZoom:
         page.draw(zoom=zoom)
         job.report(range(501, 511))
         page.extend()
-        assert not looks_at_the_newest(zoom, page.drawn["read_to"])
+        assert not shows_newest(zoom, page.drawn["read_to"])
 
 
 class TestRollback:
@@ -276,7 +276,7 @@ class TestRollback:
         page.draw()
         assert page.extend() is None
 
-    def test_drawn_anew_the_old_branch_is_left_and_the_new_one_goes_on(self, rewound, page):
+    def test_redraw_after_a_rollback_shows_both_branches(self, rewound, page):
         page.draw()
         assert page.drawn["panels"][ids.CHART_LOSS]["attempt"] == 2
         assert list(page.line(ids.CHART_LOSS)) == [1, 2, 3, 4]
@@ -289,10 +289,10 @@ class TestRollback:
         assert [max(one["x"]) for one in left] == [12]
         assert all(not isinstance(y, float) or math.isfinite(y) for y in left[0]["y"])
 
-    def test_a_zoom_ahead_of_where_the_run_stands_now_waits_for_it(self, rewound, page):
+    def test_zoom_beyond_the_current_step_is_extended(self, rewound, page):
         zoom = (6, 9)
         page.draw(zoom=zoom)
-        assert looks_at_the_newest(zoom, page.drawn["read_to"])
+        assert shows_newest(zoom, page.drawn["read_to"])
         rewound.report(range(5, 8), 1.5)
         page.extend()
         assert {6: 1.5, 7: 1.5}.items() <= page.line(ids.CHART_LOSS).items()

@@ -1,4 +1,4 @@
-"""Every question and deed of the pages, asked of a real collector."""
+"""Every request of the client to a real collector."""
 
 import asyncio
 from pathlib import Path
@@ -247,7 +247,7 @@ class TestRefusals:
         async def act():
             connections = Collector(collector.url)
             try:
-                client = connections.asked_by(Visitor(name="-"))
+                client = connections.for_visitor(Visitor(name="-"))
                 await client.set_control(ControlUpdate(disarmed=True, reason="x"))
             finally:
                 await connections.close()
@@ -268,7 +268,7 @@ class TestAway:
     def collector(self, start_collector):
         return start_collector()
 
-    def test_nobody_at_the_address_and_somebody_again(self, collector, job, ask):
+    def test_collector_goes_away_and_returns(self, collector, job, ask):
         collector.stop()
         with pytest.raises(CollectorUnavailableError, match="ConnectError"):
             ask(collector, lambda client: client.run(job.run_id))
@@ -294,7 +294,7 @@ def test_a_proxy_for_the_outside_world_is_not_on_the_way(monkeypatch, collector,
     assert ask(collector, lambda client: client.control()).silences == ()
 
 
-def test_every_question_stands_in_this_file():
+def test_every_method_of_the_client_is_tested():
     asked = Path(__file__).read_text(encoding="utf-8")
     methods = [name for name in vars(CollectorApi) if not name.startswith("_")]
     in_the_loop = {"run", "series", "metrics"}

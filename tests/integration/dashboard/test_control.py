@@ -1,4 +1,4 @@
-"""The page with the switch at a real collector: only what has changed is drawn anew."""
+"""The control page with a real collector: only changed parts are updated."""
 
 import json
 import re
@@ -25,7 +25,7 @@ class Screen:
         return self.ask(self.collector, act)
 
     def renew(self):
-        """Ask as the page does; returns what was drawn anew, by its place."""
+        """Refresh as the page does; return the updated parts, by id."""
         facts = json.loads(json.dumps(self.facts))  # through the browser's store
         now = self.collector.clock.now()
         view = self.does(lambda client: view_control(client, facts, now))
@@ -67,7 +67,7 @@ def test_something_that_was_done_changes_the_log_and_leaves_the_switch(screen, m
     assert screen.renew() == {}
 
 
-def test_the_switch_turned_is_drawn_anew_with_the_facts_of_it(screen):
+def test_disarming_updates_the_card_and_its_facts(screen):
     screen.renew()
     assert screen.facts["disarmed"] is False
     screen.does(lambda c: set_armed(c, True, "a fire"))
@@ -86,7 +86,7 @@ def test_what_is_kept_in_the_browser_is_small_however_long_the_log(screen, make_
     assert len(json.dumps(screen.facts)) < 300
 
 
-def test_with_the_collector_away_it_says_so_and_back_it_goes_on_where_it_was(screen):
+def test_unavailable_collector_and_recovery(screen):
     screen.renew()
     screen.collector.stop()
     with pytest.raises(CollectorUnavailableError):

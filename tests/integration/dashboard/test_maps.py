@@ -108,7 +108,7 @@ def test_a_bucket_shows_the_highest_activation_and_the_lowest_entropy(report, dr
     assert len(activation.heatmap["layout"]["meta"]["cells"]["columns"]) <= 40
     assert max(map(max, cells(activation))) == 50.0
     assert min(map(min, cells(attention))) == pytest.approx(0.1)
-    assert len(rows(attention)) == 1  # the worst head stands for all
+    assert len(rows(attention)) == 1  # the worst head represents all
     assert min(entropy(activation).values()) == pytest.approx(0.1)
 
 
@@ -174,9 +174,7 @@ def test_after_a_rollback_the_map_shows_the_live_way_only(job, ask, collector):
     assert math.isclose(maps.step, 7)
 
 
-def test_of_a_run_that_is_gone_or_a_collector_that_is_away_the_page_is_told(
-    start_collector, make_job, ask
-):
+def test_missing_run_and_unavailable_collector_raise(start_collector, make_job, ask):
     collector = start_collector()
     job = make_job(collector)
     for run_id in ("no such run", "a/../b"):

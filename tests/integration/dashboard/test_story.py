@@ -1,4 +1,4 @@
-"""What happened to a run, as its page asks for it: from a break-down to the read-back."""
+"""Data of a run's page, from divergence to read-back."""
 
 import pytest
 
@@ -62,7 +62,7 @@ def test_a_read_back_that_differs_is_not_taken_for_good(collector, job, ask, sto
     assert [check.what for check in verdict.checks if check.ok is False] == ["lr_scale"]
 
 
-def test_a_proposal_whose_snapshot_is_gone_has_no_preview(collector, job, story_of):
+def test_proposal_without_its_snapshot_has_no_preview(collector, job, story_of):
     command = job.break_down()
     job.report([12], "NaN", snapshots=[])
     story = story_of(collector, job.run_id)
@@ -101,7 +101,7 @@ def test_where_lr_scale_was_never_measured_nothing_is_guessed(collector, job, as
     assert story.baselines[given.id].global_batch == 64
 
 
-def test_of_a_run_that_was_deleted_nothing_is_told(collector, job, story_of):
+def test_deleted_run_raises(collector, job, story_of):
     job.break_down()
     job.end()
     job.delete()
@@ -109,7 +109,7 @@ def test_of_a_run_that_was_deleted_nothing_is_told(collector, job, story_of):
         story_of(collector, job.run_id)
 
 
-def test_of_a_collector_that_is_away_nothing_is_told(start_collector, make_job, story_of):
+def test_unavailable_collector_raises(start_collector, make_job, story_of):
     collector = start_collector()
     job = make_job(collector)
     collector.stop()
@@ -129,5 +129,5 @@ class TestRuleDocs:
     def test_a_file_that_says_nothing_is_no_hindrance(self, text):
         assert rule_docs(text) == {}
 
-    def test_a_rule_without_words_says_nothing(self):
+    def test_rule_without_description(self):
         assert rule_docs("rules: [{name: a}, {name: b, doc: c}]") == {"a": "", "b": "c"}

@@ -1,4 +1,4 @@
-"""A clock that stands still, a browser, and the collector's end of a stream of events."""
+"""A manual clock, a browser, and the collector's end of an event stream."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ WAIT_SECONDS = 20
 
 
 class ManualClock:
-    """Stands still until told to go on."""
+    """A clock that is advanced by hand."""
 
     def __init__(self):
         self.at = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -64,7 +64,7 @@ def browser():
 
 
 class Stream(httpx.AsyncByteStream):
-    """The body of one answer: what the test says, until it ends or breaks it off."""
+    """The body of a response, sent by the test until it ends or aborts it."""
 
     def __init__(self):
         self.parts = asyncio.Queue()
@@ -146,16 +146,16 @@ class Stage:
         self.collector = Collector("http://collector", transport=self.wire)
         self.hub = LiveHub(self.collector, clock, self.pauses)
 
-    async def news(self, listener, run_id=None, *, until):
-        """Wait until the news are as asked for; return them."""
-        found = listener.news(run_id)
+    async def updates(self, listener, run_id=None, *, until):
+        """Wait until the updates satisfy the condition; return them."""
+        found = listener.updates(run_id)
         async with asyncio.timeout(WAIT_SECONDS):
             while not until(found):
                 found = await listener.wait(run_id, found, WAIT_SECONDS)
         return found
 
     async def linked(self, listener, link):
-        return await self.news(listener, until=lambda news: news.link is link)
+        return await self.updates(listener, until=lambda updates: updates.link is link)
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_change_survives_nan_and_nothing():
         (-3, "0 s"),
     ],
 )
-def test_duration_is_told_in_its_greatest_units(seconds, text):
+def test_duration_has_its_two_largest_units(seconds, text):
     assert duration(seconds) == text
 
 
@@ -84,7 +84,7 @@ def test_duration_is_told_in_its_greatest_units(seconds, text):
         (timedelta(hours=26), "1 d ago"),
     ],
 )
-def test_what_is_past_is_told_from_now(past, text):
+def test_age_of_a_past_time(past, text):
     assert ago(NOW - past, NOW) == text
 
 
@@ -94,7 +94,7 @@ def test_time_left_ends():
     assert left(NOW, NOW) is None
 
 
-def test_times_of_other_zones_and_of_none_are_told_in_utc():
+def test_times_are_converted_to_utc():
     berlin = NOW.astimezone(timezone(timedelta(hours=2)))
     assert clock(berlin) == clock(NOW.replace(tzinfo=None)) == "14:03"
     assert moment(berlin) == "2025-05-30 14:03:05 UTC"

@@ -1,4 +1,4 @@
-"""`python -m dashboard` before it serves: what cannot be used is told, and status 2."""
+"""`python -m dashboard`: invalid settings are reported with exit status 2."""
 
 import socket
 
@@ -41,25 +41,25 @@ def refused(result, *messages):
         (("--prot", 1), "--prot"),
     ],
 )
-def test_what_cannot_be_used_is_told_without_a_traceback(run, arguments, message):
+def test_invalid_settings_are_reported_without_a_traceback(run, arguments, message):
     refused(run(*arguments), message)
 
 
-def test_each_mistake_has_a_line(run, monkeypatch):
+def test_each_mistake_is_one_line(run, monkeypatch):
     monkeypatch.setenv("DASHBOARD_SESSION_HOURS", "never")
     result = run("--port", -1, "--collector", "x")
     refused(result, "error: port: ", "error: session_hours: ", "error: collector_url: ")
     assert len(result.stderr.splitlines()) == 3
 
 
-def test_beyond_loopback_no_token_is_lent(run, tmp_path):
+def test_token_is_refused_beyond_loopback(run, tmp_path):
     (tmp_path / "token").write_text(TOKEN)
     result = run("--host", "0.0.0.0", "--token-file", "token")
     refused(result, "users sign in with their own tokens")
     assert TOKEN not in result.output
 
 
-def test_a_taken_port_is_told(run):
+def test_taken_port_is_reported(run):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         refused(run("--port", port), f"cannot listen on host '127.0.0.1', port {port}")

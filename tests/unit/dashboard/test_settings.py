@@ -97,23 +97,23 @@ class TestPerson:
         assert load_dashboard_settings().person == "dashboard"
 
     @pytest.mark.parametrize("person", [" ", "-ada", "ada\n", "a\u00e9", "a/b", "x" * 101])
-    def test_a_name_that_the_audit_log_would_refuse_is_refused(self, person):
+    def test_invalid_name_is_rejected(self, person):
         assert refusal(person=person).startswith("person: ")
 
 
 class TestLoopback:
     @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.1.2.3"])
-    def test_on_this_machine_nobody_signs_in_and_a_token_may_be_lent(self, host):
+    def test_loopback_needs_no_sign_in_and_may_have_a_token(self, host):
         settings = load_dashboard_settings(host=host, token=TOKEN)
         assert settings.is_loopback
         assert not settings.must_sign_in
 
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "dash.example", "10.0.0.1"])
-    def test_beyond_it_people_sign_in(self, host):
+    def test_sign_in_is_required_beyond_loopback(self, host):
         assert load_dashboard_settings(host=host).must_sign_in
 
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", "dash.example"])
-    def test_beyond_it_no_token_is_lent_to_everybody(self, host, tmp_path):
+    def test_token_is_refused_beyond_loopback(self, host, tmp_path):
         (tmp_path / "token").write_text(TOKEN)
         for given in ({"token": TOKEN}, {"token_file": tmp_path / "token"}):
             message = refusal(host=host, **given)
@@ -192,7 +192,7 @@ class TestRefusals:
     def test_each_names_its_field(self, field, value):
         assert refusal(**{field: value}).startswith(f"{field}")
 
-    def test_every_mistake_is_told_at_once(self):
+    def test_every_mistake_is_reported(self):
         lines = refusal(port=-1, session_hours=0, collector_url="x", person="/").splitlines()
         assert {line.partition(":")[0] for line in lines} == {
             "port",
@@ -208,7 +208,7 @@ class TestRefusals:
             (tmp_path / "token").write_bytes(data)
         assert "token_file" in refusal(token_file=tmp_path / "token")
 
-    def test_two_tokens_are_refused_since_nobody_could_say_which_is_used(self, tmp_path):
+    def test_two_tokens_are_refused(self, tmp_path):
         (tmp_path / "token").write_text(TOKEN)
         message = refusal(token="o" * 43, token_file=tmp_path / "token")
         assert "token and token_file" in message

@@ -59,7 +59,7 @@ def every_member() -> list[StrEnum]:
 
 
 @pytest.mark.parametrize("member", every_member(), ids=lambda m: f"{type(m).__name__}.{m.name}")
-def test_every_word_of_the_protocol_has_a_phrase(member):
+def test_every_enum_member_has_a_phrase(member):
     words = phrase(member)
     assert words == words.strip()
     assert words[0].islower()
@@ -74,7 +74,7 @@ def test_no_two_reasons_of_one_kind_read_the_same():
         assert len(set(phrases)) == len(phrases), kind
 
 
-def test_rollback_with_skip_and_cut_is_told_whole():
+def test_sentence_of_a_rollback_with_skip_and_reduction():
     cut = ReduceLrParameters(factor=0.5, hold_steps=500)
     parameters = RollbackParameters(target=TARGET, skip_steps=200, reduce_lr=cut)
     assert command_sentence(parameters, global_batch=64) == (
@@ -83,13 +83,13 @@ def test_rollback_with_skip_and_cut_is_told_whole():
     )
 
 
-def test_rollback_without_more_is_told_without_more():
+def test_sentence_of_a_plain_rollback():
     parameters = RollbackParameters(target=TARGET)
     assert command_sentence(parameters) == "roll back to step 1,200 (snapshot a1-1200)"
     assert command_title(parameters) == "roll back to step 1,200"
 
 
-def test_skip_with_unknown_batch_is_told_in_steps_alone():
+def test_skip_with_unknown_batch_is_in_steps_only():
     parameters = RollbackParameters(target=TARGET, skip_steps=1)
     assert command_sentence(parameters).endswith("skip 1 step of data")
 
@@ -107,7 +107,7 @@ def test_skip_with_unknown_batch_is_told_in_steps_alone():
         ),
     ],
 )
-def test_cut_tells_how_long_it_holds(cut, sentence):
+def test_sentence_of_a_reduction(cut, sentence):
     assert command_sentence(cut) == sentence
 
 
@@ -119,7 +119,7 @@ def test_cut_tells_how_long_it_holds(cut, sentence):
         (RollbackRequest(snapshot_id="a1-9"), "snapshot a1-9"),
     ],
 )
-def test_rollback_that_is_asked_for_tells_how_its_target_is_found(request_, where):
+def test_sentence_of_a_requested_rollback(request_, where):
     assert command_sentence(request_) == f"roll back to {where}"
 
 
@@ -133,12 +133,12 @@ def test_plain_commands_are_sentences_of_their_own(parameters):
     assert command_title(parameters) == phrase(parameters.kind)
 
 
-def test_reason_of_a_command_is_told_whichever_list_it_is_from():
+def test_reason_phrase_of_any_enum():
     assert reason_phrase("relapse") == phrase(DecisionReason.RELAPSE)
     assert reason_phrase("superseded") == phrase(RejectReason.SUPERSEDED)
     assert reason_phrase("a_word_of_tomorrow") == "a word of tomorrow"
 
 
-def test_persons_go_by_their_name_and_parts_by_an_article():
+def test_actor_names():
     assert actor_name("person:anna") == "anna"
     assert actor_name("policy") == "the policy"

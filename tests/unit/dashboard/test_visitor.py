@@ -10,7 +10,7 @@ from dashboard.visitor import Visitor, current_visitor, visited_by
 ADA, BOB = Visitor(name="ada", token=SecretStr("a" * 43)), Visitor(name="bob")
 
 
-def test_outside_of_any_request_there_is_nobody():
+def test_no_visitor_outside_of_a_request():
     assert current_visitor() is None
 
 

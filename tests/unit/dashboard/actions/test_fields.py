@@ -36,7 +36,7 @@ class TestCommands:
         cut = CommandFields(kind="rollback", **FULL | {"with_cut": True}).request()
         assert cut == RollbackRequest(snapshot_id="s4", skip_steps=5, reduce_lr=CUT)
 
-    def test_a_cut_is_read_whatever_stands_in_the_fields_of_a_rollback(self):
+    def test_rollback_fields_are_ignored_for_a_reduction(self):
         fields = FULL | {"snapshot": None, "skip_steps": "x"}
         assert CommandFields(kind="reduce_lr", **fields).request() == CUT
 
@@ -55,7 +55,7 @@ class TestCommands:
         cut = CommandFields(kind="reduce_lr", factor=0.5, hold_steps="", ramp_steps=None).request()
         assert cut == ReduceLrParameters(factor=0.5, hold_steps=None, ramp_steps=0)
 
-    def test_nothing_is_nothing_and_not_until_told_otherwise(self):
+    def test_empty_fields_are_not_until_changed(self):
         cut = CommandFields(kind="reduce_lr", factor=1, hold_steps=0, ramp_steps=0).request()
         assert cut.hold_steps == 0
 

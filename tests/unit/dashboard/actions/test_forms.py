@@ -99,7 +99,7 @@ def test_newest_healthy_snapshot_is_chosen(by_id):
     assert found[send_command.SNAPSHOT].value == "a1-200"
 
 
-def test_snapshots_stand_newest_first_and_spoiled_ones_cannot_be_chosen(parts, text_of):
+def test_snapshots_are_newest_first_and_non_finite_ones_disabled(parts, text_of):
     form = command_form(SNAPSHOTS)
     radios = [part for part in parts(form) if isinstance(part, dmc.Radio)]
     radios = [radio for radio in radios if radio.value.startswith("a1-")]
@@ -138,7 +138,7 @@ def test_present_mode_is_marked_and_chosen(parts, by_id):
     assert by_id(form)[mode.MODE].value == "auto"
 
 
-def test_silence_ends_behind_where_the_run_stands(by_id):
+def test_silence_ends_after_the_current_step(by_id):
     until = by_id(silence_form(["a"], 500))[silence.UNTIL_STEP]
     assert until.min == 500
     assert until.value > 500

@@ -21,7 +21,7 @@ PAGE = {"accept": "text/html,application/xhtml+xml"}
 
 
 class House:
-    """An app behind the guard that tells who is in it."""
+    """An app behind the guard that returns its visitor."""
 
     def __init__(self, clock, base_url=LOOPBACK, **given):
         self.settings = load_dashboard_settings(person="ada", **given)
@@ -65,7 +65,7 @@ class House:
         return self.client.websocket_connect(f"ws://{LOOPBACK[7:]}/live", headers=named)
 
     def connect(self, **headers):
-        """Open a WebSocket; returns what it says first, or the code with which it was refused."""
+        """Open a WebSocket; return its first message, or the close code."""
         try:
             with self.open(**headers) as socket:
                 return socket.receive_json()
@@ -179,7 +179,7 @@ class TestOtherSites:
         answer = house.get(sec_fetch_site="cross-site", sec_fetch_mode="navigate", **PAGE)
         assert answer.status_code == 200
 
-    def test_behind_a_proxy_that_speaks_tls_pages_are_our_own(self, make_house):
+    def test_own_pages_are_accepted_behind_a_tls_proxy(self, make_house):
         house = make_house(allowed_hosts="dash.example")
         headers = {"host": "dash.example", "origin": "https://dash.example"}
         assert house.post(**headers).status_code == 200
@@ -196,7 +196,7 @@ class TestSessions:
         beyond.client.cookies.set(COOKIE, session)
         return session
 
-    def test_on_loopback_everybody_is_the_person_of_the_settings(self, house):
+    def test_visitor_on_loopback_comes_from_the_settings(self, house):
         assert house.get().json() == {"name": "ada", "session": None}
 
     def test_on_loopback_who_signed_in_is_who_signed_in(self, house):
@@ -204,7 +204,7 @@ class TestSessions:
         house.client.cookies.set(COOKIE, session)
         assert house.get().json() == {"name": "grace", "session": session}
 
-    def test_beyond_it_the_session_tells(self, beyond, signed_in):
+    def test_visitor_beyond_loopback_comes_from_the_session(self, beyond, signed_in):
         assert beyond.get(**PAGE).json() == {"name": "grace", "session": signed_in}
         assert beyond.post().json()["name"] == "grace"
         assert beyond.connect(cookie=f"{COOKIE}={signed_in}")["name"] == "grace"
@@ -280,9 +280,9 @@ class TestWebSocketOfAnother:
                 self.sign_in(beyond)
             assert all(self.is_heard(socket, message) for message in self.OTHERS)
             assert self.code_of_end(beyond, socket) == 4401
-        assert beyond.num_ended == 1  # the app was told that it is over
+        assert beyond.num_ended == 1  # the app received the disconnect
 
-    def test_of_nobody_it_stays_until_somebody_has_signed_in_and_come_back(self, beyond):
+    def test_anonymous_socket_stays_open_until_a_sign_in(self, beyond):
         with beyond.open() as socket:
             assert socket.receive_json() is None
             assert all(self.is_heard(socket) for _ in range(3))
@@ -291,7 +291,7 @@ class TestWebSocketOfAnother:
             assert beyond.get(cookie=f"{COOKIE}={session}").json()["name"] == "grace"
             assert self.code_of_end(beyond, socket) == 4401
 
-    def test_of_nobody_another_one_is_not_closed_for_the_same_reason_again(self, beyond):
+    def test_next_anonymous_socket_is_not_closed_again(self, beyond):
         cookie = self.sign_in(beyond)
         with beyond.open() as socket:
             assert socket.receive_json() is None
@@ -326,7 +326,7 @@ class TestToSignIn:
         "path",
         ["/", "/runs/abc", "/runs/abc?from=10&to=20", "/runs/a%2Fb%3Fc", "/runs/100%25?x=%C3%A9"],
     )
-    def test_a_person_is_led_there_and_back_again(self, beyond, path):
+    def test_page_redirects_to_sign_in_and_back(self, beyond, path):
         target = self.next_of(beyond.get(path, **PAGE))
         assert target == path
         assert local_path(target) == path
@@ -346,7 +346,7 @@ class TestToSignIn:
     def test_those_beside_them_are_not(self, beyond, path):
         assert self.next_of(beyond.get(path, **PAGE)) == path
 
-    def test_an_address_that_looks_like_another_site_stays_here(self, beyond):
+    def test_lookalike_address_stays_on_this_site(self, beyond):
         answer = beyond.client.get(LOOPBACK + "//evil.example/x", headers=PAGE)
         assert local_path(self.next_of(answer)) == "/"
 
@@ -409,7 +409,7 @@ class TestBodies:
         assert house.client.post("/", content=iter(pieces)).status_code == 200
         assert house.bodies == [b"".join(pieces)]
 
-    def test_a_browser_that_goes_half_way_is_told_to_the_app(self):
+    def test_disconnect_while_reading_reaches_the_app(self):
         sent = [{"type": "http.request", "body": b"a", "more_body": True}]
         sent += [{"type": "http.disconnect"}] * 2
 

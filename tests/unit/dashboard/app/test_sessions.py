@@ -14,19 +14,19 @@ def sessions(clock):
     return Sessions(clock, hours=2)
 
 
-def test_a_session_tells_who_it_belongs_to(sessions):
+def test_session_returns_its_visitor(sessions):
     session = sessions.begin("ada", TOKEN)
     visitor = sessions.visitor(session)
     assert (visitor.name, visitor.token, visitor.session) == ("ada", TOKEN, session)
 
 
 @pytest.mark.parametrize("session", [None, "", "made-up", "x" * 10_000])
-def test_what_is_no_session_is_nobody(sessions, session):
+def test_unknown_session_has_no_visitor(sessions, session):
     sessions.begin("ada", TOKEN)
     assert sessions.visitor(session) is None
 
 
-def test_ids_cannot_be_guessed_and_tell_nothing(sessions):
+def test_ids_are_random(sessions):
     ids = {sessions.begin("ada-lovelace", TOKEN) for _ in range(100)}
     assert len(ids) == 100
     assert min(map(len, ids)) >= 43  # 256 random bits
@@ -92,6 +92,6 @@ def test_beyond_the_limit_the_oldest_ends(sessions, monkeypatch):
     assert [one and one.name for one in found] == [None, None, "p2", "p3", "p4"]
 
 
-def test_after_a_restart_nobody_is_signed_in(sessions, clock):
+def test_restart_ends_all_sessions(sessions, clock):
     session = sessions.begin("ada", TOKEN)
     assert Sessions(clock, hours=2).visitor(session) is None

@@ -1,4 +1,4 @@
-"""Signing in and out: what the form takes, what it says, and what the browser keeps."""
+"""Sign-in and sign-out: form, errors and cookie."""
 
 import asyncio
 from html.parser import HTMLParser
@@ -60,7 +60,7 @@ class Page(HTMLParser):
 
 
 class House:
-    """The sign-in page in front of an app that is shown to people only."""
+    """The sign-in page in front of an app that requires a session."""
 
     def __init__(self, clock, answer, **given):
         settings = load_dashboard_settings(**given)
@@ -93,7 +93,7 @@ def house(make_house):
 
 
 class TestGood:
-    def test_name_and_token_of_the_collector_let_in_and_lead_on(self, house):
+    def test_valid_token_signs_in_and_redirects(self, house):
         assert not house.is_in()
         answer = house.sign_in(next="/runs/abc?from=10")
         assert (answer.status_code, answer.headers["location"]) == (303, "/runs/abc?from=10")
@@ -102,7 +102,7 @@ class TestGood:
         assert (visitor.name, visitor.token.get_secret_value()) == ("ada", TOKEN)
 
     @pytest.mark.parametrize("is_secure", [True, False])
-    def test_the_browser_keeps_a_number_that_no_script_sees(self, make_house, is_secure):
+    def test_cookie_holds_a_session_id_only(self, make_house, is_secure):
         answer = make_house(secure_cookies=is_secure, session_hours=2).sign_in()
         cookie, *flags = answer.headers["set-cookie"].split("; ")
         assert cookie.startswith(f"{COOKIE}=")
@@ -110,23 +110,23 @@ class TestGood:
         expected = {"HttpOnly", "Max-Age=7200", "Path=/", "SameSite=lax"}
         assert set(flags) == expected | ({"Secure"} if is_secure else set())
 
-    def test_a_second_time_ends_the_first(self, house):
+    def test_second_sign_in_ends_the_first(self, house):
         first = house.sign_in().cookies[COOKIE]
         second = house.sign_in(name="grace").cookies[COOKIE]
         assert house.sessions.visitor(first) is None
         assert house.sessions.visitor(second).name == "grace"
 
-    def test_what_stands_around_name_and_token_is_left_out(self, house):
+    def test_name_and_token_are_stripped(self, house):
         answer = house.sign_in(name="  ada lovelace ", token=f" {TOKEN}\r\n")
         assert house.sessions.visitor(answer.cookies[COOKIE]).name == "ada lovelace"
 
-    def test_on_loopback_a_name_alone_will_do_where_the_collector_wants_no_token(self, make_house):
+    def test_name_suffices_on_loopback_without_tokens(self, make_house):
         house = make_house(lambda _: httpx.Response(200, json=CONTROL), host="127.0.0.1")
         answer = house.sign_in(token="")
         visitor = house.sessions.visitor(answer.cookies[COOKIE])
         assert (visitor.name, visitor.token) == ("ada", None)
 
-    def test_the_page_says_whose_token_it_wants_and_is_kept_nowhere(self, make_house):
+    def test_page_names_the_collector_and_is_not_cached(self, make_house):
         house = make_house(collector_url="http://collector.example:8000")
         answer = house.client.get("/signin")
         page = Page(answer.text)
@@ -135,13 +135,13 @@ class TestGood:
         assert answer.headers["cache-control"] == "no-store"
 
     @pytest.mark.parametrize("ended", ["true", "1", "sure"])
-    def test_who_was_signed_in_before_is_told(self, house, ended):
+    def test_expired_session_shows_a_notice(self, house, ended):
         assert "Your session has expired" in house.page(ended=ended, next="/control").alert
 
 
 class TestRefused:
     @pytest.mark.parametrize("token", ["w" * 43, "", "with\nnewline", "gr\u00fcn" * 10, "\x00"])
-    def test_with_another_token_nobody_is_let_in(self, house, token):
+    def test_wrong_token_is_rejected(self, house, token):
         answer = house.sign_in(token=token)
         assert answer.status_code == 403
         assert "token" in Page(answer.text).alert
@@ -151,19 +151,19 @@ class TestRefused:
     @pytest.mark.parametrize(
         "name", ["", "  ", "-ada", "a\nb", "g\u00fcnther", "a/b", "x" * 101, ODD]
     )
-    def test_a_name_that_the_audit_log_would_refuse_is_refused(self, house, name):
+    def test_invalid_name_is_rejected(self, house, name):
         answer = house.sign_in(name=name)
         assert answer.status_code == 403
         assert Page(answer.text).alert.startswith("Enter a name")
         assert not house.is_in()
 
-    def test_what_was_typed_stands_there_again_but_never_the_token(self, house):
+    def test_form_keeps_its_fields_except_the_token(self, house):
         answer = house.sign_in(name="ada", token="w" * 43, next="/control")
         page = Page(answer.text)
         assert page.fields == {"next": "/control", "name": "ada", "token": ""}
         assert "www" not in answer.text
 
-    def test_one_who_is_refused_stays_who_he_was(self, house):
+    def test_failed_sign_in_keeps_the_session(self, house):
         session = house.sign_in().cookies[COOKIE]
         house.sign_in(name="grace", token="w" * 43)
         assert house.sessions.visitor(session).name == "ada"
@@ -185,7 +185,7 @@ class TestRefused:
         ],
         ids=lambda answer: getattr(answer, "status_code", type(answer).__name__),
     )
-    def test_where_no_collector_answers_well_nobody_is_let_in(self, make_house, answer):
+    def test_sign_in_fails_without_a_working_collector(self, make_house, answer):
         def respond(_):
             if isinstance(answer, Exception):
                 raise answer
@@ -198,9 +198,7 @@ class TestRefused:
         assert not house.is_in()
 
     @pytest.mark.parametrize("token", [TOKEN, ""])
-    def test_beyond_loopback_a_collector_that_takes_everybody_lets_nobody_in(
-        self, make_house, token
-    ):
+    def test_open_collector_disables_sign_in_beyond_loopback(self, make_house, token):
         house = make_house(lambda _: httpx.Response(200, json=CONTROL))
         answer = house.sign_in(token=token)
         assert answer.status_code == 403
@@ -226,7 +224,7 @@ class TestForm:
         ],
         ids=lambda body: repr(body[:20]),
     )
-    def test_what_is_no_form_of_ours_is_refused_in_words(self, house, body):
+    def test_malformed_form_shows_an_error(self, house, body):
         answer = self.post(house, body)
         assert answer.status_code == 403
         assert Page(answer.text).alert
@@ -249,7 +247,7 @@ class TestForm:
         assert asyncio.run(scenario()).status_code == status
         assert sent <= MAX_BODY_BYTES + 1000
 
-    def test_one_that_breaks_off_signs_nobody_in_and_is_no_error(self, house):
+    def test_aborted_request_is_ignored(self, house):
         messages = [{"type": "http.request", "body": b"name=a", "more_body": True}]
         sent = []
 
@@ -275,7 +273,7 @@ class TestForm:
         body = f"name=mallory&name=ada&token=x&token={TOKEN}".encode()
         assert self.post(house, body).status_code == 303
 
-    def test_a_page_of_another_site_signs_nobody_in(self, house):
+    def test_cross_site_sign_in_is_blocked(self, house):
         answer = house.client.post(
             "/signin",
             data={"name": "mallory", "token": TOKEN},
@@ -341,7 +339,7 @@ class TestOut:
         answer = make_house(host="127.0.0.1").client.post("/signout")
         assert answer.headers["location"] == "/"
 
-    def test_a_link_or_a_page_of_another_site_signs_nobody_out(self, house):
+    def test_cross_site_sign_out_is_blocked(self, house):
         session = house.sign_in().cookies[COOKIE]
         assert house.client.get("/signout").status_code == 405
         evil = {"origin": "https://evil.example"}

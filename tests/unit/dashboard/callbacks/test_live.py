@@ -1,4 +1,4 @@
-"""What an open page is told, and when it is let go."""
+"""Updates sent to an open page, and the end of the stream."""
 
 import asyncio
 import json
@@ -9,8 +9,8 @@ from pydantic import SecretStr
 
 from dashboard import ids
 from dashboard.callbacks import live
-from dashboard.callbacks.live import SIGNED_OUT, Told, changes, follow, run_of
-from dashboard.client.live import Link, News
+from dashboard.callbacks.live import SIGNED_OUT, PageState, changes, follow, run_of
+from dashboard.client.live import Link, Updates
 from dashboard.visitor import Visitor
 
 ADA = Visitor(name="ada", token=SecretStr("a" * 43), session="s")
@@ -28,13 +28,13 @@ class Tab:
 
     def __init__(self, path="/"):
         self.shows = path
-        self.is_gone = False
+        self.is_closed = False
         self.rounds = []
-        """What was shown at each look, by store; signs of life apart."""
+        """Data sent at each check, by store, without heartbeats."""
         self.beats = []
 
     async def path(self):
-        await asyncio.sleep(0)  # the browser is asked over a network
+        await asyncio.sleep(0)  # as over a network
         if isinstance(self.shows, Exception):
             raise self.shows
         self.rounds.append({})
@@ -50,12 +50,12 @@ class Tab:
 
     @property
     def holds(self):
-        """What stands in the stores now."""
+        """Current data of the stores."""
         return {name: data for shown in self.rounds for name, data in shown.items()}
 
 
 class Page:
-    """A tab that is followed, one look at a time."""
+    """A page that is updated one check at a time."""
 
     def __init__(self, stage, tab, is_signed_in=lambda visitor: True, visitor=ADA):
         self.stage, self.tab = stage, tab
@@ -71,17 +71,17 @@ class Page:
         await self._next.wait()
 
     async def looked(self):
-        """Wait for the end of a look; return what it showed."""
+        """Wait for the end of a check; return what it sent."""
         await self._looked.wait()
         return self.tab.rounds[-1]
 
     def go_on(self):
-        """Let it look once more."""
+        """Run one more check."""
         self._looked.clear()
         self._next.set()
 
     async def look(self):
-        """Let it look once more; return what that showed."""
+        """Run one more check; return what it sent."""
         self.go_on()
         return await self.looked()
 
@@ -92,8 +92,8 @@ class Page:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    """Look again at once where there are no news."""
-    monkeypatch.setattr(live, "_LOOK_SECONDS", 0.0)
+    """Look again at once where there are no updates."""
+    monkeypatch.setattr(live, "_POLL_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def watch(play):
 
 
 async def look_until(page, name, **expected):
-    """Look until a store holds what is expected; return what the last look showed."""
+    """Run checks until a store holds the expected data; return what the last one sent."""
     shown = {}
     while not expected.items() <= page.tab.holds[name].items():
         shown = await page.look()
@@ -126,7 +126,7 @@ async def look_until(page, name, **expected):
 
 
 class TestShown:
-    def test_the_first_look_fills_every_store(self, play, clock):
+    def test_first_update_fills_every_store(self, play, clock):
         async def scenario(stage):
             page = Page(stage, Tab("/runs/r"))
             shown = await page.looked()
@@ -173,7 +173,7 @@ class TestShown:
 
         assert set(watch(scenario, Tab("/runs/r"))) == stores
 
-    def test_a_page_of_another_run_is_not_told(self, watch):
+    def test_page_of_another_run_gets_no_update(self, watch):
         async def scenario(page, stream):
             stream.say(change("r"), change(None))
             await look_until(page, ids.LIVE_CONTROL, count=2)
@@ -181,7 +181,7 @@ class TestShown:
 
         assert watch(scenario, Tab("/runs/other")) == {"run_id": "other", "count": 1, "step": 0}
 
-    def test_the_list_of_runs_is_told_of_each(self, watch):
+    def test_list_of_runs_gets_updates_of_each(self, watch):
         async def scenario(page, stream):
             stream.say(change("a"), change("b", step=5))
             await look_until(page, ids.LIVE_FRAMES, count=3)
@@ -189,14 +189,14 @@ class TestShown:
 
         assert watch(scenario) == {"run_id": None, "count": 3, "step": 0}
 
-    def test_what_happens_between_two_looks_is_told_as_one(self, watch):
+    def test_updates_between_two_checks_are_merged(self, watch):
         async def scenario(page, stream):
             num_rounds = len(page.tab.rounds)
             stream.say(*(change("r", number, step=number) for number in range(1, 101)))
             stream.say(change(None))
             listening = page.stage.hub.listening(ADA)
             async with listening as listener:
-                await page.stage.news(listener, until=lambda news: news.control == 2)
+                await page.stage.updates(listener, until=lambda updates: updates.control == 2)
             shown = await page.look()
             return shown[ids.LIVE_FRAMES], len(page.tab.rounds) - num_rounds
 
@@ -204,7 +204,7 @@ class TestShown:
         assert frames == {"run_id": "r", "count": 101, "step": 100}
         assert num_looks == 1
 
-    def test_a_collector_that_goes_and_comes_is_shown_with_its_time(self, watch, clock):
+    def test_link_changes_carry_their_time(self, watch, clock):
         async def scenario(page, stream):
             clock.advance(60)
             stream.end(httpx.ReadError("gone"))
@@ -219,7 +219,7 @@ class TestShown:
         assert set(away) == {ids.LIVE_LINK}
         assert (clock.now() - start).total_seconds() == 120
         assert away[ids.LIVE_LINK]["since"] == "2026-03-01T12:01:00+00:00"
-        assert set(back) == ALL  # what happened in between was not heard
+        assert set(back) == ALL  # events in between were missed
         assert back[ids.LIVE_LINK]["since"] == "2026-03-01T12:02:00+00:00"
 
     def test_a_token_that_is_not_taken_any_more_is_shown(self, watch):
@@ -277,7 +277,7 @@ class TestMoving:
         assert shown[ids.LIVE_FRAMES] == {"run_id": None, "count": 3, "step": 0}
 
     @pytest.mark.parametrize("path", [None, "", "/", "/control", "/nowhere", "/runs/", "/runs/a/b"])
-    def test_a_page_of_no_single_run_is_told_of_all(self, watch, path):
+    def test_page_without_a_run_gets_updates_of_all(self, watch, path):
         async def scenario(page, _):
             return page.tab.holds[ids.LIVE_FRAMES]
 
@@ -298,7 +298,7 @@ class TestEnd:
 
         assert watch(scenario)
 
-    def test_a_frozen_tab_is_told_all_when_it_answers_again(self, watch, clock):
+    def test_frozen_tab_gets_everything_when_it_responds(self, watch, clock):
         async def scenario(page, stream):
             num_beats = len(page.tab.beats)
             page.tab.shows = TimeoutError()
@@ -313,10 +313,10 @@ class TestEnd:
 
         assert watch(scenario, Tab("/runs/r")) == (0, 1)
 
-    def test_a_tab_that_is_gone_ends_it_and_is_shown_nothing_more(self, watch):
+    def test_closed_tab_ends_the_stream(self, watch):
         async def scenario(page, stream):
             num_rounds = len(page.tab.rounds)
-            page.tab.is_gone = True
+            page.tab.is_closed = True
             page.go_on()
             await page.task
             return len(page.tab.rounds) - num_rounds, stream.closed.is_set()
@@ -335,7 +335,7 @@ class TestEnd:
         found = watch(scenario, is_signed_in=lambda visitor: visitor.session in sessions)
         assert found == (SIGNED_OUT, True)
 
-    def test_one_whose_session_has_ended_already_is_told_nothing_of_any_run(self, play):
+    def test_expired_session_gets_no_updates(self, play):
         async def scenario(stage):
             tab = Tab()
             await follow(tab, stage.hub, ADA, lambda visitor: False, clock=stage.clock)
@@ -343,7 +343,7 @@ class TestEnd:
 
         assert play(scenario) == ({ids.LIVE_LINK: SIGNED_OUT}, [True])
 
-    def test_who_is_nobody_is_told_so_and_the_collector_is_not_asked(self, play):
+    def test_anonymous_page_is_signed_out_without_a_request(self, play):
         async def scenario(stage):
             tab = Tab()
             await follow(tab, stage.hub, None, lambda visitor: True, clock=stage.clock)
@@ -358,7 +358,7 @@ class TestEnd:
 
         assert watch(scenario) == (True, True)
 
-    def test_other_pages_of_the_person_go_on(self, watch):
+    def test_other_pages_of_the_user_continue(self, watch):
         async def scenario(page, stream):
             other = Page(page.stage, Tab("/runs/r"))
             await other.looked()
@@ -399,7 +399,7 @@ class TestRunOf:
 
 class TestChanges:
     def told(self, clock, run_id="r", link=Link.LIVE, **counts):
-        return Told(run_id, News(link=link, since=clock.now(), **counts))
+        return PageState(run_id, Updates(link=link, since=clock.now(), **counts))
 
     def test_of_a_page_that_knows_nothing_everything(self, clock):
         assert set(changes(None, self.told(clock))) == ALL

@@ -1,10 +1,10 @@
-"""What a page asks for: how many points, of which steps, and whether new ones would be seen."""
+"""Queries of a page: points, steps, and whether new samples are in view."""
 
 import math
 
 import pytest
 
-from dashboard.callbacks.panels import PanelView, looks_at_the_newest, read_zoom
+from dashboard.callbacks.panels import PanelView, read_zoom, shows_newest
 from stabilizer.protocol.queries import SeriesQuery
 
 
@@ -64,4 +64,4 @@ def test_a_range_is_a_zoom():
     [(None, True), ((0.0, 99.9), False), ((0.0, 100.0), True), ((200.0, 300.0), True)],
 )
 def test_new_samples_are_seen_by_who_has_not_zoomed_into_the_past(zoom, seen):
-    assert looks_at_the_newest(zoom, 100) is seen
+    assert shows_newest(zoom, 100) is seen

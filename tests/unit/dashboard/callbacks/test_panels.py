@@ -1,4 +1,4 @@
-"""Which series stand in which panel, in what order and under what name."""
+"""Series of each panel: order and labels."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def labels(lines, panel):
     return [line.label for line in lines[panel]]
 
 
-def test_each_metric_stands_in_its_panel():
+def test_each_metric_has_its_panel():
     series = [
         "step_seconds",
         MODULE,
@@ -50,18 +50,18 @@ def test_the_sum_comes_before_its_sources():
     assert [line.colour for line in lines[ids.CHART_LOSS]] == list(LINE_COLOURS[:3])
 
 
-def test_of_many_sources_as_many_are_drawn_as_can_be_told_apart():
+def test_number_of_lines_is_limited():
     lines = choose_lines([*sources(*"jihgfedcba"), "loss"], [])
     assert labels(lines, ids.CHART_LOSS) == ["all", *"abcdefg"]
 
 
-def test_groups_stand_in_the_order_in_which_people_count():
+def test_groups_are_sorted_numerically():
     series = [f'lr{{group="{number}"}}' for number in range(12)]
     lines = choose_lines(sorted(series), [])
     assert labels(lines, ids.CHART_RATE) == [str(number) for number in range(8)]
 
 
-def test_a_rate_without_groups_goes_by_its_name():
+def test_rate_without_groups_is_labelled_by_its_metric():
     lines = choose_lines(["lr", "lr_scale"], [])
     rate, scale = lines[ids.CHART_RATE]
     assert (rate.label, rate.secondary) == ("lr", False)
@@ -105,7 +105,7 @@ def test_odd_names_are_read_as_they_were_meant(series, label):
     assert labels(choose_lines([series], []), ids.CHART_LOSS) == [label]
 
 
-def test_picked_series_stand_in_the_order_of_picking_and_under_their_full_name():
+def test_picked_series_keep_order_and_full_name():
     lines = choose_lines(["loss", MODULE, "grad_norm"], ["grad_norm", "gone", MODULE])
     assert labels(lines, ids.CHART_PICKED) == ["grad_norm", MODULE]
     assert labels(lines, ids.CHART_GRADIENT) == ["grad_norm"]

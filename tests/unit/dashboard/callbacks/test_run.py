@@ -129,7 +129,7 @@ def parts(viewed):
 
 
 class TestView:
-    def test_of_a_run_that_has_just_begun_there_is_little_to_tell(self):
+    def test_new_run_has_empty_parts(self):
         viewed = view()
         told = parts(viewed)
         assert "No open incident" in told[f"{ids.RUN_INCIDENT}.children"]
@@ -140,7 +140,7 @@ class TestView:
         assert {told[f"{name}.children"] for name in (ids.RUN_PAST, ids.RUN_RULES)} == {"null"}
         json.dumps(viewed.facts, allow_nan=False)
 
-    def test_a_long_history_shows_its_newest_and_offers_the_rest(self):
+    def test_long_history_shows_its_newest_entries(self):
         told = parts(view(audit=entries(2000)))
         log = told[f"{ids.TIMELINE}.children"]
         assert ("for reason 2000." in log, "for reason 1960." in log) == (True, False)
@@ -151,7 +151,7 @@ class TestView:
         assert everything[f"{ids.TIMELINE_MORE}.display"] == '"none"'
         assert "for reason 1." in everything[f"{ids.TIMELINE}.children"]
 
-    def test_proposals_wait_with_their_preview_or_without(self):
+    def test_proposals_with_and_without_preview(self):
         preview = CommandPreview(
             parameters=command().parameters, attempt=1, step=11, steps_lost=7, target_healthy=True
         )
@@ -163,7 +163,7 @@ class TestView:
             for kind in (ids.APPROVE, ids.REJECT):
                 assert sent({"type": kind, "id": f"c{number}"}) in sent(card)
 
-    def test_what_is_under_way_comes_before_the_newest_that_is_settled(self):
+    def test_commands_in_flight_come_first(self):
         pause = PauseParameters()
         commands = [
             command(1, CommandState.REJECTED, pause),
@@ -175,7 +175,7 @@ class TestView:
         assert [one.id for one in told.shown] == ["c4", "c3", "c2"]
         assert len(view(commands=commands).parts[NAMES.index(f"{ids.RUN_COMMANDS}.children")]) == 3
 
-    def test_the_open_incident_says_what_its_rules_mean(self):
+    def test_open_incident_describes_its_rules(self):
         text = "rules: [{name: loss_not_finite, doc: The loss is NaN or Inf.}]"
         told = parts(view(incidents=[incident(2), incident(1, resolved_step=9)], text=text))
         card = told[f"{ids.RUN_INCIDENT}.children"]
@@ -183,14 +183,14 @@ class TestView:
         assert "The loss is NaN or Inf." in card
         assert "Incident 1" in told[f"{ids.RUN_PAST}.children"]
 
-    def test_of_many_incidents_the_newest_stand_in_the_list(self):
+    def test_list_of_incidents_is_limited_to_the_newest(self):
         past = parts(view(incidents=[incident(n, resolved_step=12) for n in range(1, 251)]))
         listed = past[f"{ids.RUN_PAST}.children"]
         assert listed.index("Incident 250") < listed.index("Incident 231")
         assert "Incident 230" not in listed
         assert "230 earlier in the timeline" in listed
 
-    def test_rules_that_do_not_work_are_told_with_their_error(self):
+    def test_broken_rules_show_their_error(self):
         health = (
             RuleHealthInfo(name="good", ok=True, last_error=None, evaluations=9),
             RuleHealthInfo(name="bad", ok=False, last_error=HTML, evaluations=3),
@@ -201,7 +201,7 @@ class TestView:
         assert "good" not in told
         assert viewed.facts["rules"] == ["good", "bad"]
 
-    def test_text_of_jobs_and_people_goes_to_the_page_as_text(self):
+    def test_text_of_jobs_and_users_is_plain_text(self):
         run = story().run.model_copy(update={"name": HTML, "key": HTML})
         log = [one.model_copy(update={"message": HTML}) for one in entries(1)]
         told = parts(view(run=run, audit=log, incidents=[incident(rules=(HTML,))]))
@@ -217,20 +217,20 @@ class TestOnlyChanged:
     def first(self):
         return view(commands=[command()], audit=entries(3), incidents=[incident()])
 
-    def test_a_page_that_knows_nothing_gets_everything(self, first):
+    def test_new_page_gets_all_parts(self, first):
         changed, digests = only_changed(NAMES, first.parts, {})
         assert changed == list(first.parts)
         assert set(digests) == set(NAMES)
         assert json.loads(json.dumps(digests)) == digests
 
-    def test_a_page_that_knows_everything_gets_nothing(self, first):
+    def test_unchanged_page_gets_no_parts(self, first):
         _, digests = only_changed(NAMES, first.parts, {})
         again = view(commands=[command()], audit=entries(3), incidents=[incident()])
         changed, same = only_changed(NAMES, again.parts, digests)
         assert changed == [no_update] * len(NAMES)
         assert same == digests
 
-    def test_only_what_is_different_goes_to_it(self, first):
+    def test_changed_parts_only(self, first):
         _, digests = only_changed(NAMES, first.parts, {})
         later = view(commands=[command()], audit=entries(3), incidents=[])
         changed, after = only_changed(NAMES, later.parts, digests)
@@ -244,7 +244,7 @@ class TestOnlyChanged:
         back, _ = only_changed(NAMES, first.parts, after)
         assert back[NAMES.index(f"{ids.RUN_INCIDENT}.children")] is not no_update
 
-    def test_as_time_goes_by_nothing_is_renewed_since_the_page_keeps_ages_true(self, first):
+    def test_passing_time_updates_nothing(self, first):
         _, digests = only_changed(NAMES, first.parts, {})
         later = NOW + timedelta(minutes=5)
         aged = view(now=later, commands=[command()], audit=entries(3), incidents=[incident()])
@@ -252,17 +252,17 @@ class TestOnlyChanged:
         kept = [name for name, part in zip(NAMES, changed, strict=True) if part is no_update]
         assert kept == list(NAMES)
 
-    def test_what_was_emptied_is_emptied_on_the_page_too(self):
+    def test_emptied_part_is_emptied_on_the_page(self):
         _, digests = only_changed(NAMES, view(commands=[command()]).parts, {})
         changed, _ = only_changed(NAMES, view(commands=[]).parts, digests)
         assert changed[NAMES.index(f"{ids.RUN_PROPOSALS}.children")] == []
 
     @pytest.mark.parametrize("known", [{"other": "x"}, dict.fromkeys(NAMES, "")], ids=str)
-    def test_a_page_of_another_version_gets_everything(self, first, known):
+    def test_page_of_another_version_gets_all_parts(self, first, known):
         changed, _ = only_changed(NAMES, first.parts, known)
         assert changed == list(first.parts)
 
-    def test_a_difference_deep_within_a_part_is_seen(self):
+    def test_nested_difference_is_detected(self):
         def nested(text):
             return html.Div([html.P(["a", html.Span(text, title="t")])])
 
@@ -281,7 +281,7 @@ class TestPreviews:
         preview = CommandPreview(parameters=proposed.parameters, attempt=1, step=step)
         return view(commands=[proposed], previews={"c1": preview}, **given)
 
-    def test_a_step_renews_the_preview_alone(self):
+    def test_step_updates_the_preview_only(self):
         first, later = self.at(460), self.at(480)
         _, digests = only_changed(NAMES, first.parts, {}, first.stable)
         changed, _ = only_changed(NAMES, later.parts, digests, later.stable)
@@ -289,13 +289,13 @@ class TestPreviews:
         (panel,) = renewed_previews(later, [{"type": ids.PREVIEW, "id": "c1"}], changed)
         assert "step 480" in repr(panel)
 
-    def test_a_card_that_is_new_brings_its_own(self):
+    def test_new_card_includes_its_preview(self):
         first = self.at(460)
         changed, _ = only_changed(NAMES, first.parts, {}, first.stable)
         assert "step 460" in repr(changed[NAMES.index(f"{ids.RUN_PROPOSALS}.children")])
         assert renewed_previews(first, [{"type": ids.PREVIEW, "id": "c0"}], changed) == [no_update]
 
-    def test_of_a_command_that_cannot_be_carried_out_any_more_it_is_taken_away(self):
+    def test_preview_is_removed_when_not_applicable(self):
         first = self.at(460)
         _, digests = only_changed(NAMES, first.parts, {}, first.stable)
         gone = view(commands=[command()])

@@ -1,4 +1,4 @@
-"""The list of runs: what is asked for, and what is drawn anew."""
+"""The list of runs: queries and updated rows."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ def summary(number, *, age=30, **changes):
 
 
 class Shelf:
-    """A collector with these runs, and what was asked of it."""
+    """A collector with these runs; records the queries."""
 
     def __init__(self, rows=(), total=None):
         self.rows, self.total = list(rows), total
@@ -63,7 +63,7 @@ class Shelf:
     def list(self, shown=None, now=NOW, **chosen):
         async def scenario():
             collector = Collector("http://c", transport=httpx.MockTransport(self))
-            client = collector.asked_by(Visitor(name="ada"))
+            client = collector.for_visitor(Visitor(name="ada"))
             try:
                 return await list_runs(client, RunsFilter(**chosen), shown, now)
             finally:
@@ -235,16 +235,16 @@ class TestEmpty:
     def words(self, view):
         return json.dumps(drawn(view.body))
 
-    def test_a_new_collector_says_how_a_run_comes_to_it(self):
+    def test_empty_list_explains_how_to_add_a_run(self):
         view = Shelf().list()
         assert "StabilizerCallback" in self.words(view)
         assert (view.shown, view.count, view.has_more) == ({}, "0", False)
 
     @pytest.mark.parametrize("chosen", [{"search": "x"}, {"states": ("lost",)}])
-    def test_a_choice_that_fits_none_is_told_as_such(self, chosen):
+    def test_filter_without_matches_has_a_text(self, chosen):
         assert "No matching runs" in self.words(Shelf().list(**chosen))
 
-    def test_a_search_for_nothing_is_no_choice(self):
+    def test_blank_search_is_no_filter(self):
         assert "No runs yet" in self.words(Shelf().list(search="  "))
 
     def test_when_the_first_run_comes_the_table_is_drawn(self):
@@ -252,7 +252,7 @@ class TestEmpty:
         view = Shelf([summary(1)]).list(shown)
         assert "run 1" in self.words(view)
 
-    def test_when_the_last_run_is_deleted_the_words_come_back(self):
+    def test_empty_page_returns_after_the_last_run_is_deleted(self):
         shown = Shelf([summary(1)]).list().shown
         assert "No runs yet" in self.words(Shelf().list(shown))
 
@@ -267,15 +267,13 @@ class TestMany:
             (12_345, 500, "500 of 12,345", False),
         ],
     )
-    def test_how_many_there_are_is_told_and_whether_more_can_be_shown(
-        self, total, limit, count, has_more
-    ):
+    def test_count_and_show_more(self, total, limit, count, has_more):
         rows = [summary(number) for number in range(min(total, limit))]
         view = Shelf(rows, total).list(limit=limit)
         assert (view.count, view.has_more) == (count, has_more)
 
 
-def test_a_collector_that_does_not_answer_is_the_caller_s_to_tell():
+def test_unavailable_collector_raises():
     class Dead(Shelf):
         def __call__(self, request):
             raise httpx.ConnectError("refused")

@@ -1,4 +1,4 @@
-"""assets/watch.js and times.js in a browser: a page without news says so, and comes back."""
+"""assets/watch.js and times.js in a browser: a page without heartbeats shows it, and recovers."""
 
 import re
 from pathlib import Path
@@ -47,7 +47,7 @@ class Screen:
             route.abort("connectionrefused")
 
     def passes(self, seconds):
-        """Let time pass; whatever is asked within a second is answered within it."""
+        """Let time pass; requests are answered within the same second."""
         for _ in range(seconds):
             self.page.clock.run_for(1000)
             self.page.wait_for_function("asked === 0")
@@ -57,7 +57,7 @@ class Screen:
         self.page.evaluate("beat => dash_clientside.stabilizer.takeBeat(beat)", beat)
 
     def says(self, state):
-        """Wait until the page says that it is `lost`, that the dashboard is `back`, or nothing."""
+        """Wait until the page is in the state `lost`, `back` or None."""
         html = self.page.locator("html")
         if state is None:
             expect(html).not_to_have_attribute("data-dashboard", re.compile(""))
@@ -65,7 +65,7 @@ class Screen:
             expect(html).to_have_attribute("data-dashboard", state)
 
     def told(self):
-        """What has been handed on since this was last asked."""
+        """Return what was passed on since the last call."""
         return self.page.evaluate("told.splice(0)")
 
 
@@ -107,7 +107,7 @@ def test_without_beats_the_page_is_lost_and_a_beat_heals_it(screen):
     assert screen.num_loaded == 1
 
 
-def test_a_dashboard_that_answers_again_has_the_page_loaded_anew(screen):
+def test_page_reloads_when_the_dashboard_is_back(screen):
     screen.beat()
     screen.is_there = False
     screen.passes(90)
@@ -118,7 +118,7 @@ def test_a_dashboard_that_answers_again_has_the_page_loaded_anew(screen):
     assert screen.num_loaded == 2
 
 
-def test_what_somebody_writes_in_a_dialog_is_not_lost(screen):
+def test_open_dialog_prevents_a_reload(screen):
     screen.beat()
     screen.page.evaluate("document.querySelector('main').setAttribute('role', 'dialog')")
     screen.passes(90)
@@ -142,7 +142,7 @@ def test_a_page_that_was_loaded_just_now_is_not_loaded_again_by_itself(screen):
     assert screen.num_loaded == 1
 
 
-def test_time_in_which_nobody_could_see_the_page_or_it_was_frozen_does_not_count(screen):
+def test_hidden_and_frozen_time_does_not_count(screen):
     screen.beat()
     screen.page.clock.fast_forward(600_000)
     screen.says(None)
@@ -161,7 +161,7 @@ def test_after_the_end_of_a_session_no_beat_is_missed(screen):
     assert screen.num_loaded == 1
 
 
-POLLED = [ids.LIVE_LINK, *ids.TOLD.values()]
+POLLED = [ids.LIVE_LINK, *ids.INCOMING.values()]
 
 
 @pytest.mark.parametrize("way", ["no SharedWorker", "no WebSocket"])

@@ -1,4 +1,4 @@
-"""The wiring as a browser gets it: what each callback names exists, and does what it says."""
+"""The callbacks as a browser calls them: their ids exist, and their responses fit."""
 
 import dataclasses
 import itertools
@@ -64,7 +64,7 @@ SHOWN = {
 
 
 class House:
-    """A dashboard before a collector that answers what the test says."""
+    """A dashboard with a scripted collector."""
 
     def __init__(self, clock):
         self.requests = []
@@ -92,7 +92,7 @@ class House:
         def properties(kind):
             return [fill(one, values) for one in callback[kind]]
 
-        # Of what a pattern stands for, there is nothing on this page.
+        # No component of this page matches the pattern.
         outputs = [
             [] if name[0].startswith("{") else dict(zip(("id", "property"), name, strict=True))
             for name in outputs_of(callback)
@@ -158,13 +158,13 @@ def requests(house):
 
 
 class TestNames:
-    def test_every_name_of_every_callback_stands_in_ids_or_in_a_dialog(self, house):
+    def test_every_id_of_a_callback_is_defined(self, house):
         named = set(itertools.chain.from_iterable(map(names_of, house.callbacks)))
         known = {*named_in_ids(), *named_in_actions()}
         assert len(named) > 50
         assert {name for name in named - known if not DASH.match(name)} == set()
 
-    def test_no_name_stands_for_two_things(self):
+    def test_ids_are_unique(self):
         named = [*named_in_ids(), *named_in_actions()]
         assert len(named) == len(set(named))
 
@@ -253,7 +253,7 @@ class TestArming:
 class TestAway:
     """With the collector away a page keeps what it knew."""
 
-    def test_a_story_that_was_told_stays(self, house):
+    def test_page_keeps_its_content_without_a_collector(self, house):
         values = {ids.RUN_ID: RUN, ids.TIMELINE_LIMIT: 40, ids.RUN_FACTS: {"digests": {}}}
         where = (ids.RUN_HEADER, "children")
         assert house.call(where, "live-decisions.data", **values).status_code == 204
@@ -261,7 +261,7 @@ class TestAway:
         told = house.call(where, "live-decisions.data", **values)
         assert "not responding" in told.text
 
-    def test_charts_that_were_drawn_stay_and_an_empty_page_says_why(self, house):
+    def test_charts_stay_and_an_empty_page_shows_the_error(self, house):
         values = {ids.RUN_ID: RUN, ids.CHART_WIDTH: 800}
         where = (ids.CHART_LOSS, "figure")
         told = house.call(where, "chart-width.data", **values).json()["response"]
@@ -275,7 +275,7 @@ class TestAway:
         assert [one["location"] for one in changed] == [["asked"], ["drawn_at"]]
         assert changed[0]["params"] == {"value": None}
 
-    def test_a_map_that_was_drawn_stays_and_is_known_to_be_another(self, house):
+    def test_heatmap_stays_and_is_marked_as_out_of_date(self, house):
         values = {
             ids.RUN_ID: RUN,
             ids.CHART_WIDTH: 800,
@@ -296,16 +296,16 @@ class TestAway:
         ],
         ids=str,
     )
-    def test_what_cannot_be_told_yet_is_left_as_it_is(self, house, where, values):
+    def test_unknown_parts_are_left_unchanged(self, house, where, values):
         answer = house.call(where, "live-frames.data", **{ids.RUN_ID: RUN, **(values or {})})
         assert answer.status_code in ((204,) if values is not None else (200,))
 
 
 class TestOtherThanAskedFor:
-    """Panels that show something else than a person asked for are drawn anew, in good time."""
+    """Panels that are out of date are redrawn."""
 
     def redraw(self, house, triggered, shown, **changes):
-        """Bring the panels up to date; returns whether they are to be drawn anew."""
+        """Extend the panels; return whether a redraw was requested."""
         values = {
             ids.RUN_ID: RUN,
             ids.SHOWN: shown,
@@ -352,7 +352,7 @@ class TestOtherThanAskedFor:
         assert not self.redraw(house, NEWS, None)
         assert self.redraw(house, TICK, None)
 
-    def test_what_an_earlier_version_drew_is_drawn_anew(self, house):
+    def test_charts_of_an_earlier_version_are_redrawn(self, house):
         old = {name: value for name, value in SHOWN.items() if name != "asked"}
         assert self.redraw(house, NEWS, old)
 
@@ -377,10 +377,10 @@ class TestOtherThanAskedFor:
 
 
 class TestLookingAhead:
-    """A dialog that is open looks ahead again as the run goes on; a closed one asks nothing."""
+    """An open dialog refreshes its preview as the run advances; a closed one sends no request."""
 
     def looked(self, house, requests, form, triggered, values):
-        """Renew what a form looks ahead to; returns what was asked for, and what is shown."""
+        """Refresh the preview of a form; return the requests and the content."""
         answer = house.call((form.preview, "children"), triggered, **values)
         paths = [path for _, path, _ in requests]
         return paths, answer.text if answer.status_code != 204 else None
@@ -418,7 +418,7 @@ class TestLookingAhead:
         values = {**SEND, send_command.FORM.dialog: is_open}
         assert self.looked(house, requests, send_command.FORM, triggered, values) == ([], None)
 
-    def test_while_it_opens_its_fields_are_looked_at(self, house, requests):
+    def test_opening_the_dialog_previews_its_fields(self, house, requests):
         values = {**SEND, send_command.FORM.dialog: False}
         triggered = f"{send_command.KIND}.value"
         paths, _ = self.looked(house, requests, send_command.FORM, triggered, values)

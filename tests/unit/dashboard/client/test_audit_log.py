@@ -108,7 +108,7 @@ def test_what_a_page_does_with_its_log_is_its_own_business():
     assert read(logs, log) == [1, 2, 3]
 
 
-def test_two_pages_that_ask_at_once_are_told_the_same():
+def test_concurrent_reads_get_the_same_log():
     logs, log = AuditLogs(), Log(2500)
 
     async def both():

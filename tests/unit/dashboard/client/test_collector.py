@@ -1,4 +1,4 @@
-"""Asking in the name of a person: paths, queries, pages of the audit log."""
+"""The client of a user: paths, queries, pages of the audit log."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from dashboard.client import Collector
-from dashboard.client.http import PERHAPS_DONE
+from dashboard.client.http import MAY_HAVE_SUCCEEDED
 from dashboard.errors import CollectorUnavailableError, SignInRequiredError
 from dashboard.visitor import Visitor, visited_by
 from stabilizer.protocol.decisions import Mode
@@ -39,7 +39,7 @@ NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
 class Recorder:
-    """Answers everything alike, and remembers what it was asked."""
+    """Returns the same response to every request, and records the requests."""
 
     def __init__(self, *answers):
         self.answers = list(answers)
@@ -65,7 +65,7 @@ def asking(recorder, act, visitor=ADA):
     async def scenario():
         collector = Collector("http://collector", transport=httpx.MockTransport(recorder))
         try:
-            return await act(collector.asked_by(visitor))
+            return await act(collector.for_visitor(visitor))
         finally:
             await collector.close()
 
@@ -162,13 +162,13 @@ class TestAnswers:
         (found,) = asking(Recorder([data]), lambda client: client.data("r", query))
         assert [str(value) for value in found.values] == ["nan", "inf", "-inf"]
 
-    def test_a_run_in_unknown_words_is_refused_with_the_address(self):
+    def test_unexpected_run_is_rejected_with_the_address(self):
         with pytest.raises(CollectorUnavailableError, match="http://collector"):
             asking(Recorder({"id": "r"}), lambda client: client.run("r"))
 
 
 class TestVisitors:
-    def test_nobody_may_ask_anything(self):
+    def test_anonymous_requests_are_rejected(self):
         recorder = Recorder([])
         with pytest.raises(SignInRequiredError):
             asking(recorder, lambda client: client.series("r"), visitor=None)
@@ -181,16 +181,16 @@ class TestVisitors:
             collector = Collector("http://c", transport=httpx.MockTransport(recorder))
             for name in ("ada", "grace"):
                 with visited_by(Visitor(name=name)):
-                    await collector.asked_now().series("r")
+                    await collector.for_request().series("r")
             with pytest.raises(SignInRequiredError):
-                await collector.asked_now().series("r")
+                await collector.for_request().series("r")
             await collector.close()
 
         asyncio.run(scenario())
         names = [request.headers["x-stabilizer-actor"] for request in recorder.requests]
         assert names == ["ada", "grace"]
 
-    def test_a_reason_goes_with_every_deed(self):
+    def test_every_action_sends_a_reason(self):
         recorder = Recorder({})
         for deed in ("approve", "reject", "cancel"):
             with pytest.raises(CollectorUnavailableError):
@@ -277,7 +277,7 @@ class TestLostAnswers:
         ids=["send", "approve", "reject", "cancel", "mode", "control", "silence", "end"],
     )
     def test_an_action_without_an_answer_may_have_been_done(self, action):
-        assert PERHAPS_DONE in self.said(action)
+        assert MAY_HAVE_SUCCEEDED in self.said(action)
 
     @pytest.mark.parametrize(
         "question",
@@ -289,4 +289,4 @@ class TestLostAnswers:
         ids=["control", "preview_of", "preview"],
     )
     def test_a_question_does_nothing(self, question):
-        assert PERHAPS_DONE not in self.said(question)
+        assert MAY_HAVE_SUCCEEDED not in self.said(question)

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from pydantic import SecretStr, TypeAdapter
 
-from dashboard.client.http import PERHAPS_DONE, read, send, send_change
+from dashboard.client.http import MAY_HAVE_SUCCEEDED, read, send, send_change
 from dashboard.errors import (
     CollectorRefusedError,
     CollectorUnavailableError,
@@ -172,7 +172,7 @@ class TestStrangers:
         assert isinstance(error, CollectorUnavailableError)
         assert error.url == f"{URL}/"
         assert str(status) in error.message
-        assert len(requests) == 1  # no redirection is followed with somebody's token
+        assert len(requests) == 1  # no redirect is followed with a token
 
     @pytest.mark.parametrize(
         "failure",
@@ -188,14 +188,14 @@ class TestStrangers:
         ],
         ids=lambda failure: type(failure).__name__,
     )
-    def test_no_answer_is_told_with_address_and_kind(self, failure):
+    def test_connection_error_names_address_and_kind(self, failure):
         error, _ = ask(failure)
         assert isinstance(error, CollectorUnavailableError)
         assert URL in error.message
         assert type(failure).__name__ in error.message
         assert error.url == URL
 
-    def test_a_body_that_cannot_be_unpacked_is_no_answer(self):
+    def test_undecodable_body_is_no_response(self):
         broken = httpx.Response(
             200,
             headers={"content-encoding": "gzip"},
@@ -206,7 +206,7 @@ class TestStrangers:
 
 
 class TestChanges:
-    """Of a deed whose answer is lost nobody knows whether it was done: the person is told so."""
+    """After a lost response the request may have succeeded, and the error says so."""
 
     def failed(self, failure, how=send_change):
         error, requests = ask(failure, method="POST", path="/runs/a/commands", how=how)
@@ -225,25 +225,25 @@ class TestChanges:
         ],
         ids=lambda failure: type(failure).__name__,
     )
-    def test_what_may_have_been_done_is_called_so(self, failure):
+    def test_lost_response_may_have_succeeded(self, failure):
         said = self.failed(failure)
-        assert f"is not responding ({type(failure).__name__}). {PERHAPS_DONE}" in said
-        assert PERHAPS_DONE not in self.failed(failure, how=send)
+        assert f"is not responding ({type(failure).__name__}). {MAY_HAVE_SUCCEEDED}" in said
+        assert MAY_HAVE_SUCCEEDED not in self.failed(failure, how=send)
 
     @pytest.mark.parametrize(
         "failure",
         [httpx.ConnectError("no"), httpx.ConnectTimeout("no"), httpx.PoolTimeout("no")],
         ids=lambda failure: type(failure).__name__,
     )
-    def test_what_never_left_is_not(self, failure):
-        assert PERHAPS_DONE not in self.failed(failure)
+    def test_unsent_request_has_not_succeeded(self, failure):
+        assert MAY_HAVE_SUCCEEDED not in self.failed(failure)
 
     @pytest.mark.parametrize("status", [409, 422, 500, 503])
-    def test_nor_is_what_the_collector_refused_itself(self, status):
+    def test_rejected_request_has_not_succeeded(self, status):
         error, _ = ask(problem(status), method="POST", how=send_change)
-        assert PERHAPS_DONE not in error.message
+        assert MAY_HAVE_SUCCEEDED not in error.message
 
-    def test_an_answer_that_comes_is_the_answer(self):
+    def test_successful_response_is_returned(self):
         assert ask(httpx.Response(201, content=b"abc"), "POST", how=send_change)[0] == b"abc"
 
     def test_without_a_visitor_nothing_is_sent(self):
@@ -255,7 +255,7 @@ class TestChanges:
 class TestRead:
     good = ControlState(disarmed=True, reason="r", actor="person:a", changed_at=None)
 
-    def test_what_a_collector_writes_is_read(self):
+    def test_response_is_parsed(self):
         content = self.good.model_dump_json().encode()
         assert read(CONTROL, content, URL) == self.good
 
@@ -272,13 +272,13 @@ class TestRead:
             good.model_dump_json().replace("true", '"maybe"').encode(),
         ],
     )
-    def test_other_words_are_those_of_another_version(self, content):
+    def test_unexpected_response_is_of_another_version(self, content):
         with pytest.raises(CollectorUnavailableError, match="same version") as caught:
             read(CONTROL, content, URL)
         assert caught.value.url == URL
 
 
-def test_a_person_s_change_of_mode_is_sent_as_the_protocol_says():
+def test_change_of_mode_follows_the_protocol():
     update = RunUpdate(mode=Mode.AUTO, reason="quiet night")
     _, (request,) = ask(httpx.Response(200), method="PATCH", path="/runs/a", body=update)
     assert RunUpdate.model_validate_json(request.content) == update

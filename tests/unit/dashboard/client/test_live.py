@@ -1,4 +1,4 @@
-"""News from a collector that comes, goes, refuses, and says what nobody understands."""
+"""Live updates from a collector that comes, goes, rejects, and sends unexpected events."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ class TestHello:
     def test_before_any_answer_it_is_connecting_and_then_live(self, play, clock):
         async def scenario(stage):
             async with stage.hub.listening(ADA) as listener:
-                before = listener.news(None)
+                before = listener.updates(None)
                 clock.advance(5)
                 request, _ = await stage.wire.accept(HELLO)
                 return before, await stage.linked(listener, Link.LIVE), request
@@ -41,10 +41,10 @@ class TestHello:
     def test_it_counts_everything_as_changed(self, play):
         async def scenario(stage):
             async with stage.hub.listening(ADA) as listener:
-                before = listener.news("r"), listener.news(None)
+                before = listener.updates("r"), listener.updates(None)
                 await stage.wire.accept(HELLO)
                 await stage.linked(listener, Link.LIVE)
-                return zip(before, (listener.news("r"), listener.news(None)), strict=True)
+                return zip(before, (listener.updates("r"), listener.updates(None)), strict=True)
 
         for before, after in play(scenario):
             assert after.frames > before.frames
@@ -62,8 +62,10 @@ class TestChanges:
                     HELLO, *events, change("last", frames=False, decisions=True)
                 )
                 start = 1  # by the hello
-                await stage.news(listener, "last", until=lambda news: news.decisions > start)
-                found = [listener.news(run_id) for run_id in run_ids]
+                await stage.updates(
+                    listener, "last", until=lambda updates: updates.decisions > start
+                )
+                found = [listener.updates(run_id) for run_id in run_ids]
                 return [
                     (n.frames - start, n.decisions - start, n.control - start, n.step)
                     for n in found
@@ -86,7 +88,7 @@ class TestChanges:
         assert of_run == (0, 1, 0, 0)
         assert of_all == (1, 3, 0, 0)
 
-    def test_the_switch_and_silences_count_for_everybody_and_as_neither(self, play):
+    def test_control_changes_count_for_every_page(self, play):
         for counts in self.counted(play, change(None, decisions=True), change(None, version=2)):
             assert counts[2] == 2
             assert counts[0] == 0
@@ -100,7 +102,7 @@ class TestChanges:
         pieces = list(change(step=5).replace("\n", "\r\n"))
         assert self.counted(play, *pieces)[0] == (1, 0, 0, 5)
 
-    def test_a_step_that_goes_back_is_told(self, play):
+    def test_step_after_a_rollback_is_reported(self, play):
         assert self.counted(play, change(step=90), change(step=40, version=2))[0][3] == 40
 
     def test_five_hundred_runs_stay_apart(self, play):
@@ -116,11 +118,11 @@ class TestWaiting:
             async with stage.hub.listening(ADA) as listener:
                 _, stream = await stage.wire.accept(HELLO)
                 await stage.linked(listener, Link.LIVE)
-                known = listener.news("r")
+                known = listener.updates("r")
                 waiting = asyncio.create_task(listener.wait("r", known, WAIT_SECONDS))
-                of_all = listener.news(None)
+                of_all = listener.updates(None)
                 stream.say(change("other"))
-                await stage.news(listener, until=lambda news: news != of_all)
+                await stage.updates(listener, until=lambda updates: updates != of_all)
                 early = waiting.done()
                 stream.say(change("r"))
                 return early, known, await waiting
@@ -132,7 +134,7 @@ class TestWaiting:
     def test_without_news_it_ends_when_the_time_is_over(self, play):
         async def scenario(stage):
             async with stage.hub.listening(ADA) as listener:
-                known = listener.news("r")
+                known = listener.updates("r")
                 return known, await listener.wait("r", known, 0.0)
 
         known, found = play(scenario)
@@ -141,7 +143,7 @@ class TestWaiting:
     def test_news_from_before_end_it_at_once(self, play):
         async def scenario(stage):
             async with stage.hub.listening(ADA) as listener:
-                old = listener.news("r")
+                old = listener.updates("r")
                 await stage.wire.accept(HELLO)
                 await stage.linked(listener, Link.LIVE)
                 return old, await listener.wait("r", old, WAIT_SECONDS)
@@ -149,12 +151,12 @@ class TestWaiting:
         old, found = play(scenario)
         assert found.frames > old.frames
 
-    def test_everybody_hears_and_one_that_gives_up_is_no_hindrance(self, play):
+    def test_every_listener_is_notified(self, play):
         async def scenario(stage):
             async with stage.hub.listening(ADA) as listener:
                 _, stream = await stage.wire.accept(HELLO)
                 await stage.linked(listener, Link.LIVE)
-                known = listener.news("r")
+                known = listener.updates("r")
                 waiting = [
                     asyncio.create_task(listener.wait("r", known, WAIT_SECONDS)) for _ in range(50)
                 ]
@@ -165,7 +167,7 @@ class TestWaiting:
 
         first, *others = play(scenario)
         assert isinstance(first, asyncio.CancelledError)
-        assert {news.frames for news in others} == {2}
+        assert {updates.frames for updates in others} == {2}
 
 
 def problem(status, code):
@@ -174,20 +176,20 @@ def problem(status, code):
 
 
 class TestAway:
-    def test_a_stream_that_ends_is_told_with_its_time_and_healed(self, play, clock):
+    def test_ended_stream_is_reported_and_reopened(self, play, clock):
         async def scenario(stage):
             async with stage.hub.listening(ADA) as listener:
                 _, stream = await stage.wire.accept(HELLO, change("r"))
-                live = await stage.news(listener, "r", until=lambda news: news.frames == 2)
+                live = await stage.updates(listener, "r", until=lambda updates: updates.frames == 2)
                 clock.advance(60)
                 stream.end()
                 away = await stage.linked(listener, Link.AWAY)
                 clock.advance(30)
-                still = listener.news("r")
+                still = listener.updates("r")
                 await stage.pauses.end()
                 await stage.wire.accept(HELLO)
                 await stage.linked(listener, Link.LIVE)
-                return live, away, still, listener.news("r"), stream.closed.is_set()
+                return live, away, still, listener.updates("r"), stream.closed.is_set()
 
         live, away, still, back, closed = play(scenario)
         assert (away.since - live.since).total_seconds() == 60
@@ -242,14 +244,14 @@ class TestAway:
 
         assert play(scenario).link is Link.AWAY
 
-    def test_silence_counts_as_gone_after_two_missed_signs_of_life(self, play):
+    def test_two_missed_heartbeats_end_the_stream(self, play):
         async def scenario(stage):
             async with stage.hub.listening(ADA):
                 request, _ = await stage.wire.accept(HELLO)
                 return request.extensions["timeout"]
 
         timeout = play(scenario)
-        assert 20 < timeout["read"] < 30  # the collector speaks every 10 seconds
+        assert 20 < timeout["read"] < 30  # the collector sends a heartbeat every 10 seconds
         assert timeout["connect"] == 10
 
     @pytest.mark.parametrize(
@@ -261,12 +263,12 @@ class TestAway:
             change(step="many"),
         ],
     )
-    def test_events_of_another_version_are_no_news(self, play, caplog, event):
+    def test_unexpected_event_is_an_error(self, play, caplog, event):
         async def scenario(stage):
             async with stage.hub.listening(ADA) as listener:
                 await stage.wire.accept(HELLO, event, change("r"))
                 await stage.linked(listener, Link.AWAY)
-                return listener.news("r")
+                return listener.updates("r")
 
         with caplog.at_level(logging.WARNING):
             assert play(scenario).frames == 1
@@ -326,7 +328,7 @@ class TestAway:
 
 
 class TestRefused:
-    def test_a_token_that_is_not_taken_is_told_and_tried_again(self, play, caplog):
+    def test_rejected_token_is_reported_and_retried(self, play, caplog):
         async def scenario(stage):
             async with stage.hub.listening(ADA) as listener:
                 await stage.wire.refuse(problem(401, "unauthenticated"))
@@ -340,7 +342,7 @@ class TestRefused:
         assert back.frames == 1
         assert "aaa" not in caplog.text
 
-    def test_a_token_that_is_taken_back_is_told(self, play):
+    def test_revoked_token_is_reported(self, play):
         async def scenario(stage):
             async with stage.hub.listening(ADA) as listener:
                 _, stream = await stage.wire.accept(HELLO)
@@ -363,7 +365,7 @@ class TestSharing:
                 await stage.linked(first, Link.LIVE)
                 async with stage.hub.listening(again) as second:
                     await asyncio.sleep(0)
-                    return second.news(None).link, stage.wire.requests.empty()
+                    return second.updates(None).link, stage.wire.requests.empty()
 
         assert play(scenario) == (Link.LIVE, True)
 
@@ -374,15 +376,15 @@ class TestSharing:
                 await stage.linked(first, Link.LIVE)
                 await stage.linked(second, Link.LIVE)
                 requests[0][1].say(change("r", step=3))
-                await stage.news(first, "r", until=lambda news: news.step == 3)
+                await stage.updates(first, "r", until=lambda updates: updates.step == 3)
                 tokens = [request.headers["authorization"][-1] for request, _ in requests]
-                return tokens, second.news("r").step
+                return tokens, second.updates("r").step
 
         tokens, step_of_bob = play(scenario)
         assert tokens == ["a", "b"]
         assert step_of_bob == 0
 
-    def test_without_tokens_everybody_shares_one(self, play):
+    def test_stream_is_shared_without_tokens(self, play):
         async def scenario(stage):
             nobody = Visitor(name="ada"), Visitor(name="bob")
             async with stage.hub.listening(nobody[0]), stage.hub.listening(nobody[1]):
@@ -411,7 +413,7 @@ class TestSharing:
                 await stage.wire.accept(HELLO)
                 await stage.linked(listener, Link.LIVE)
             async with stage.hub.listening(ADA) as listener:
-                before = listener.news(None).link
+                before = listener.updates(None).link
                 await stage.wire.accept(HELLO)
                 return before, (await stage.linked(listener, Link.LIVE)).link
 
@@ -421,7 +423,7 @@ class TestSharing:
         async def scenario(stage):
             async def page():
                 async with stage.hub.listening(ADA) as listener:
-                    await listener.wait(None, listener.news(None), WAIT_SECONDS)
+                    await listener.wait(None, listener.updates(None), WAIT_SECONDS)
 
             task = asyncio.create_task(page())
             _, stream = await stage.wire.accept()

@@ -38,24 +38,24 @@ def buttons(parts, card) -> list[object]:
         (CommandState.EXPIRED, []),
     ],
 )
-def test_card_offers_what_can_still_be_done(create_command, parts, now, state, types):
+def test_card_has_the_buttons_of_its_state(create_command, parts, now, state, types):
     card = command_card(create_command(state=state), now=now)
     assert buttons(parts, card) == [{"type": kind, "id": "c1"} for kind in types]
 
 
-def test_proposal_whose_time_is_over_cannot_be_approved(create_command, parts, text_of, minute):
+def test_expired_proposal_cannot_be_approved(create_command, parts, text_of, minute):
     card = command_card(create_command(), now=minute(41))
     assert buttons(parts, card) == []
     assert "expired at 14:40 UTC" in text_of(card)
 
 
-def test_proposal_tells_how_long_it_waits(create_command, text_of, minute):
+def test_proposal_shows_the_time_left(create_command, text_of, minute):
     card = command_card(create_command(), now=minute(32))
     assert "expires in  8 min" in text_of(card)
     assert "approval needed" in text_of(card)
 
 
-def test_applied_command_shows_ordered_beside_read(create_applied, text_of, now):
+def test_applied_command_shows_expected_and_read_values(create_applied, text_of, now):
     text = text_of(command_card(create_applied(), now=now, known=ReadBackContext(global_batch=64)))
     assert "step 200 200 matches" in text
     assert "samples skipped 640 640 matches" in text
@@ -63,13 +63,13 @@ def test_applied_command_shows_ordered_beside_read(create_applied, text_of, now)
     assert "expires" not in text
 
 
-def test_nan_in_a_read_back_is_shown_as_a_difference(create_applied, text_of, now):
+def test_nan_in_a_read_back_is_a_mismatch(create_applied, text_of, now):
     text = text_of(command_card(create_applied(lr={"0": math.nan}), now=now))
     assert "0: NaN differs" in text
     assert "read-back differs: learning rate" in text
 
 
-def test_failure_shows_the_jobs_words_as_text_alone(create_command, parts, text_of, now):
+def test_failure_shows_the_message_of_the_job_as_plain_text(create_command, parts, text_of, now):
     result = CommandResult(
         command_id="c1",
         state=CommandState.FAILED,
@@ -84,7 +84,7 @@ def test_failure_shows_the_jobs_words_as_text_alone(create_command, parts, text_
     assert [p.children for p in parts(card) if isinstance(p, html.Pre)] == [HOSTILE]
 
 
-def test_rejection_names_the_person_and_quotes_them(create_command, moved, text_of, now):
+def test_rejection_names_and_quotes_the_user(create_command, moved, text_of, now):
     command = create_command(
         state=CommandState.REJECTED, reason="refused_by_person", message="bad shard"
     )
@@ -94,7 +94,7 @@ def test_rejection_names_the_person_and_quotes_them(create_command, moved, text_
     assert "bo:  bad shard" in text
 
 
-def test_reason_it_was_given_for_survives_its_end(create_command, moved, text_of, now):
+def test_settled_command_keeps_its_first_reason(create_command, moved, text_of, now):
     command = create_command(state=CommandState.REJECTED, reason="refused_by_person", message="no")
     created = moved(None, "proposed", reason="relapse")
     assert "Reason: relapse, or no improvement." in text_of(
@@ -103,7 +103,7 @@ def test_reason_it_was_given_for_survives_its_end(create_command, moved, text_of
     assert "Sent by the policy." in text_of(command_card(command, now=now))
 
 
-def test_command_by_hand_quotes_its_person(create_command, text_of, now):
+def test_manual_command_quotes_its_user(create_command, text_of, now):
     command = create_command(
         state=CommandState.PENDING,
         actor="person:anna",
@@ -114,7 +114,7 @@ def test_command_by_hand_quotes_its_person(create_command, text_of, now):
     assert "anna:  look at shard 17" in text_of(command_card(command, now=now))
 
 
-def test_approval_is_told_with_its_reason(create_command, moved, text_of, now):
+def test_approval_shows_its_reason(create_command, moved, text_of, now):
     command = create_command(state=CommandState.DELIVERED)
     entry = moved(
         "proposed",
@@ -138,7 +138,7 @@ def test_preview_is_shown_until_the_command_is_settled(
     assert "about 3 min 20 s" not in text_of(settled)
 
 
-def test_preview_of_a_rollback_tells_what_is_lost_and_skipped(create_preview, text_of):
+def test_preview_of_a_rollback_shows_lost_steps_and_skipped_data(create_preview, text_of):
     text = text_of(preview_panel(create_preview()))
     assert "step 200, attempt 1, snapshot a1-200" in text
     assert " healthy " in text
@@ -146,7 +146,7 @@ def test_preview_of_a_rollback_tells_what_is_lost_and_skipped(create_preview, te
     assert "lr_scale" not in text
 
 
-def test_preview_does_not_make_up_what_it_does_not_know(create_preview, text_of):
+def test_preview_leaves_out_unknown_values(create_preview, text_of):
     preview = create_preview(seconds_lost=None, skipped_samples=None, skip_from_sample=None)
     text = text_of(preview_panel(preview))
     assert "112 steps, duration unknown" in text
@@ -169,7 +169,7 @@ def test_preview_of_a_cut_shows_each_group_before_and_after(create_preview, text
     assert "bias NaN \u2192 unknown" in text
 
 
-def test_preview_of_a_pause_speaks_of_no_target(create_preview, text_of):
+def test_preview_of_a_pause_has_no_target(create_preview, text_of):
     preview = create_preview(
         parameters=PauseParameters(), steps_lost=0, skip_steps=0, target_healthy=None
     )
@@ -179,7 +179,7 @@ def test_preview_of_a_pause_speaks_of_no_target(create_preview, text_of):
 
 
 @pytest.mark.parametrize("warning", list(PreviewWarning))
-def test_every_warning_is_told_before_the_command_is_given(create_preview, text_of, warning):
+def test_preview_shows_every_warning(create_preview, text_of, warning):
     calm = text_of(preview_panel(create_preview()))
     assert len(text_of(preview_panel(create_preview(warnings=(warning,))))) > len(calm)
 

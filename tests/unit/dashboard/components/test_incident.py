@@ -16,7 +16,7 @@ def decided(kind: DecisionKind, reason: DecisionReason, **override) -> Decision:
     return Decision(**({"step": 312, "attempt": 1, "kind": kind, "reason": reason} | override))
 
 
-def test_card_tells_rules_in_order_decision_and_deadline(create_incident, text_of):
+def test_card_shows_rules_in_order_decision_and_deadline(create_incident, text_of):
     waits = decided(DecisionKind.WAIT, DecisionReason.MAY_RECOVER, deadline_step=1412)
     text = text_of(incident_card(create_incident(waits), docs=DOCS, step=1400))
     assert "Incident 1 divergence open" in text
@@ -27,14 +27,14 @@ def test_card_tells_rules_in_order_decision_and_deadline(create_incident, text_o
 
 
 @pytest.mark.parametrize("step", [None, 1412, 2000])
-def test_deadline_that_is_over_or_unmeasured_counts_no_steps(create_incident, text_of, step):
+def test_past_or_unknown_deadline_counts_no_steps(create_incident, text_of, step):
     waits = decided(DecisionKind.WAIT, DecisionReason.MAY_RECOVER, deadline_step=1412)
     text = text_of(incident_card(create_incident(waits), docs={}, step=step))
     assert "step 1,412" in text
     assert "left" not in text
 
 
-def test_incident_without_a_list_of_decisions_still_names_the_latest(create_incident):
+def test_latest_decision_without_a_list_of_decisions(create_incident):
     latest = latest_decision(create_incident())
     assert (latest.kind, latest.reason) == (DecisionKind.WAIT, DecisionReason.MAY_RECOVER)
 
@@ -51,13 +51,13 @@ def test_incident_without_a_list_of_decisions_still_names_the_latest(create_inci
         (DecisionKind.ESCALATE, DecisionReason.LADDER_EXHAUSTED, "open", "your decision needed"),
     ],
 )
-def test_what_comes_next_follows_from_where_it_stands(create_incident, kind, reason, state, word):
+def test_next_step_follows_from_decision_and_state(create_incident, kind, reason, state, word):
     assert word in what_next(create_incident(decided(kind, reason), state=IncidentState(state)))
 
 
 @pytest.mark.parametrize("state", list(IncidentState))
 @pytest.mark.parametrize("kind", list(DecisionKind))
-def test_only_what_is_over_has_nothing_next(create_incident, state, kind):
+def test_only_resolved_incidents_have_no_next_step(create_incident, state, kind):
     for reason in DecisionReason:
         said = what_next(create_incident(decided(kind, reason), state=state))
         assert bool(said) is (state is not IncidentState.RESOLVED)
@@ -73,7 +73,7 @@ def test_only_what_is_over_has_nothing_next(create_incident, state, kind):
         (None, DecisionReason.MAY_RECOVER, "closed"),
     ],
 )
-def test_past_incident_says_whether_the_intervention_helped(
+def test_past_incident_shows_whether_the_intervention_helped(
     create_incident, text_of, helped, reason, said
 ):
     incident = create_incident(
@@ -87,13 +87,13 @@ def test_past_incident_says_whether_the_intervention_helped(
     assert "steps 305 to 450" in text
 
 
-def test_past_incidents_stand_newest_first(create_incident, parts, text_of):
+def test_past_incidents_are_newest_first(create_incident, parts, text_of):
     some = [create_incident(id=f"i{n}", number=n, resolved_step=400) for n in (2, 10, 1)]
     titles = [part for part in parts(past_incidents(some)) if isinstance(part, html.Strong)]
     assert [text_of(title) for title in titles] == [f"Incident {n}" for n in (10, 2, 1)]
 
 
-def test_incident_that_a_rollback_took_back_before_its_start_has_no_span(create_incident, text_of):
+def test_incident_rolled_back_before_its_start_has_no_end(create_incident, text_of):
     text = text_of(past_incidents([create_incident(resolved_step=250)]))
     assert "from step 305" in text
     assert "to 250" not in text

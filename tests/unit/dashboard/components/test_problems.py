@@ -1,4 +1,4 @@
-"""What pages say when something is wrong: as a page, in one place, and above every page."""
+"""Error pages, error messages of parts, the link badge and the banner."""
 
 from urllib.parse import parse_qs, urlsplit
 
@@ -32,14 +32,14 @@ def ways(parts, node):
 
 
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
-def test_every_problem_fills_the_page_and_leads_on(parts, text_of, error):
+def test_every_error_page_has_a_link(parts, text_of, error):
     page = problem_of(error, "/runs/x")
     (way,) = ways(parts, page)
     assert way.href.startswith("/")
     assert len(text_of(page)) > 30
 
 
-def test_who_must_sign_in_comes_back_to_where_they_were(parts):
+def test_sign_in_returns_to_the_page(parts):
     (way,) = ways(parts, problem_of(ERRORS["signed out"], ODD_PATH))
     assert isinstance(way, html.A)  # loaded from the beginning: it is no page of Dash
     address = urlsplit(way.href)
@@ -47,16 +47,16 @@ def test_who_must_sign_in_comes_back_to_where_they_were(parts):
     assert parse_qs(address.query) == {"ended": ["true"], "next": [ODD_PATH]}
 
 
-def test_a_run_that_is_gone_is_no_riddle(text_of):
+def test_missing_run_is_named(text_of):
     assert "Run not found" in text_of(problem_of(ERRORS["gone"], "/"))
 
 
-def test_a_collector_that_is_away_is_said_to_harm_no_job(text_of):
+def test_unavailable_collector_does_not_affect_training(text_of):
     assert "training continues" in text_of(problem_of(AWAY, "/"))
 
 
-def test_a_part_of_a_page_says_what_is_wrong_there(text_of):
-    assert "not like this" in text_of(small_problem(ERRORS["refused"]))
+def test_part_of_a_page_shows_its_error(text_of):
+    assert "Not like this" in text_of(small_problem(ERRORS["refused"]))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_part_of_a_page_says_what_is_wrong_there(text_of):
     ],
     ids=str,
 )
-def test_the_badge_says_how_fresh_the_page_is(text_of, link, word):
+def test_badge_shows_the_link_state(text_of, link, word):
     assert text_of(link_badge(link)) == word
 
 
@@ -85,7 +85,7 @@ def test_the_badge_says_how_fresh_the_page_is(text_of, link, word):
     [None, {}, {"link": "connecting"}, {"link": "polled"}, {"link": "live"}],
     ids=str,
 )
-def test_where_all_is_well_there_is_no_banner(link):
+def test_working_link_has_no_banner(link):
     assert link_banner(link, "/") is None
 
 
@@ -93,14 +93,14 @@ def test_where_all_is_well_there_is_no_banner(link):
     ("since", "said"),
     [(SINCE, "since 14:03 UTC."), (None, "not responding."), ("soon", "not responding.")],
 )
-def test_a_collector_that_is_away_is_told_above_the_page(text_of, since, said):
+def test_unavailable_collector_has_a_banner(text_of, since, said):
     banner = text_of(link_banner({"link": "away", "since": since}, "/"))
     assert said in banner
     assert "Training continues" in banner
 
 
 @pytest.mark.parametrize("link", ["refused", "signed_out"])
-def test_who_is_signed_out_is_led_to_sign_in_and_back(parts, link):
+def test_expired_session_has_a_sign_in_link(parts, link):
     banner = link_banner({"link": link, "since": None}, ODD_PATH)
     (way,) = ways(parts, banner)
     assert parse_qs(urlsplit(way.href).query)["next"] == [ODD_PATH]

@@ -29,7 +29,7 @@ def answers(verdict: ReadBackVerdict) -> dict[str, bool | None]:
     return {check.what: check.ok for check in verdict.checks}
 
 
-def test_rollback_that_stands_where_it_was_sent_is_verified(create_applied):
+def test_rollback_to_the_target_step_is_verified(create_applied):
     verdict = verify(create_applied(), ReadBackContext(global_batch=64))
     assert verdict.ok is True
     assert answers(verdict) == {
@@ -50,13 +50,13 @@ def test_rollback_that_stands_where_it_was_sent_is_verified(create_applied):
         ({"lr": {"0": 3e-4, "1": math.inf}}, "learning rate"),
     ],
 )
-def test_rollback_that_reads_something_else_differs(create_applied, read, what):
+def test_rollback_with_another_read_back_is_a_mismatch(create_applied, read, what):
     verdict = verify(create_applied(**read), ReadBackContext(global_batch=64))
     assert verdict.ok is False
     assert [check.what for check in verdict.checks if check.ok is False] == [what]
 
 
-def test_skip_without_a_known_batch_is_neither_right_nor_wrong(create_applied):
+def test_skip_with_unknown_batch_is_not_verified(create_applied):
     assert answers(verify(create_applied()))["samples skipped"] is None
     assert verify(create_applied()).ok is True
 
@@ -103,11 +103,11 @@ def test_cut_in_another_attempt_differs(create_applied):
     assert answers(verify(create_applied(CUT, lr_scale=0.5)))["attempt"] is False
 
 
-def test_rates_that_were_not_read_are_not_judged(create_applied):
+def test_missing_rates_are_not_verified(create_applied):
     assert answers(verify(create_applied(lr={})))["learning rate"] is None
 
 
-def test_pause_stands_where_it_was_applied(create_applied):
+def test_pause_is_verified_at_its_applied_step(create_applied):
     assert verify(create_applied(PauseParameters(), step=314)).ok is True
     assert verify(create_applied(PauseParameters(), step=315)).ok is False
     assert verify(create_applied(PauseParameters(), applied_step=None)).ok is None
@@ -119,7 +119,7 @@ def test_checkpoint_needs_a_path(create_applied):
     assert verify(create_applied(parameters, checkpoint_path="/out/step-314.ckpt")).ok is True
 
 
-def test_command_without_read_back_is_not_judged(create_command):
+def test_command_without_read_back_is_not_verified(create_command):
     result = CommandResult(command_id="c1", state=CommandState.APPLIED, applied_step=314)
     command = create_command(state=CommandState.APPLIED, result=result)
     assert verify(command) == ReadBackVerdict()
@@ -131,7 +131,7 @@ def told(command, history=()) -> list[tuple[str, str]]:
     return [(stage.name, stage.state.value) for stage in stages(command, history=history)]
 
 
-def test_proposal_waits_for_a_person(create_command):
+def test_proposal_needs_approval(create_command):
     assert told(create_command()) == [
         ("proposed", "done"),
         ("approved", "now"),
@@ -141,7 +141,7 @@ def test_proposal_waits_for_a_person(create_command):
     ]
 
 
-def test_applied_proposal_tells_who_approved_it(create_applied, moved):
+def test_applied_proposal_names_who_approved_it(create_applied, moved):
     history = [
         moved(None, "proposed"),
         moved(
@@ -165,7 +165,7 @@ def test_applied_proposal_tells_who_approved_it(create_applied, moved):
     assert story[3].text == "at step 314"
 
 
-def test_command_by_hand_was_never_proposed(create_command, moved):
+def test_manual_command_was_never_proposed(create_command, moved):
     command = create_command(state=CommandState.PENDING, actor="person:anna")
     assert told(command, [moved(None, "pending", actor="person:anna")])[:2] == [
         ("sent", "done"),
@@ -173,20 +173,20 @@ def test_command_by_hand_was_never_proposed(create_command, moved):
     ]
 
 
-def test_read_back_that_differs_breaks_the_last_stage(create_applied):
+def test_mismatch_marks_the_last_stage_as_broken(create_applied):
     last = stages(create_applied(step=201))[-1]
     assert (last.name, last.state) == ("mismatch", StageState.BROKEN)
     assert "step" in last.text
 
 
-def test_verdict_of_the_caller_is_the_one_told(create_applied):
+def test_verdict_of_the_caller_is_used(create_applied):
     command = create_applied(skipped_samples=0)
     verdict = verify(command, ReadBackContext(global_batch=64))
     assert stages(command)[-1].state is StageState.DONE
     assert stages(command, verdict=verdict)[-1].state is StageState.BROKEN
 
 
-def test_rejected_proposal_ends_where_a_person_said_no(create_command, moved):
+def test_rejected_proposal_names_who_rejected_it(create_command, moved):
     command = create_command(
         state=CommandState.REJECTED, reason="refused_by_person", message="no", settled_at=None
     )
@@ -199,7 +199,7 @@ def test_rejected_proposal_ends_where_a_person_said_no(create_command, moved):
     assert stages(command)[-1].who == "a user"
 
 
-def test_failure_in_the_job_ends_behind_the_delivery(create_command, minute):
+def test_failure_follows_the_delivery(create_command, minute):
     result = CommandResult(
         command_id="c1", state=CommandState.FAILED, reason=RejectReason.RESTORE_FAILED
     )
@@ -215,13 +215,13 @@ def test_failure_in_the_job_ends_behind_the_delivery(create_command, minute):
     assert stages(command)[-1].text == "the restore failed"
 
 
-def test_expired_proposal_was_delivered_to_nobody(create_command, minute):
+def test_expired_proposal_was_never_delivered(create_command, minute):
     command = create_command(state=CommandState.EXPIRED, reason="expired", settled_at=minute(40))
     assert told(command)[-1] == ("expired", "broken")
     assert stages(command)[-1].who == "the collector"
 
 
-def test_late_result_says_that_it_was_late(create_applied, moved):
+def test_late_result_is_marked_as_late(create_applied, moved):
     history = [
         moved("delivered", "expired", actor="collector", reason=RejectReason.EXPIRED),
         moved("expired", "applied", actor="job", reason=AuditReason.CARRIED_OUT_LATE),
@@ -230,7 +230,7 @@ def test_late_result_says_that_it_was_late(create_applied, moved):
     assert applied.text == "at step 314, after it had expired"
 
 
-def test_history_of_other_commands_is_left_out(create_command, moved):
+def test_history_of_other_commands_is_ignored(create_command, moved):
     other = moved("proposed", "pending", subject="c2", reason=AuditReason.APPROVED_BY_PERSON)
     assert "approved" not in [s.name for s in stages(create_command(), history=[other])[:1]]
     assert told(create_command(), [other]) == told(create_command())

@@ -112,7 +112,7 @@ def audit_log(create_audit, audited, moved, minute):
 
 @pytest.fixture
 def whole_story(create_incident, create_applied, create_alert, create_attempt, audit_log, minute):
-    """An incident from the first sign to the end, as every source tells it at once."""
+    """An incident from first alert to resolution, in every source."""
     incident = create_incident(
         PROPOSES, WATCHES, RESOLVES, state=IncidentState.RESOLVED, resolved_step=460, helped=True
     )
@@ -134,7 +134,7 @@ def whole_story(create_incident, create_applied, create_alert, create_attempt, a
     }
 
 
-def test_nothing_is_told_twice_and_everything_in_its_order(whole_story):
+def test_entries_are_unique_and_in_order(whole_story):
     entries = build_timeline(**whole_story, global_batch=64)
     assert [entry.title for entry in reversed(entries)] == [
         "Attempt 1 started at step 0",
@@ -148,12 +148,12 @@ def test_nothing_is_told_twice_and_everything_in_its_order(whole_story):
     assert len({entry.key for entry in entries}) == len(entries)
 
 
-def test_story_is_the_same_whatever_order_the_sources_are_in(whole_story):
+def test_timeline_does_not_depend_on_the_order_of_sources(whole_story):
     turned = {name: list(reversed(parts)) for name, parts in whole_story.items()}
     assert build_timeline(**turned) == build_timeline(**whole_story)
 
 
-def test_entries_know_who_when_and_what_they_belong_to(whole_story, minute):
+def test_entries_have_actor_time_and_references(whole_story, minute):
     by_title = {entry.title: entry for entry in build_timeline(**whole_story)}
     approved = by_title["Approved: roll back to step 200"]
     assert (approved.actor, approved.text, approved.at) == (
@@ -221,18 +221,18 @@ TOLD_WITHOUT = {
 
 
 @pytest.mark.parametrize("missing", ["audit", "incidents", "commands", "alerts", "attempts"])
-def test_missing_source_costs_only_what_it_alone_knows(whole_story, missing):
+def test_missing_source_costs_only_its_own_facts(whole_story, missing):
     entries = build_timeline(**(whole_story | {missing: []}))
     titles = [entry.title for entry in reversed(entries)]
     assert len({entry.key for entry in entries}) == len(entries)
     assert titles == TOLD_WITHOUT[missing]
 
 
-def test_no_source_at_all_gives_an_empty_book():
+def test_no_sources_give_an_empty_timeline():
     assert build_timeline() == []
 
 
-def test_alerts_of_one_rule_at_one_step_are_one_line(create_alert):
+def test_alerts_of_one_rule_at_one_step_are_one_entry(create_alert):
     alerts = [create_alert(id=f"a{n}", series=f"s{n}", score=float(n)) for n in range(30)]
     [entry] = build_timeline(alerts=alerts)
     assert entry.text == "on 30 series, score 29 above 0.03"
@@ -240,13 +240,13 @@ def test_alerts_of_one_rule_at_one_step_are_one_line(create_alert):
     assert entry.details[-1] == ("and", "10 more")
 
 
-def test_alerts_at_other_steps_or_attempts_are_lines_of_their_own(create_alert):
+def test_alerts_at_other_steps_or_attempts_are_separate_entries(create_alert):
     alerts = [create_alert(), create_alert(firing_step=320), create_alert(attempt=2)]
     entries = build_timeline(alerts=alerts)
     assert [(entry.attempt, entry.step) for entry in entries] == [(2, 310), (1, 320), (1, 310)]
 
 
-def test_alert_that_never_fired_is_not_told(create_alert):
+def test_alert_that_never_fired_is_omitted(create_alert):
     pending = create_alert(state=AlertState.PENDING, firing_step=None)
     assert build_timeline(alerts=[pending]) == []
 
@@ -254,13 +254,13 @@ def test_alert_that_never_fired_is_not_told(create_alert):
 @pytest.mark.parametrize(
     ("scores", "said"), [((1.0, math.nan), "score NaN"), ((None, None), "value NaN")]
 )
-def test_alert_on_nan_says_so(create_alert, scores, said):
+def test_alert_on_nan_shows_nan(create_alert, scores, said):
     alerts = [create_alert(id=str(n), score=s, value=math.nan) for n, s in enumerate(scores)]
     [entry] = build_timeline(alerts=alerts)
     assert said in entry.text
 
 
-def test_silent_job_is_told_once(create_alert, create_audit):
+def test_lost_run_is_one_entry(create_alert, create_audit):
     alert = create_alert(rule="no_sign_of_life", severity=Severity.NOTICE, series="")
     lost = create_audit(
         AuditAction.RUN_STATE_CHANGED,
@@ -273,7 +273,7 @@ def test_silent_job_is_told_once(create_alert, create_audit):
     assert (entry.title, entry.text) == ("Run lost", "no sign of life for 30 s")
 
 
-def test_incident_that_grows_worse_is_told(create_incident, create_audit):
+def test_higher_severity_is_an_entry(create_incident, create_audit):
     worse = create_audit(
         AuditAction.INCIDENT_CHANGED,
         subject="i1",
@@ -285,7 +285,7 @@ def test_incident_that_grows_worse_is_told(create_incident, create_audit):
     assert "Incident 1 is now a divergence" in titles
 
 
-def test_command_by_hand_tells_its_reason_and_its_delivery(create_command, moved, minute):
+def test_manual_command_shows_reason_and_delivery(create_command, moved, minute):
     command = create_command(
         parameters=PauseParameters(),
         state=CommandState.DELIVERED,
@@ -303,7 +303,7 @@ def test_command_by_hand_tells_its_reason_and_its_delivery(create_command, moved
     assert entries[1].text.endswith("Reason: look at shard 17")
 
 
-def test_command_that_was_applied_late_is_told_as_both(create_applied, moved):
+def test_late_command_is_expired_and_applied(create_applied, moved):
     audit = [
         moved("delivered", "expired", actor="collector", reason=RejectReason.EXPIRED),
         moved("expired", "applied", actor="job", reason=AuditReason.CARRIED_OUT_LATE),
@@ -314,7 +314,7 @@ def test_command_that_was_applied_late_is_told_as_both(create_applied, moved):
     assert applied.text.endswith("Applied after it had expired")
 
 
-def test_command_that_both_clocks_gave_up_is_told_once(create_command, moved):
+def test_expiry_by_both_clocks_is_one_entry(create_command, moved):
     command = create_command(state=CommandState.EXPIRED, reason="expired")
     audit = [
         moved("pending", "expired", actor="collector", reason=RejectReason.EXPIRED),
@@ -324,13 +324,13 @@ def test_command_that_both_clocks_gave_up_is_told_once(create_command, moved):
     assert titles.count("Expired: roll back to step 200") == 1
 
 
-def test_read_back_that_differs_is_marked(create_applied):
+def test_mismatch_is_marked(create_applied):
     [applied, _] = build_timeline(commands=[create_applied(step=201)])
     assert applied.tone == "red"
     assert "Differs from the command: step" in applied.text
 
 
-def test_failure_keeps_the_jobs_words_behind_a_click(create_command):
+def test_failure_keeps_the_message_of_the_job(create_command):
     result = CommandResult(
         command_id="c1",
         state=CommandState.FAILED,
@@ -343,10 +343,10 @@ def test_failure_keeps_the_jobs_words_behind_a_click(create_command):
         "Failed: roll back to step 200",
         "The restore failed",
     )
-    assert failed.words == HOSTILE
+    assert failed.job_message == HOSTILE
 
 
-def test_changed_rate_that_no_command_explains_is_told(create_applied, minute):
+def test_unexplained_change_of_the_rate_is_an_entry(create_applied, minute):
     cut = ReduceLrParameters(factor=0.5, hold_steps=100)
     command = create_applied(cut, attempt=1, lr_scale=0.5)
     markers = [
@@ -359,7 +359,7 @@ def test_changed_rate_that_no_command_explains_is_told(create_applied, minute):
     assert "lr_scale 0.5" not in texts
 
 
-def test_rollback_attempt_whose_command_is_unknown_is_told(create_attempt):
+def test_attempt_of_an_unknown_rollback_is_an_entry(create_attempt):
     attempt = create_attempt(2, reason="rollback", command_id="gone", from_step=200)
     [entry] = build_timeline(attempts=[attempt])
     assert entry.text == "Job rolled back, after attempt 1"
@@ -377,7 +377,7 @@ def test_rollback_attempt_whose_command_is_unknown_is_told(create_attempt):
         ("run_rules_changed", {"rules_hash": "a"}, {"rules_hash": "b"}, "Rules changed"),
     ],
 )  # fmt: skip
-def test_what_people_change_is_told_with_their_reason(create_audit, action, before, after, title):
+def test_changed_settings_show_their_reason(create_audit, action, before, after, title):
     entry = create_audit(
         AuditAction(action),
         actor="person:bo",
@@ -390,7 +390,7 @@ def test_what_people_change_is_told_with_their_reason(create_audit, action, befo
     assert (told.title, told.text, told.actor) == (title, "night shift", "person:bo")
 
 
-def test_unforeseen_content_of_the_log_is_told_plainly(create_audit):
+def test_unforeseen_audit_entries_are_shown(create_audit):
     strange = [
         create_audit(AuditAction.COMMAND_CHANGED, subject="c1", after={"state": ["odd"]}),
         create_audit(AuditAction.DECISION_MADE, subject="i9", after=None),
@@ -400,7 +400,7 @@ def test_unforeseen_content_of_the_log_is_told_plainly(create_audit):
     assert len(build_timeline(audit=strange)) == 4
 
 
-def test_alert_stands_in_time_between_the_decisions_around_its_step(
+def test_alert_is_placed_between_the_decisions_around_its_step(
     create_incident, create_alert, create_audit, audited, minute
 ):
     waits = decided(300, DecisionKind.WAIT, DecisionReason.MAY_RECOVER)
@@ -426,7 +426,7 @@ def test_alert_stands_in_time_between_the_decisions_around_its_step(
     ]
 
 
-def test_steps_of_a_later_attempt_stand_above_the_same_steps_before(create_attempt, create_alert):
+def test_later_attempts_come_above_earlier_ones(create_attempt, create_alert):
     attempts = [create_attempt(1), create_attempt(2, from_step=200)]
     alerts = [create_alert(attempt=a, firing_step=s) for a, s in ((1, 310), (2, 210), (1, 220))]
     entries = build_timeline(alerts=alerts, attempts=attempts)
@@ -442,7 +442,7 @@ def items(parts, book) -> list[html.Li]:
     ]
 
 
-def test_book_shows_the_newest_and_says_how_many_it_leaves_out(whole_story, parts, text_of, now):
+def test_timeline_shows_the_newest_and_counts_the_rest(whole_story, parts, text_of, now):
     entries = build_timeline(**whole_story)
     book = timeline(entries, now=now, limit=3)
     assert len(items(parts, book)) == 3
@@ -450,18 +450,18 @@ def test_book_shows_the_newest_and_says_how_many_it_leaves_out(whole_story, part
     assert "not shown" not in text_of(timeline(entries, now=now, limit=7))
 
 
-def test_empty_book_says_so(text_of, now):
+def test_empty_timeline_has_a_text(text_of, now):
     assert text_of(timeline([], now=now)) == "No events yet."
 
 
-def test_days_head_the_book_once_each(whole_story, parts, minute):
+def test_each_day_has_one_heading(whole_story, parts, minute):
     tomorrow = minute(24 * 60)
     book = timeline(build_timeline(**whole_story), now=tomorrow)
     days = [p for p in parts(book) if getattr(p, "className", "") == "timeline-day"]
     assert [day.children for day in days] == ["yesterday"]
 
 
-def test_ids_of_lines_last_and_are_ones_that_dash_takes(whole_story, parts, now, create_alert):
+def test_ids_of_entries_are_stable_and_valid(whole_story, parts, now, create_alert):
     before = items(parts, timeline(build_timeline(**whole_story), now=now))
     newer = create_alert(attempt=2, firing_step=470, rule='a "rule". {odd}')
     whole_story["alerts"].append(newer)
@@ -470,7 +470,7 @@ def test_ids_of_lines_last_and_are_ones_that_dash_takes(whole_story, parts, now,
     assert all(re.fullmatch(r"entry-[a-z0-9_-]+", item.id) for item in after)
 
 
-def test_words_from_the_job_are_text_and_nothing_else(create_alert, parts, text_of, now):
+def test_text_of_the_job_is_plain_text(create_alert, parts, text_of, now):
     alert = create_alert(rule=HOSTILE, series=HOSTILE, message=HOSTILE)
     marker = MarkerInfo(attempt=1, step=1, kind=MarkerKind.PHASE_CHANGE, text=HOSTILE, at=now)
     book = timeline(build_timeline(alerts=[alert], markers=[marker]), now=now)

@@ -5,19 +5,19 @@ from dash import html
 from dashboard.components.elements import since, timeless, until
 
 
-def test_an_age_is_told_with_its_moment(now):
+def test_age_has_the_full_time_as_tooltip(now):
     told = since(now - timedelta(minutes=3), now)
     assert told.children == "3 min ago"
     assert told.dateTime == (now - timedelta(minutes=3)).isoformat()
     assert told.className == "time-ago"
 
 
-def test_what_has_just_run_out_has_a_moment_left(now):
+def test_elapsed_time_left_is_a_moment(now):
     assert until(now + timedelta(minutes=8), now).children == "8 min"
     assert until(now - timedelta(seconds=1), now).children == "a moment"
 
 
-def test_a_part_is_the_same_as_time_goes_by_and_another_when_anything_else_changes(now):
+def test_only_changes_other_than_ages_make_a_part_differ(now):
     def part(text, at, seen):
         return html.Div([html.P(text), since(at, seen)])
 

@@ -32,7 +32,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Make:
-    """Builds whole messages; a test says only what it is about."""
+    """Builds complete messages from the fields of interest."""
 
     @staticmethod
     def attempt(number=1, from_step=0, last_step=100, parent=None):

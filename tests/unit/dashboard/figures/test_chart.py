@@ -139,7 +139,7 @@ def test_a_lone_sample_is_seen(make, straight):
     assert line_chart([LOSS], [make.data([7], [1])], straight)["data"][0]["mode"] == "lines+markers"
 
 
-def test_a_panel_without_samples_says_so(straight, valid):
+def test_empty_panel_has_a_note(straight, valid):
     figure = line_chart([LOSS], [], straight)
     assert figure["layout"]["annotations"][0]["text"] == "no samples in this range"
     assert figure["layout"]["xaxis"]["range"][0] == 0

@@ -56,7 +56,7 @@ class Charts:
             self.page.evaluate("([name, figure]) => show(name, figure)", [name, figure])
 
     def spot(self, name, step, height=0.5):
-        """Where a step of a chart lies in the window."""
+        """Window coordinates of a step of a chart."""
         return self.page.evaluate(
             """([name, step, height]) => {
               const chart = document.getElementById(name);
@@ -126,7 +126,7 @@ def charts(whole_page):
     yield Charts(whole_page)
     whole_page.set_viewport_size(SIZE)
     whole_page.mouse.move(400, 850)
-    # What is still to be told comes now, with the zoom that is undone.
+    # Pending reports arrive now, with the zoom reset.
     whole_page.evaluate("told.length = 0, [[0, 1], null].forEach(stabilizerCharts.zoomTo)")
     whole_page.wait_for_function(
         "told.length && told.at(-1)[0] === 'run-range' && told.at(-1)[1] === null"
@@ -187,7 +187,7 @@ def test_pointing_reads_the_values_of_all_panels_at_that_step(charts, panel):
     expect(charts.page.locator("#one .chart-reading")).to_be_hidden()
 
 
-def test_the_crosshair_goes_when_the_pointer_leaves(charts, panel):
+def test_crosshair_is_hidden_when_the_pointer_leaves(charts, panel):
     charts.show(one=panel(), two=panel())
     charts.point("one", 30)
     expect(charts.page.locator("#two .chart-crosshair")).to_be_visible()
@@ -199,13 +199,13 @@ def test_the_crosshair_goes_when_the_pointer_leaves(charts, panel):
 @pytest.mark.parametrize(
     ("step", "text"), [(50, "loss: NaN at step 50"), (70, "loss: 1,000,000 at step 70")]
 )
-def test_a_mark_at_the_edge_is_told(charts, panel, step, text):
+def test_tooltip_shows_an_edge_mark(charts, panel, step, text):
     charts.show(one=panel())
     charts.point("one", step)
     expect(charts.page.locator(".chart-mark")).to_have_text(text)
 
 
-def test_events_are_told_as_text_whatever_they_say(charts, panel, make):
+def test_events_are_shown_as_plain_text(charts, panel, make):
     nasty = "<img src=x onerror=\"told.push(['hacked', 1])\"><b>bold</b>"
     incident = make.incident(first_step=20, resolved_step=40, message=nasty)
     charts.show(one=panel(incidents=[incident], commands=[make.command(step=30)]))
@@ -221,7 +221,7 @@ def test_events_are_told_as_text_whatever_they_say(charts, panel, make):
     expect(notes).to_have_count(0)
 
 
-def test_a_cell_is_told_with_its_row_steps_value_and_factor(charts, cells):
+def test_tooltip_of_a_cell(charts, cells):
     charts.show(map=cells)
     charts.point("map", 95, height=0.9)
     tooltip = charts.page.locator(".chart-tooltip")
@@ -233,7 +233,7 @@ def test_a_cell_is_told_with_its_row_steps_value_and_factor(charts, cells):
     expect(tooltip).to_contain_text("not measured")
 
 
-def test_a_zoom_is_taken_over_by_all_charts_and_told_once(charts, panel, cells):
+def test_zoom_applies_to_all_charts_and_is_reported_once(charts, panel, cells):
     charts.show(one=panel(), two=panel(), map=cells)
     charts.zoom("one", 20, 60)
     charts.until_range(20, 60)
@@ -243,7 +243,7 @@ def test_a_zoom_is_taken_over_by_all_charts_and_told_once(charts, panel, cells):
     assert all(isinstance(end, int) for end in zoom)
 
 
-def test_nothing_is_drawn_any_more_once_all_agree(charts, panel):
+def test_charts_settle_once_ranges_agree(charts, panel):
     charts.show(one=panel(), two=panel())
     charts.zoom("one", 20, 60)
     charts.until_range(20, 60)
@@ -323,7 +323,7 @@ def test_a_chart_that_comes_later_takes_part(charts, panel):
     expect(charts.page.locator("#late .chart-reading")).to_have_text("late3")
 
 
-def test_a_chart_that_goes_while_pointed_at_takes_the_crosshair_with_it(charts, panel):
+def test_removed_chart_hides_the_crosshair(charts, panel):
     charts.show(one=panel(), two=panel())
     charts.point("one", 30)
     expect(charts.page.locator("#two .chart-crosshair")).to_be_visible()
@@ -334,7 +334,7 @@ def test_a_chart_that_goes_while_pointed_at_takes_the_crosshair_with_it(charts, 
     expect(charts.page.locator("#two .chart-crosshair")).to_be_hidden()
 
 
-def test_another_page_of_charts_undoes_the_zoom_and_is_told_its_width(charts, panel):
+def test_another_page_resets_the_zoom_and_reports_its_width(charts, panel):
     charts.show(one=panel())
     charts.zoom("one", 20, 60)
     charts.until_range(20, 60)
@@ -346,7 +346,7 @@ def test_another_page_of_charts_undoes_the_zoom_and_is_told_its_width(charts, pa
     charts.until("() => told.filter(([name]) => name === 'chart-width').length === 2")
 
 
-def test_the_width_is_told_in_steps_of_fifty_pixels(charts, panel):
+def test_width_is_reported_in_steps_of_fifty_pixels(charts, panel):
     charts.show(one=panel())
     charts.until("() => told.length > 0")
     assert charts.told("chart-width") == [800]

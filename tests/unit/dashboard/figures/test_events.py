@@ -12,7 +12,7 @@ def traces(**given):
     return {trace["uid"]: trace for trace in event_traces(Events(**given))}
 
 
-def test_nothing_happened_draws_nothing():
+def test_no_events_draw_nothing():
     assert event_shapes(Events(), END) == event_traces(Events()) == event_notes(Events(), END) == []
 
 
@@ -30,7 +30,7 @@ def test_an_open_incident_reaches_over_the_edge_of_the_panel(make):
     assert band["x1"] > END + 100
 
 
-def test_a_band_keeps_its_stretch_when_a_rollback_goes_back_below_it(make):
+def test_band_keeps_its_steps_after_a_rollback_below_it(make):
     incident = make.incident(
         first_step=100, opened_step=105, resolved_step=60, decisions=(make.decision(130),)
     )
@@ -55,7 +55,7 @@ def test_an_incident_is_marked_at_both_ends(make):
         (CommandState.CANCELLED, "waiting", "dot", True),
     ],
 )
-def test_the_look_of_a_command_tells_its_state(make, state, trace, dash, is_crossed):
+def test_style_of_a_command_shows_its_state(make, state, trace, dash, is_crossed):
     command = make.command(state=state)
     drawn = traces(commands=[command])
     is_hollow = drawn[trace]["marker"]["symbol"][0].endswith("-open")
@@ -73,7 +73,7 @@ def test_kinds_of_command_have_symbols_of_their_own(make):
     assert len(set(traces(commands=commands)["applied"]["marker"]["symbol"])) == 3
 
 
-def test_a_command_stands_where_it_was_applied_else_where_it_was_given(make):
+def test_command_is_at_its_applied_step_else_at_its_issued_step(make):
     applied, given = make.command(1, step=50), make.command(2, state=CommandState.PROPOSED, step=70)
     shapes = event_shapes(Events(commands=[applied, given]), END)
     assert [shape["x0"] for shape in shapes] == [50, 68]
@@ -84,7 +84,7 @@ def test_a_command_without_a_step_is_left_out(make):
     assert traces(commands=[lost]) == {}
 
 
-def test_commands_of_one_step_stand_below_each_other_and_are_both_told(make):
+def test_commands_at_one_step_are_stacked(make):
     commands = [make.command(1), make.command(2), make.command(3, step=60)]
     heights = traces(commands=commands)["applied"]["y"]
     assert heights[0] > heights[1]
@@ -92,7 +92,7 @@ def test_commands_of_one_step_stand_below_each_other_and_are_both_told(make):
     assert [note["first"] for note in event_notes(Events(commands=commands), END)] == [50, 50, 60]
 
 
-def test_a_rollback_shows_where_it_went_back_to(make):
+def test_rollback_marks_its_target(make):
     commands = [make.command(1, make.rollback(to=20), step=80)]
     drawn = traces(commands=commands)
     assert drawn["paths"]["x"] == [80, 20, None]
@@ -106,7 +106,7 @@ def test_a_rollback_that_was_not_carried_out_went_nowhere(make):
     assert not {"paths", "targets"} & set(traces(commands=[command]))
 
 
-def test_markers_of_one_step_share_a_tick_and_are_all_told(make):
+def test_markers_at_one_step_share_a_tick(make):
     events = Events(markers=[make.marker(10, text="a"), make.marker(10, text="b")])
     assert traces(markers=events.markers)["markers"]["x"] == [10]
     assert [note["text"][-1] for note in event_notes(events, END)] == ["a", "b"]

@@ -47,7 +47,7 @@ def scene(make):
     return make_scene([make.attempt(1, 0, 100)], 100)
 
 
-def test_relative_cells_tell_how_many_times_the_median_of_their_row(scene, valid):
+def test_relative_cells_show_the_ratio_to_the_row_median(scene, valid):
     figure = heatmap_chart(heatmap([[1, 1, 1, 4, 0.5], [100, 100, 100, 100, 1e9]]), scene)
     cells = figure["data"][0]
     assert cells["z"] == [[0, 0, 0, 2, -1], [0, 0, 0, 0, 3]]
@@ -172,7 +172,7 @@ def test_a_name_that_does_not_fit_its_tower_is_cut_or_left_out(scene):
     assert [name["text"] for name in figure["layout"]["annotations"]] == ["cross"]
 
 
-def test_heads_are_told(scene):
+def test_heads_are_named(scene):
     figure = heatmap_chart(heatmap([[1]], rows=[row(head="min")]), scene)
     assert "(min over heads)" in figure["layout"]["meta"]["cells"]["rows"][0]
 
@@ -200,7 +200,7 @@ def test_steps_lie_under_those_of_the_panels(scene, make):
     assert (figure["layout"]["margin"]["l"], figure["layout"]["margin"]["r"]) == (64, 16)
 
 
-def test_nothing_measured_is_said(scene, valid):
+def test_empty_heatmap_has_a_note(scene, valid):
     figure = heatmap_chart(heatmap([]), scene)
     assert figure["data"] == []
     assert re.match("no samples", figure["layout"]["annotations"][0]["text"])

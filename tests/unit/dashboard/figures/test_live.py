@@ -29,7 +29,7 @@ def extended(figure, value):
     return figure
 
 
-def test_nothing_new_is_none(make, shown):
+def test_no_new_samples_is_none(make, shown):
     assert extend_chart(shown, []) is None
     assert extend_chart(shown, [make.data([1, 2, 3], [3, 2, 1])]) is None
 
@@ -40,7 +40,7 @@ def test_only_new_samples_travel(make, shown):
     assert not extension.outgrown
 
 
-def test_the_same_samples_twice_are_told_once(make, shown):
+def test_known_samples_are_ignored(make, shown):
     data = [make.data([4, 5], [1, 2])]
     after = extend_chart(shown, data).shown
     assert extend_chart(after, data) is None
@@ -103,7 +103,7 @@ def test_a_zero_on_a_logarithmic_axis_is_a_gap_with_a_mark(make):
     assert columns["y"][0] == [None]
 
 
-def test_the_newest_attempt_goes_on_behind_what_is_live(make):
+def test_newest_attempt_extends_the_live_line(make):
     attempts = [make.attempt(1, 0, 8), make.attempt(2, 5, 5, parent=1)]
     figure = line_chart([LOSS], [make.data(range(1, 9), range(1, 9))], make_scene(attempts, 5))
     extension = extend_chart(shown_in(figure), [make.data([6, 7], [6, 7], attempt=2)])

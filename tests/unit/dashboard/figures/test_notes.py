@@ -5,11 +5,11 @@ from stabilizer.protocol.commands import CommandState, ReduceLrParameters, Rejec
 from stabilizer.protocol.decisions import DecisionKind, DecisionReason, IncidentState
 
 
-def test_markup_is_shown_as_it_was_written():
+def test_markup_is_escaped():
     assert escape("<b>5 & 6</b> &lt;") == "&lt;b&gt;5 &amp; 6&lt;/b&gt; &amp;lt;"
 
 
-def test_control_and_direction_characters_make_no_lines_and_turn_nothing():
+def test_control_and_direction_characters_become_spaces():
     assert plain("a\nb\u202ec\x00\u2028d") == "a b c d"
 
 
@@ -19,7 +19,7 @@ def test_long_text_is_cut():
     assert text.endswith("...")
 
 
-def test_an_incident_is_told_with_number_state_decision_and_reason(make):
+def test_note_of_an_incident(make):
     incident = make.incident(
         number=7, decision=DecisionKind.HOLD, reason=DecisionReason.COOLDOWN, message="4 <alerts>"
     )
@@ -32,12 +32,12 @@ def test_an_incident_is_told_with_number_state_decision_and_reason(make):
     ]
 
 
-def test_a_resolved_incident_tells_its_end(make):
+def test_note_of_a_resolved_incident_has_its_end(make):
     incident = make.incident(state=IncidentState.RESOLVED, resolved_step=1200)
     assert "steps 40 to 1,200" in describe_incident(incident)
 
 
-def test_a_rollback_tells_where_to_by_whom_and_why(make):
+def test_note_of_a_rollback(make):
     command = make.command(
         parameters=make.rollback(to=1000, skip=200),
         step=1240,
@@ -52,7 +52,7 @@ def test_a_rollback_tells_where_to_by_whom_and_why(make):
     ]
 
 
-def test_a_refused_command_tells_why(make):
+def test_note_of_a_rejected_command_has_the_reason(make):
     command = make.command(
         parameters=ReduceLrParameters(factor=0.75, hold_steps=500),
         state=CommandState.REJECTED,
@@ -65,11 +65,11 @@ def test_a_refused_command_tells_why(make):
     assert "rejected by a user" in text
 
 
-def test_a_proposal_says_that_it_waits(make):
+def test_note_of_a_proposal(make):
     command = make.command(state=CommandState.PROPOSED)
     assert "proposed at step 48, approval needed" in describe_command(command)
 
 
-def test_a_marker_is_told_in_the_job_s_own_words(make):
+def test_note_of_a_marker_has_its_text(make):
     marker = make.marker(step=1200, kind=MarkerKind.LR_CHANGE, text="halved")
     assert describe_marker(marker) == "Learning rate change at step 1,200, attempt 1\nhalved"

@@ -92,7 +92,7 @@ def test_every_colour_is_read_on_both_grounds(colour, ground):
 
 
 @pytest.mark.parametrize("sight", SIGHTS)
-def test_lines_are_told_apart_by_every_kind_of_sight(sight):
+def test_lines_are_distinguishable_with_any_colour_vision(sight):
     # 2.3 is just noticeable side by side.
     assert min(distance(one, other, sight) for one, other in combinations(LINE_COLOURS, 2)) > 10
 
@@ -117,7 +117,7 @@ def test_every_severity_has_a_colour_of_its_own():
     assert len(set(SEVERITY_COLOURS.values())) == len(Severity)
 
 
-def test_colours_begin_anew_when_they_are_used_up():
+def test_colours_repeat_cyclically():
     assert line_colour(len(LINE_COLOURS) + 1) == line_colour(1) == LINE_COLOURS[1]
 
 

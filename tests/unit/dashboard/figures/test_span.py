@@ -40,7 +40,7 @@ def test_few_samples_are_all_shown():
     assert robust([3.0, 1e6]).high == 1e6
 
 
-def test_nan_and_inf_count_for_nothing():
+def test_nan_and_inf_are_ignored():
     assert robust([1.0, math.nan, math.inf, 2.0]) == Span(1.0, 2.0)
     assert robust([math.nan, math.inf]) is None
     assert robust([]) is None

@@ -54,7 +54,7 @@ def test_a_run_that_ends_in_nan_has_no_dot():
     assert picture([3, 2, math.nan]).find(f"{SVG}circle") is None
 
 
-def test_a_spike_flattens_nothing_and_stays_in_the_picture():
+def test_spike_is_clipped():
     svg = picture([2.0, 3.0] * 20 + [1e9] + [2.0, 3.0] * 20)
     heights = heights_of(svg.find(f"{SVG}path"))
     assert len(heights) == 81
@@ -62,7 +62,7 @@ def test_a_spike_flattens_nothing_and_stays_in_the_picture():
     assert max(heights) <= HEIGHT
 
 
-def test_the_words_tell_the_last_value_and_what_was_lost():
+def test_text_names_the_last_value_and_non_finite_points():
     line = Sparkline(steps=(10, 2000, 3000), values=(11.0, math.nan, 2.51))
     assert (
         sparkline_text(line)

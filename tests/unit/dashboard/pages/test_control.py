@@ -57,13 +57,13 @@ def create_silence(minute):
 
 
 class TestSwitch:
-    def test_armed_it_says_so_and_offers_to_disarm(self, create_control, now, parts, text_of):
+    def test_armed_card_offers_to_disarm(self, create_control, now, parts, text_of):
         card = switch_card(create_control(disarmed=False), now)
         assert "Armed:" in text_of(card)
         assert "Disarm all" in text_of(card)
         assert ids_in(parts, card) == [ids.OPEN_ARMING]
 
-    def test_disarmed_it_says_by_whom_and_why_and_offers_to_arm(
+    def test_disarmed_card_names_actor_and_reason_and_offers_to_arm(
         self, create_control, now, parts, text_of
     ):
         card = switch_card(create_control(), now)
@@ -72,31 +72,27 @@ class TestSwitch:
         assert "ada,  5 min ago : a fire in hall 3" in text
         assert ids_in(parts, card) == [ids.OPEN_ARMING]
 
-    def test_never_touched_it_names_nobody(self, create_control, now, text_of):
+    def test_initial_state_names_no_user(self, create_control, now, text_of):
         state = create_control(disarmed=False, reason="", actor="", changed_at=None)
         assert "ago" not in text_of(switch_card(state, now))
         assert "the :" not in text_of(switch_card(state, now))
 
-    def test_every_page_tells_that_nothing_will_be_done_and_leads_there(
-        self, create_control, parts, text_of
-    ):
+    def test_disarmed_badge_links_to_the_control_page(self, create_control, parts, text_of):
         badge = armed_badge(create_control())
         assert text_of(badge) == "disarmed"
         assert links(parts, badge) == ["/control"]
         titles = [getattr(part, "title", None) for part in parts(badge)]
         assert "ada: a fire in hall 3" in titles
 
-    def test_armed_no_page_says_anything(self, create_control):
+    def test_armed_state_has_no_badge(self, create_control):
         assert armed_badge(create_control(disarmed=False)) is None
 
 
 class TestSilences:
-    def test_without_any_it_says_where_to_begin(self, now, text_of):
+    def test_no_silences_have_a_hint(self, now, text_of):
         assert "None." in text_of(silence_list([], now))
 
-    def test_each_tells_its_rule_its_run_and_its_end_and_can_be_ended(
-        self, create_silence, now, parts, text_of
-    ):
+    def test_each_silence_shows_rule_run_end_and_button(self, create_silence, now, parts, text_of):
         listed = silence_list(
             [create_silence(), create_silence(id="s2", until=None, until_step=12_000)], now
         )
@@ -110,17 +106,13 @@ class TestSilences:
             {"type": ids.END_SILENCE, "id": "s2"},
         ]
 
-    def test_of_all_runs_and_all_rules_it_says_so_without_a_link(
-        self, create_silence, now, parts, text_of
-    ):
+    def test_silence_of_all_runs_has_no_link(self, create_silence, now, parts, text_of):
         listed = silence_list([create_silence(rule="*", run_id=None)], now)
         assert "all rules" in text_of(listed)
         assert "on all runs" in text_of(listed)
         assert links(parts, listed) == []
 
-    def test_one_that_has_just_ended_by_this_clock_is_about_to_go(
-        self, create_silence, now, text_of
-    ):
+    def test_silence_that_has_just_ended(self, create_silence, now, text_of):
         listed = silence_list([create_silence(until=now - timedelta(seconds=1))], now)
         assert "ends in  a moment" in text_of(listed)
 
@@ -130,10 +122,10 @@ class TestSilences:
 
 
 class TestAudit:
-    def test_without_entries_it_says_so(self, now, text_of):
+    def test_empty_log_has_a_text(self, now, text_of):
         assert text_of(audit_list([], now, 10)) == "No entries yet."
 
-    def test_the_newest_stand_first_and_no_more_than_asked_for(self, create_audit, now, text_of):
+    def test_log_is_newest_first_and_limited(self, create_audit, now, text_of):
         entries = [
             create_audit(AuditAction.DISARMED, actor="person:ada", message=f"reason {number}.")
             for number in range(1, 21)
@@ -143,18 +135,18 @@ class TestAudit:
         assert told == [f"reason {number}." for number in range(16, 21)]
         assert text.index("reason 20.") < text.index("reason 19.")
 
-    def test_what_changed_is_told_where_one_word_says_it(self, create_audit, now, text_of):
+    def test_changes_of_state_and_mode_are_shown(self, create_audit, now, text_of):
         changed = create_audit(
             AuditAction.RUN_MODE_CHANGED, before={"mode": "auto"}, after={"mode": "observe"}
         )
         created = create_audit(AuditAction.COMMAND_CREATED, after={"state": "proposed"})
         other = create_audit(AuditAction.SILENCE_CREATED, after={"rule": "r", "run_id": None})
         text = text_of(audit_list([changed, created, other], now, 10))
-        assert "(auto to observe)" in text
+        assert "(auto \u2192 observe)" in text
         assert "(proposed)" in text
         assert text.count("(") == 2
 
-    def test_an_entry_names_its_run_and_who_did_it_and_why(self, create_audit, now, parts, text_of):
+    def test_entry_has_run_actor_and_reason(self, create_audit, now, parts, text_of):
         entry = create_audit(
             AuditAction.RUN_DELETED,
             run_id="a/b?c",
@@ -167,19 +159,19 @@ class TestAudit:
         assert "ada:" in text_of(listed)
         assert "no longer needed" in text_of(listed)
 
-    def test_an_entry_about_no_run_leads_nowhere(self, create_audit, now, parts):
+    def test_entry_without_a_run_has_no_link(self, create_audit, now, parts):
         listed = audit_list([create_audit(AuditAction.ARMED, run_id=None)], now, 10)
         assert links(parts, listed) == []
 
     @pytest.mark.parametrize("action", list(AuditAction))
-    def test_every_action_has_its_words(self, create_audit, now, text_of, action):
+    def test_every_action_has_a_text(self, create_audit, now, text_of, action):
         text = text_of(audit_list([create_audit(action)], now, 10))
         assert text[0].isupper()
         assert "_" not in text
 
 
 @pytest.mark.parametrize("reason", [HTML, "word " * 400, "x" * 2000, "one\ntwo", "\u202eback"])
-def test_text_of_people_is_shown_as_it_is_and_only_ever_as_text(
+def test_text_of_users_is_plain_text(
     create_control, create_silence, create_audit, now, parts, reason
 ):
     shown = [

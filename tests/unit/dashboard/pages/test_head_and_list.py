@@ -48,13 +48,13 @@ def buttons(parts):
 
 
 class TestHead:
-    def test_it_names_the_run_and_what_is_known_of_it(self, create_run, text_of):
+    def test_header_names_the_run_and_its_facts(self, create_run, text_of):
         text = text_of(run_header(create_run()))
         known = ("idefics", "job-7", "id 01234567", "512 ranks", "2,048 samples per step")
         for word in (*known, "revision 0f0f0f0f0f0f", "running", "propose"):
             assert word in text
 
-    def test_what_is_not_known_is_left_out(self, create_run, text_of):
+    def test_unknown_facts_are_omitted(self, create_run, text_of):
         run = create_run(key="", world_size=1, global_batch=None, git_revision=None)
         text = text_of(run_header(run))
         for word in ("None", "ranks", "samples", "revision"):
@@ -67,11 +67,11 @@ class TestHead:
         has_ended = state in (RunState.FINISHED, RunState.FAILED)
         assert bool(getattr(found[ids.OPEN_SEND], "disabled", False)) == has_ended
 
-    def test_it_does_not_change_with_every_step(self, create_run, now):
+    def test_header_does_not_change_with_the_step(self, create_run, now):
         heads = [repr(run_header(create_run(step=step, last_seen_at=now))) for step in (100, 101)]
         assert heads[0] == heads[1]
 
-    def test_where_the_run_stands_does(self, create_run, now, text_of):
+    def test_place_shows_step_attempt_and_last_seen(self, create_run, now, text_of):
         text = text_of(run_place(create_run(), now))
         assert " ".join(text.split()) == "step 12,345 , attempt 3, last seen 40 s ago"
 
@@ -98,12 +98,12 @@ class TestRows:
     @pytest.mark.parametrize(
         ("count", "said"), [(1, "Approval needed"), (3, "Approval needed (3)")]
     )
-    def test_a_command_that_waits_for_a_person_marks_its_run(self, row_of, text_of, count, said):
+    def test_proposed_commands_mark_their_run(self, row_of, text_of, count, said):
         row = row_of(num_proposed=count)
-        assert row.className == "needs-a-person"
+        assert row.className == "needs-approval"
         assert said in text_of(row)
 
-    def test_an_incident_is_told_by_its_first_rule_and_since_when(self, row_of, text_of, now):
+    def test_incident_shows_its_first_rule_and_step(self, row_of, text_of, now):
         head = IncidentHead(
             id="i1",
             number=1,
@@ -119,7 +119,7 @@ class TestRows:
         nameless = head.model_copy(update={"rules": ()})
         assert "no rule, since step 1,990" in text_of(row_of(incident=nameless))
 
-    def test_the_last_intervention_stands_at_the_step_of_the_job(
+    def test_last_intervention_shows_its_applied_step(
         self, row_of, text_of, create_applied, create_command
     ):
         applied = create_applied(parameters=PauseParameters(), applied_step=314)
@@ -133,5 +133,5 @@ class TestRows:
         (link,) = [part for part in parts(row) if isinstance(part, dcc.Link)]
         assert (link.children, link.href) == (HTML, "/runs/a%2Fb%20c")
 
-    def test_a_phase_is_told_as_the_job_calls_it(self, row_of, text_of):
+    def test_phase_is_shown_verbatim(self, row_of, text_of):
         assert HTML in text_of(row_of(phase=HTML))

@@ -48,7 +48,7 @@ def sent(component):
 
 
 def ids_of(part):
-    """Every id within, as text, wherever a component may stand."""
+    """All ids within, as text."""
     if isinstance(part, dict):
         if "props" in part and "namespace" in part and "id" in part["props"]:
             yield json.dumps(part["props"]["id"], sort_keys=True)
@@ -130,7 +130,7 @@ PARTS = {"run": run_parts, "control": control_parts}
 
 @pytest.mark.parametrize("visitor", VISITORS.values(), ids=VISITORS)
 @pytest.mark.parametrize("name", PAGES)
-def test_every_page_stands_with_and_without_a_visitor_and_nothing_in_it_twice(name, visitor):
+def test_ids_are_unique_on_every_page(name, visitor):
     with visited_by(visitor):
         whole = [pages.shell(visitor), PAGES[name](), *PARTS.get(name, list)()]
     counts = Counter(ids_of(sent(whole)))
@@ -139,7 +139,7 @@ def test_every_page_stands_with_and_without_a_visitor_and_nothing_in_it_twice(na
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_built_anew_for_each_who_opens_it(name):
+def test_page_is_built_for_each_request(name):
     first, second = PAGES[name](), PAGES[name]()
     assert first is not second
     assert sent(first) == sent(second)
@@ -151,7 +151,7 @@ def test_all_ids_that_there_are_have_a_place_on_some_page():
     named = {
         value for name, value in vars(ids).items() if name.isupper() and isinstance(value, str)
     }
-    # The types of ids with a command, a silence or a place in them stand in no id by themselves.
+    # Types of pattern-matching ids are not ids by themselves.
     types = {ids.APPROVE, ids.REJECT, ids.CANCEL, ids.END_SILENCE, ids.RUN_ROW, ids.PREVIEW}
     assert {name for name in named if json.dumps(name) not in found} == types
 
@@ -193,7 +193,7 @@ class TestFrame:
     def text_of(self, visitor):
         return json.dumps(sent(pages.shell(visitor)))
 
-    def test_nobody_is_asked_to_sign_in(self):
+    def test_anonymous_visitor_gets_a_sign_in_link(self):
         assert "/signin" in self.text_of(None)
 
     def test_who_need_not_sign_in_cannot_sign_out(self):

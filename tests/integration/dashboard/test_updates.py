@@ -1,4 +1,4 @@
-"""News of a real collector: what is heard, and what becomes of it when it goes away."""
+"""Live updates from a real collector, and its loss and return."""
 
 import asyncio
 
@@ -17,15 +17,15 @@ def guarded(start_collector):
     return start_collector(tokens=(TOKEN, OTHER))
 
 
-def is_live(news):
-    return news.link is Link.LIVE
+def is_live(updates):
+    return updates.link is Link.LIVE
 
 
 async def told(ear, act, run_id=None):
-    """Let something happen; return what was heard of it: frames, decisions, control and step."""
-    before = ear.listener.news(run_id)
+    """Run an action; return the changes of frames, decisions, control and step."""
+    before = ear.listener.updates(run_id)
     await asyncio.to_thread(act)
-    after = await ear.until(lambda news: news != before, run_id)
+    after = await ear.until(lambda updates: updates != before, run_id)
     return (
         after.frames > before.frames,
         after.decisions > before.decisions,
@@ -44,7 +44,7 @@ class TestHeard:
             change = {"mode": "observe", "reason": "let me look"}
             assert job.http.patch(f"/runs/{job.run_id}", json=change).is_success
 
-        job.report([1])  # with it come series that nobody knew
+        job.report([1])  # with new series
 
         async def act(ear):
             await ear.until(is_live)
@@ -59,21 +59,21 @@ class TestHeard:
         assert decision == (False, True, False, 3)
         assert control == (False, False, True, 3)
 
-    def test_an_incident_is_heard_as_a_decision(self, collector, job, listen_to):
+    def test_incident_counts_as_a_decision(self, collector, job, listen_to):
         async def act(ear):
             await ear.until(is_live)
             return await told(ear, lambda: job.report([1], "NaN"), job.run_id)
 
         assert listen_to(collector, act) == (True, True, False, 1)
 
-    def test_a_new_run_is_heard_by_who_follows_all(self, collector, make_job, listen_to):
+    def test_new_run_counts_for_the_list(self, collector, make_job, listen_to):
         async def act(ear):
             await ear.until(is_live)
             return await told(ear, lambda: make_job(collector))
 
         assert listen_to(collector, act)[1]
 
-    def test_a_run_that_is_deleted_is_heard(self, collector, make_job, listen_to):
+    def test_deleted_run_counts(self, collector, make_job, listen_to):
         job = make_job(collector)
         job.end()
 
@@ -85,7 +85,7 @@ class TestHeard:
 
 
 class TestRestart:
-    def test_away_since_then_live_again_with_everything_to_be_asked_anew(
+    def test_reconnect_counts_everything_as_changed(
         self, start_collector, make_job, listen_to, clock
     ):
         collector = start_collector()
@@ -96,7 +96,7 @@ class TestRestart:
             live = await ear.until(is_live, job.run_id)
             clock.advance(60)
             await asyncio.to_thread(collector.stop)
-            away = await ear.until(lambda news: news.link is Link.AWAY, job.run_id)
+            away = await ear.until(lambda updates: updates.link is Link.AWAY, job.run_id)
             clock.advance(60)
             await asyncio.to_thread(collector.start)
             back = await ear.until(is_live, job.run_id)
@@ -117,7 +117,7 @@ class TestRestart:
         collector.stop()
 
         async def act(ear):
-            away = await ear.until(lambda news: news.link is Link.AWAY)
+            away = await ear.until(lambda updates: updates.link is Link.AWAY)
             await asyncio.to_thread(collector.start)
             return away.link, (await ear.until(is_live)).link
 
@@ -138,16 +138,16 @@ class TestRestart:
         async def act(ear):
             stranger = await asyncio.start_server(page, "127.0.0.1", collector.port)
             async with stranger:
-                return await ear.until(lambda news: news.link is Link.AWAY)
+                return await ear.until(lambda updates: updates.link is Link.AWAY)
 
         assert listen_to(collector, act).frames == 0
 
 
 class TestTokens:
     @pytest.mark.parametrize("token", [None, "w" * 43])
-    def test_one_that_is_not_taken_is_told(self, guarded, listen_to, token):
+    def test_rejected_token_is_reported(self, guarded, listen_to, token):
         async def act(ear):
-            return await ear.until(lambda news: news.link is Link.REFUSED)
+            return await ear.until(lambda updates: updates.link is Link.REFUSED)
 
         found = listen_to(guarded, act, token and SecretStr(token))
         assert found.frames == 0
@@ -162,9 +162,11 @@ class TestTokens:
                 ears = ear, type(ear)(ear.hub, second)
                 await ears[1].until(is_live)
                 report = asyncio.create_task(asyncio.to_thread(job.report, [1, 2]))
-                news = [await one.until(lambda news: news.step == 2, job.run_id) for one in ears]
+                updates = [
+                    await one.until(lambda updates: updates.step == 2, job.run_id) for one in ears
+                ]
                 await report
-                return news
+                return updates
 
         first, second = listen_to(guarded, act, SecretStr(TOKEN))
         assert first.frames == second.frames
@@ -184,7 +186,7 @@ def test_however_many_pages_listen_the_collector_holds_one_stream(collector, lis
 
             async def page():
                 async with ear.hub.listening(Visitor(name="ada")) as listener:
-                    assert is_live(listener.news(None))
+                    assert is_live(listener.updates(None))
                     await stop.wait()
 
             for _ in range(100):
