@@ -12,12 +12,14 @@ import time
 import warnings
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.lab.groups import LabRun, run_group
+from benchmarks.lab.members import Change
 from benchmarks.lab.oracle import ACTIONS, GRID
 from benchmarks.lab.outcomes import rescue_table, summarise, write_table
 from benchmarks.lab.plan import ROUNDS, Group, plan
@@ -45,8 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def generate(folder: Path, group: Group) -> None:
     """Train and store the runs of a group that are not stored yet."""
-    names = [f"{group.setting.name}_{kind.name}" for kind in group.kinds]
-    done = folder / "groups" / group.setting.name
+    names = [f"{group.setting.name}_{kind.name}" for kind in (Change, *group.kinds)]
+    done = folder / "groups" / f"{group.setting.name}_{crc32(' '.join(names).encode()):08x}"
     if done.exists():
         return
     started, cpu = time.perf_counter(), time.process_time()
@@ -60,7 +62,7 @@ def generate(folder: Path, group: Group) -> None:
     done.parent.mkdir(parents=True, exist_ok=True)
     done.touch()
     print(
-        f"{group.setting.name}: {count} of {len(names) + 1} runs in "
+        f"{group.setting.name}: {count} of {len(names)} runs in "
         f"{time.process_time() - cpu:.0f} s of CPU, {time.perf_counter() - started:.0f} s",
         flush=True,
     )

@@ -189,7 +189,7 @@ class FreshWeights(Fault):
         row.weights.copy_(row.world.initial)
 
 
-class ZeroedEmbedding(Fault):
+class LostEmbedding(Fault):
     """Embedding and head are nothing but noise, as after a load of other shapes."""
 
     name = "lost_embedding"
@@ -266,7 +266,7 @@ class DisturbedGradients(Fault):
         """Change the gradients."""
 
 
-class Ascent(DisturbedGradients):
+class GradientSign(DisturbedGradients):
     """The gradients have the wrong sign for some steps."""
 
     name = "gradient_sign"
@@ -281,7 +281,7 @@ class Ascent(DisturbedGradients):
             row.gradients.neg_()
 
 
-class NoisyGradients(DisturbedGradients):
+class GradientNoise(DisturbedGradients):
     """Noise drowns the gradients."""
 
     name = "gradient_noise"
@@ -297,7 +297,7 @@ class NoisyGradients(DisturbedGradients):
         row.gradients += self.amount * row.gradients.norm() * drawn / drawn.norm()
 
 
-class OverflowForever(DisturbedGradients):
+class ScalerAtFloor(DisturbedGradients):
     """Every gradient overflows fp16: no step is taken, and the scale falls to its floor."""
 
     name = "scaler_at_floor"
@@ -384,13 +384,13 @@ FAULTS: Final[tuple[type[Fault], ...]] = (
     ScaledWeights,
     FlippedWeights,
     FreshWeights,
-    ZeroedEmbedding,
+    LostEmbedding,
     LostMoments,
     PoisonedMoments,
     NanGradient,
-    Ascent,
-    NoisyGradients,
-    OverflowForever,
+    GradientSign,
+    GradientNoise,
+    ScalerAtFloor,
     LogitGrowth,
     OuterGrowth,
     Shrinking,

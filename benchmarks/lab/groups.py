@@ -83,7 +83,7 @@ def run_group(
         wanted: Tells by its name whether a run is to be yielded.
     """
     world = World(setting)
-    healthy = Change(setting.steps + 1, np.random.default_rng(0))
+    healthy = healthy_change(setting)
     points = [onset + later for later in GRID if onset + later < setting.steps]
     kept = {*range(0, setting.steps, SNAPSHOT_EVERY), *points}
     twin = _watch(world, world.first_state(Member(healthy)), kept)
@@ -96,7 +96,7 @@ def run_group(
     start = twin.states[onset]
     earlier = {step: loss for step, loss in twin.curve.items() if step <= onset}
     for kind in kinds:
-        change = kind(onset, _generator(setting, kind))
+        change = change_of(setting, kind, onset)
         run = LabRun(setting, change, onset, twin.series, earlier)
         if not kind.applies(world) or not wanted(run.name):
             continue
@@ -122,5 +122,11 @@ def _watch(world: World, state: State, kept: set[int]) -> _Trace:
     return _Trace(run.series(), curve, states)
 
 
-def _generator(setting: Setting, kind: type[Change]) -> np.random.Generator:
-    return np.random.default_rng([setting.seed, zlib.crc32(kind.name.encode())])
+def healthy_change(setting: Setting) -> Change:
+    """Return the change that never comes."""
+    return Change(setting.steps + 1, np.random.default_rng(0))
+
+
+def change_of(setting: Setting, kind: type[Change], onset: int) -> Change:
+    """Return a change of a job, as strong as its seed says."""
+    return kind(onset, np.random.default_rng([setting.seed, zlib.crc32(kind.name.encode())]))

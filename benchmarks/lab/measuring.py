@@ -14,14 +14,12 @@ from typing import Final
 import numpy as np
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from benchmarks.lab.corpora import SOURCES
-from benchmarks.lab.families import Batch, sample_losses
 from benchmarks.lab.layout import Part
 from benchmarks.lab.members import State
 from benchmarks.lab.optimizers import EPSILON
-from benchmarks.lab.training import Z_WEIGHT, Ensemble, StepResult, World
+from benchmarks.lab.training import CLIP, SingleRun, StepResult, World
 from stabilizer.agent.probes.catalogs import PROJECTIONS
 from stabilizer.agent.probes.probe_set import ProbeSet
 from stabilizer.protocol.metrics import Kind, Metric
@@ -49,11 +47,11 @@ class Series:
     present: np.ndarray
 
 
-class WatchedRun(Ensemble):
+class WatchedRun(SingleRun):
     """One job under the agent's probes."""
 
     def __init__(self, world: World, state: State) -> None:
-        super().__init__(world, [state])
+        super().__init__(world, state)
         self._probes = ProbeSet(world.model)
         self._probes.attach()
         self._parts = [part for part in world.layout.parts if part.kind in _TRACKED]
@@ -71,15 +69,6 @@ class WatchedRun(Ensemble):
         self._log_weights(before[0], skipped=bool(result.skipped[0]))
         self._note()
         return float(result.losses[0].mean())
-
-    @override
-    def compute(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """As a job does it, so that the probes see modules and gradients."""
-        self.gradients.zero_()
-        self.world.layout.attach(self.world.model, self.weights[0], self.gradients[0])
-        losses, z = sample_losses(self.world.model, {k: v[0] for k, v in batch.items()})
-        (losses.mean() + Z_WEIGHT * z).backward()
-        return losses.detach()[None], z.detach()[None]
 
     def series(self) -> Series:
         """Return what was measured so far."""
@@ -117,8 +106,10 @@ class WatchedRun(Ensemble):
         squares = [before.square(), (weights - before).square()]
         second = self.moments.rows.get(_SECOND)
         if second is not None and not skipped:
+            gradients = self.gradients[0]
+            clipped = gradients * (CLIP / (gradients.norm() + EPSILON)).clamp(max=1.0)
             corrected = second[0] / (1 - 0.95 ** self.moments.counts[0])
-            squares.append(self.gradients[0].square() / corrected.clamp(min=EPSILON**2))
+            squares.append(clipped.square() / corrected.clamp(min=EPSILON**2))
         sums = torch.zeros(len(squares), len(self._parts) + 1)
         sums.index_add_(1, self._owner, torch.stack(squares))
         norms = sums.sqrt().tolist()

@@ -212,6 +212,15 @@ class Ensemble:
         moments = Moments(rows, self.moments.counts[one].clone())
         return State(self.members[index].copy(), self.weights[index].clone(), moments)
 
+    @torch.no_grad()
+    def load(self, state: State, index: int = 0) -> None:
+        """Put a member back to a snapshot."""
+        self.members[index] = state.member.copy()
+        self.weights[index].copy_(state.weights)
+        for name, row in self.moments.rows.items():
+            row[index].copy_(state.moments.rows[name][0])
+        self.moments.counts[index] = state.moments.counts[0]
+
     def keep(self, indices: Sequence[int]) -> None:
         """Drop the members that are not listed."""
         self.members = [self.members[index] for index in indices]
@@ -270,3 +279,19 @@ class Ensemble:
                 row[skipped] = before.rows[name][skipped]
             self.moments.counts[skipped] = before.counts[skipped]
         self.weights -= torch.tensor(rates)[:, None] * update
+
+
+class SingleRun(Ensemble):
+    """One member, trained by the model's own forward and backward, as a job is."""
+
+    def __init__(self, world: World, state: State) -> None:
+        super().__init__(world, [state])
+
+    @override
+    def compute(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        self.gradients.zero_()
+        self.world.layout.attach(self.world.model, self.weights[0], self.gradients[0])
+        own = {name: values[0] for name, values in batch.items()}
+        losses, z = sample_losses(self.world.model, own)
+        (losses.mean() + Z_WEIGHT * z).backward()
+        return losses.detach()[None], z.detach()[None]
