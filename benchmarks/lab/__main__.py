@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -36,7 +35,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--table", action="store_true", help="train nothing")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore", category=UserWarning)  # of vmap: slower for some operators
     if not options.table:
         for group in plan(options.rounds, options.steps):
             if options.family in (None, group.setting.family):

@@ -28,7 +28,7 @@ class LrJump(Fault):
 
     @override
     def draw(self, generator: np.random.Generator) -> None:
-        self.amount = float(np.exp(generator.uniform(np.log(8), np.log(60))))
+        self.amount = float(np.exp(generator.uniform(np.log(12), np.log(100))))
 
     @override
     def strike(self, row: Row) -> None:

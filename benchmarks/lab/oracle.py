@@ -51,6 +51,7 @@ ACTIONS: Final = (
     Action("rollback", back=True),
     Action("rollback_skip", back=True, skip=SKIP),
     Action("rollback_cut", back=True, cut=0.5),
+    Action("rollback_deep_cut", back=True, cut=0.1),
 )
 
 

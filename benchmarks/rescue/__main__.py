@@ -12,7 +12,6 @@ import json
 import logging
 import sys
 import time
-import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +63,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("build/rescue"), help="computed oracles")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    warnings.filterwarnings("ignore", category=UserWarning)  # of vmap: slower for some operators
     logging.getLogger("stabilizer").setLevel(logging.CRITICAL)
     seeds = 1 if options.smoke else options.seeds
     wanted = set(filter(None, options.causes.split(",")))

@@ -1,7 +1,6 @@
 """The laboratory: its copies of a job train as a job does, and its truth is what it says."""
 
 import math
-import warnings
 
 import numpy as np
 import pytest
@@ -25,13 +24,6 @@ from stabilizer.agent.probes.probe_set import ProbeSet
 STEPS = 40
 ONSET = 16
 NEVER = 10**6
-
-
-@pytest.fixture(autouse=True)
-def _quiet():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of vmap: slower for some operators
-        yield
 
 
 @pytest.fixture(scope="module")
