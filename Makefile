@@ -6,7 +6,7 @@ ARGS ?=
 # On a terminal the demo shows its plot and waits; elsewhere pass --exit yourself.
 SHELL := /bin/bash
 
-.PHONY: help venv demo test test-long test-containers coverage check docs bundle bench lab clean
+.PHONY: help venv demo test test-long test-containers coverage check docs bundle bench bench-rescue lab clean
 
 help:
 	@echo "make demo    train, break, rewind, learn on: the whole loop on this machine (ARGS=\"--exit --report FILE --seed N\")"
@@ -17,6 +17,7 @@ help:
 	@echo "make docs    the documentation site, in build/site"
 	@echo "make bundle  a wheelhouse for machines without a network (EXTRAS=collector,dashboard)"
 	@echo "make bench   the benchmarks, printed as ratios against a peer or a limit"
+	@echo "make bench-rescue  faults against us and against what is used today, live (ARGS=--smoke: each once)"
 	@echo "make lab     small real runs with computed outcomes, in build/lab; continues where it was (ARGS=--table)"
 
 # What the demo needs; the stamp is newer than what it was installed from.
@@ -94,6 +95,10 @@ bundle: $(VENV)/.run
 
 bench: $(VENV)/.dev
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file; done
+
+# Faults of the laboratory, live: unprotected, with what is used today, and with us; one JSON line.
+bench-rescue: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.rescue $(ARGS)
 
 # Four core-hours for all of it; a killed command continues.
 lab: $(VENV)/.dev
