@@ -2,8 +2,8 @@
 
 The standard library's http.client under a deadline of our own. The timeout of a socket starts again
 with every byte, so that a server which sends one byte a second holds a connection for hours; here
-every wait is a slice of what is left of the whole exchange. No client library bounds an exchange or
-lets another thread cancel it; docs/adr/0011-agent-http.md has the figures.
+every wait is a slice of what is left of the whole exchange. The synchronous client libraries do not
+bound a whole exchange; docs/adr/0011-agent-http.md has the figures.
 
 Failures are `TelemetryError` with one of the codes connect_failed, connect_timeout, tls_failed,
 read_timeout, connection_lost, garbage_answer, answer_too_large, redirect_refused, cancelled.
