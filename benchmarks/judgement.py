@@ -13,7 +13,7 @@ included, counts as a proposal.
 
 --left-out DIR judges each run of real-runs by DIR/<source>.yaml: rules that were set without its
 source. --perturb replays changed copies as well; runs left with fewer than 30 rows are exempt: for
-them the result on the unchanged run stands. The last line is one JSON object.
+them the result on the unchanged run is used. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ class LabelledSet:
 
 
 def score_cases(expect: Path, verdicts: dict[str, Verdict]) -> dict:
-    """Check each case; a failure says what happened instead."""
+    """Check each case; a failure describes what happened instead."""
     passed, failed = [], {}
     with expect.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["case"] in verdicts]
@@ -279,7 +279,7 @@ def score_cases(expect: Path, verdicts: dict[str, Verdict]) -> dict:
 def case_failure(row: dict[str, str], verdict: Verdict) -> str:
     low, high = (int(row["from"] or 0), int(row["to"] or 2**53))
     inside = [kind for step, kind in verdict.proposals if low <= step <= high]
-    told = ", ".join(f"{kind}@{step}" for step, kind in verdict.proposals[:6]) or "no command"
+    commands = ", ".join(f"{kind}@{step}" for step, kind in verdict.proposals[:6]) or "no command"
     alerts = ", ".join(f"{rule}@{step}" for step, rule in verdict.alerts[:8]) or "no alert"
     has_alert = any(low <= step <= high for step, _ in verdict.alerts)
     must = row["must"]
@@ -291,7 +291,7 @@ def case_failure(row: dict[str, str], verdict: Verdict) -> str:
         "rollback": inside[:1] == ["rollback"],
     }[must]
     where = f" in {low}-{high}" if row["from"] else ""
-    return "" if is_right else f"must {must}{where}; {told}; {alerts}"
+    return "" if is_right else f"must {must}{where}; {commands}; {alerts}"
 
 
 def by_file(function: Callable[[Path], int]) -> Callable[[Path], int]:
@@ -434,7 +434,7 @@ def score_variants(
 
 
 def compact(results: dict[str, dict]) -> dict:
-    """Keep numbers and names, not what was said about each."""
+    """Keep numbers and names."""
     return {
         variant: {key: value for key, value in result.items() if key != "false_by_run"}
         for variant, result in results.items()

@@ -54,8 +54,8 @@ def backtest(  # noqa: PLR0913, PLR0917  one argument for each option
     """Show what the rules would have done on recorded runs, in mode `auto`.
 
     The rules see what a job would have sent, in the same order, and are evaluated by the same code.
-    A replay cannot change the past: a command counts as applied at once, and the data go on as
-    they were.
+    A replay cannot change the past: a command counts as applied at once, and the data continue
+    as they were.
     """
     with exit_on_error():
         rule_file = load_rule_file(rules)

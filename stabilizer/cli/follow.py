@@ -30,7 +30,7 @@ def follow(  # noqa: PLR0913, PLR0917  one argument for each option
     token: TokenOption = None,
     rules: Annotated[Path | None, typer.Option(help="Rule file; else the shipped rules.")] = None,
     every: Annotated[
-        float, typer.Option(min=0.05, max=3600, help="Seconds between two looks at the logs.")
+        float, typer.Option(min=0.05, max=3600, help="Seconds between two polls of the logs.")
     ] = 1.0,
     until_idle: Annotated[
         float | None, typer.Option(min=0, help="End after so many seconds without a new line.")

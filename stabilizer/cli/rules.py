@@ -148,7 +148,7 @@ def _values(model: BaseModel, indent: str, leave_out: Collection[str] = ()) -> I
 
 
 def _reasons(rule: RuleSpec, policy: PolicySpec) -> Iterator[str]:
-    """Say in which conditions of `act_on` the rule counts."""
+    """Describe the conditions of `act_on` in which the rule counts."""
     meanings = {
         "any": "enough to act on",
         "or_all": "one of the signals that are acted on together",

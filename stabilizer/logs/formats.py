@@ -1,4 +1,4 @@
-"""The formats that can be read, which of them a file is in, and the runs of a folder."""
+"""Supported formats, detection of a file's format, and the runs in files and folders."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LogFormat:
         name: As given on the command line.
         matches: Whether a file is in it, from its name and its first bytes.
         parser: Makes a parser for one file.
-        is_document: The file is written anew as a whole whenever it changes.
+        is_document: The whole file is rewritten whenever it changes.
     """
 
     name: str

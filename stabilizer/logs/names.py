@@ -1,4 +1,4 @@
-"""The series that a column of a log is, with the labels that the agent would send.
+"""Maps the columns of a log to series, with the labels that the agent would send.
 
 The project's own logs name columns `metric[/qualifier][/layerN]`: `grad_norm/fc2/layer3` is the
 gradient norm of a module of kind fc2 in layer 3, and never the global norm. Other tools' names for
@@ -34,7 +34,7 @@ _WRAPPERS: Final = frozenset(
     {"train", "training", "optim", "optimizer", "metrics", "trainer", "loss_metrics", "model"}
     | {"lm_loss_training"}
 )
-"""Leading parts that say where a tool keeps its training metrics."""
+"""Prefixes under which tools group their training metrics."""
 _MEAN_LOSS: Final = ["train", "train_loss"]
 """Written by transformers at the end of a training: the mean over the run."""
 _GLOBAL: Final = frozenset({"global", "total", "all"})

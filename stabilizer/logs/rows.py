@@ -1,4 +1,4 @@
-"""Rows of training logs, and what every reader of a log is.
+"""Rows of training logs, and the interface of their readers.
 
 A reader is an incremental parser: bytes in, rows out. The same parser reads a finished file in
 chunks and follows a file that is still growing, in bounded memory.
@@ -35,7 +35,7 @@ IGNORED_COLUMNS: Final = frozenset({"", "epoch", "train/epoch", "_runtime", "ind
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LogRow:
-    """What a log says at one step.
+    """The values of a log at one step.
 
     Args:
         step: Completed optimizer steps.
@@ -56,7 +56,7 @@ class LogRow:
 
 @dataclass(slots=True)
 class LogProblems:
-    """Counts of what could not be used as it was."""
+    """Counts of irregularities in a log."""
 
     bad_lines: int = 0
     """Lines or records that could not be read; they are left out."""
@@ -163,6 +163,6 @@ def parse_number(cell: object) -> float | None:
 
 
 def choose_column(names: Sequence[str], candidates: Sequence[str]) -> str | None:
-    """Return the first candidate that is a column, whatever its case."""
+    """Return the first candidate that is a column, ignoring case."""
     by_lower = {name.strip().lower(): name for name in reversed(names)}
     return next((by_lower[name] for name in candidates if name in by_lower), None)

@@ -1,6 +1,6 @@
-"""From the rows of a log to what a job would have sent: attempts, catalogs, frames.
+"""Converts the rows of a log to what a job would have sent: attempts, catalogs, frames.
 
-What a log can do, and what it means:
+How a log is interpreted:
 
 - The same step again adds to it; a series that is repeated there counts as it was written last.
 - A step that goes back begins a new attempt, as a restarted job does. A row that goes back and

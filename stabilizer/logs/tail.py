@@ -1,14 +1,13 @@
-"""A log that is still growing: what has been added since the last look.
+"""Follows a growing log: returns what has been added since the last poll.
 
-What can happen to the file, and what it means:
+How changes of the file are handled:
 
-- It ends within a line or record: the rest is read when it is there.
-- It is moved away and a new one takes its place (rotation), or it is cut and begins anew: the new
-  content follows the old.
-- A document (`trainer_state.json`) is written anew as a whole: what it says beyond the newest step
-  is new. Its newest step goes back when a job was restarted from an earlier checkpoint: what
-  follows that step is new again.
-- It is not there, or in no format yet: it may come.
+- It ends within a line or record: the rest is read once it is complete.
+- It is rotated or truncated: the new content follows the old.
+- A document (`trainer_state.json`) is rewritten as a whole: steps after the newest are new. If its
+  newest step goes back, the job was restarted from an earlier checkpoint: steps after that one are
+  new again.
+- It does not exist yet, or its format is not recognised yet: it is polled again.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from stabilizer.logs.formats import CHUNK_BYTES, HEAD_BYTES, LogFormat, detect_f
 from stabilizer.logs.rows import LogParser, LogProblems, LogRow
 
 MAX_BYTES_AT_ONCE: Final = 16 * 2**20
-"""Of one look, so that a long log does not keep the others waiting."""
+"""Limit of one poll, so that a long log does not delay the others."""
 
 
 class LogTail:

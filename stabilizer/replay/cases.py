@@ -205,7 +205,7 @@ class Case:
 
 
 def _parts(line: str) -> tuple[str, str]:
-    """Return the kind of a line and what it says."""
+    """Return the kind and the content of a line."""
     match = _LINE.match(line)
     if match is None:
         raise ValueError(f"{line!r} is no line of a test")
@@ -312,7 +312,7 @@ class CasePlayer:
         self._context = context
 
     def _apply(self, step: int) -> int | None:
-        """Do what the job does with the commands; return where it has gone back to."""
+        """Settle the commands as the job does; return the step of a rollback."""
         waiting, self._waiting = self._waiting, []
         if self._spec.commands == "ignored":
             return None
@@ -323,12 +323,12 @@ class CasePlayer:
                 continue
             parameters = command.parameters
             is_rollback = isinstance(parameters, RollbackParameters)
-            stands = parameters.target.step if isinstance(parameters, RollbackParameters) else step
-            read_back = ReadBack(attempt=self._attempt, step=stands)
+            reached = parameters.target.step if isinstance(parameters, RollbackParameters) else step
+            read_back = ReadBack(attempt=self._attempt, step=reached)
             self._take(self._brain.command_changed(applied_command(command, step, read_back)))
             if is_rollback:
-                self._rewind(stands)
-                return stands
+                self._rewind(reached)
+                return reached
         return None
 
     def _rewind(self, step: int) -> None:

@@ -18,12 +18,12 @@ from stabilizer.replay.upload import RunUploader
 from stabilizer.rules.loader import RuleFile
 from stabilizer.rules.outcome import AlertChange, IncidentChange, Outcome
 
-Say = Callable[[str], None]
-"""Shows a line to the user."""
+PrintLine = Callable[[str], None]
+"""Prints a line for the user."""
 
 
 class Follower(Protocol):
-    """What is done with the steps of a followed run."""
+    """Processes the steps of a followed run."""
 
     def take(self, step: LogStep) -> None:
         """Process a step."""
@@ -34,50 +34,50 @@ class Follower(Protocol):
         ...
 
     def finish(self) -> None:
-        """End: nobody follows any more."""
+        """End: the run is no longer followed."""
         ...
 
 
 class LocalFollower:
-    """Judges a run here, and says what happens."""
+    """Judges a run in this process and prints alerts and decisions."""
 
-    def __init__(self, name: str, rules: RuleFile, say: Say) -> None:
+    def __init__(self, name: str, rules: RuleFile, print_line: PrintLine) -> None:
         self._name = name
-        self._say = say
+        self._print = print_line
         self._job = ReplayedJob(rules, Mode.OBSERVE, self._report)
 
     def take(self, step: LogStep) -> None:
         """Judge a step."""
         if step.starts_attempt and self._job.result.rows:
-            self._say(f"{self._name}: the job continues from step {step.step}")
+            self._print(f"{self._name}: the job continues from step {step.step}")
         self._job.show(step)
 
     def settle(self) -> None:
         """Do nothing: every step is judged at once."""
 
     def finish(self) -> None:
-        """Say how the run stands."""
+        """Print a summary."""
         result = self._job.result
         if not result.rows:
-            self._say(f"{self._name}: no step that can be read")
+            self._print(f"{self._name}: no step that can be read")
             return
         counts = f"{result.rows} steps, {len(result.alerts)} alerts"
-        self._say(f"{self._name}: followed to step {result.last_step}: {counts}")
+        self._print(f"{self._name}: followed to step {result.last_step}: {counts}")
 
     def _report(self, step: int, out: Outcome) -> None:
         for line in (*map(describe_alert, out.alerts), *map(describe_decision, out.incidents)):
             if line:
-                self._say(f"{self._name} step {step}: {line}")
+                self._print(f"{self._name} step {step}: {line}")
 
 
 class UploadingFollower:
     """Sends a run to a collector, which judges it."""
 
-    def __init__(self, name: str, uploader: RunUploader, say: Say) -> None:
+    def __init__(self, name: str, uploader: RunUploader, print_line: PrintLine) -> None:
         self._name = name
         self._uploader = uploader
-        self._say = say
-        self._is_told = False
+        self._print = print_line
+        self._is_announced = False
 
     def take(self, step: LogStep) -> None:
         """Send a step, with its neighbours."""
@@ -86,9 +86,9 @@ class UploadingFollower:
     def settle(self) -> None:
         """Send what waits."""
         self._uploader.flush()
-        if self._uploader.run_id is not None and not self._is_told:
-            self._is_told = True
-            self._say(f"{self._name}: run {self._uploader.run_id}")
+        if self._uploader.run_id is not None and not self._is_announced:
+            self._is_announced = True
+            self._print(f"{self._name}: run {self._uploader.run_id}")
 
     def finish(self) -> None:
         """Send what waits and end the run."""
@@ -116,7 +116,7 @@ def describe_decision(incident: IncidentChange) -> str:
 
 @dataclass(slots=True)
 class FollowedRun:
-    """The files of one run, in order, and what is done with their steps."""
+    """The files of one run, in order, and its follower."""
 
     name: str
     follower: Follower
@@ -164,8 +164,8 @@ class LogWatcher:
     Args:
         patterns: Files, folders (their event files are one run) and glob patterns.
         format_: Of all of them; None to find it out for each.
-        make: Makes what is done with a run, from its name and the path that names it.
-        say: Shows a line to the user.
+        make: Makes the follower of a run from its name and its path.
+        print_line: Prints a line for the user.
     """
 
     def __init__(
@@ -173,12 +173,12 @@ class LogWatcher:
         patterns: Sequence[str],
         format_: LogFormat | None,
         make: Callable[[str, Path], Follower],
-        say: Say,
+        print_line: PrintLine,
     ) -> None:
         self._patterns = patterns
         self._format = format_
         self._make = make
-        self._say = say
+        self._print = print_line
         self._runs: dict[Path, FollowedRun] = {}
         self._failed: set[Path] = set()
         self._known: set[Path] = set()
@@ -190,7 +190,7 @@ class LogWatcher:
         return len(self._runs)
 
     def poll(self) -> int:
-        """Look for new logs, process what has been added; return the number of rows."""
+        """Find new logs and process what has been added; return the number of rows."""
         self._find()
         num_rows = 0
         for place, run in list(self._runs.items()):
@@ -199,10 +199,10 @@ class LogWatcher:
                 self._is_reachable = True
             except TelemetryError as error:
                 if self._is_reachable:
-                    self._say(f"{run.name}: {error.message}; trying again")
+                    self._print(f"{run.name}: {error.message}; trying again")
                 self._is_reachable = False
             except StabilizerError as error:
-                self._say(f"{run.name}: not followed any more: {error.message}")
+                self._print(f"{run.name}: no longer followed: {error.message}")
                 self._failed.add(place)
                 self._runs.pop(place).close()
         return num_rows
@@ -213,7 +213,7 @@ class LogWatcher:
             try:
                 run.finish()
             except StabilizerError as error:
-                self._say(f"{run.name}: {error.message}")
+                self._print(f"{run.name}: {error.message}")
 
     def _find(self) -> None:
         for path in self._paths():
@@ -225,7 +225,7 @@ class LogWatcher:
             if place not in self._runs:
                 name = place.name if place.is_dir() else path.stem
                 self._runs[place] = FollowedRun(name, self._make(name, place))
-                self._say(f"following {place}")
+                self._print(f"following {place}")
             self._runs[place].tails.append(tail)
 
     def _paths(self) -> Iterator[Path]:

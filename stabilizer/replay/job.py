@@ -93,7 +93,7 @@ class DecisionNote:
 
 @dataclass(slots=True)
 class ReplayResult:
-    """What the rules say about a run."""
+    """Outcome of a replay: alerts, decisions and commands."""
 
     rows: int = 0
     """Steps with a value."""

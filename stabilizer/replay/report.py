@@ -38,7 +38,7 @@ td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 
 @dataclass(slots=True)
 class LossTrace:
-    """The loss of a run, thinned: every point stands for the worst of its steps."""
+    """The loss of a run, thinned: each point is the largest of its steps."""
 
     points: list[tuple[int, float]] = field(default_factory=list)
     """(step, loss)."""

@@ -33,7 +33,7 @@ MAX_VALUES: Final = 2_000_000
 """Limits of one batch."""
 _MAX_CATALOGS: Final = 100
 SILENT_SECONDS: Final = 300.0
-"""A log that says nothing for three times as long counts as lost."""
+"""Heartbeat interval that is promised: a run without new steps for three of them is lost."""
 
 
 class RunStore(Protocol):

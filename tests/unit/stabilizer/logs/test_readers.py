@@ -268,7 +268,7 @@ def test_folders_hold_runs(tmp_path):
         find_logs([tmp_path / "nothing.csv"])
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path):
+def test_runs_of_one_name_have_distinct_names(tmp_path):
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         write(tmp_path / folder, "csv", ROWS)

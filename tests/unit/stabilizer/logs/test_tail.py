@@ -63,7 +63,7 @@ def test_a_rotated_file_is_read_to_its_end_and_then_the_new_one(tmp_path, name):
 
 
 @each_line_format
-def test_a_file_that_is_cut_begins_anew(tmp_path, name):
+def test_a_truncated_file_is_read_from_its_start(tmp_path, name):
     path = write(tmp_path, name, ROWS)
     tail = LogTail(path)
     assert steps(tail) == list(range(1, 9))

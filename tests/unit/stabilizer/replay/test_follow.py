@@ -30,23 +30,25 @@ def append(path, first, losses):
             file.write(json.dumps({"step": first + index, "loss": loss}) + "\n")
 
 
-class Said(list):
+class Printed(list):
     def __call__(self, line):
         self.append(line)
 
 
 @pytest.fixture
-def said():
-    return Said()
+def printed():
+    return Printed()
 
 
 @pytest.fixture
-def watching(said):
+def watching(printed):
     started = []
 
     def start(*patterns, format_=None):
         patterns = [str(pattern) for pattern in patterns]
-        watcher = LogWatcher(patterns, format_, lambda n, _: LocalFollower(n, RULES, said), said)
+        watcher = LogWatcher(
+            patterns, format_, lambda n, _: LocalFollower(n, RULES, printed), printed
+        )
         started.append(watcher)
         return watcher
 
@@ -55,7 +57,7 @@ def watching(said):
         watcher.finish()
 
 
-def test_alerts_are_said_as_the_log_grows(tmp_path, watching, said):
+def test_alerts_are_printed_as_the_log_grows(tmp_path, watching, printed):
     log = tmp_path / "run.jsonl"
     watcher = watching(log)
     assert watcher.poll() == 0
@@ -63,31 +65,31 @@ def test_alerts_are_said_as_the_log_grows(tmp_path, watching, said):
     assert watcher.poll() == 5
     append(log, 6, [50.0])
     watcher.poll()
-    assert not [line for line in said if "high" in line]  # more of step 6 may come
+    assert not [line for line in printed if "high" in line]  # more of step 6 may come
     watcher.poll()
-    assert "run step 6: divergence: high fires on loss at 50" in said
-    (decision,) = [line for line in said if "incident 1" in line]
+    assert "run step 6: divergence: high fires on loss at 50" in printed
+    (decision,) = [line for line in printed if "incident 1" in line]
     assert "hold" in decision  # mode observe: nothing is commanded
     assert "multiply the learning rate by 0.5" in decision
     append(log, 7, [2.0] * 5)
     watcher.poll()
-    assert "run step 7: high is over" in said
+    assert "run step 7: high is over" in printed
     watcher.finish()
-    assert said[-1] == "run: followed to step 11: 11 steps, 1 alerts"
+    assert printed[-1] == "run: followed to step 11: 11 steps, 1 alerts"
 
 
-def test_a_restart_of_the_job_is_said_and_judged_as_one(tmp_path, watching, said):
+def test_a_restart_of_the_job_is_printed_and_begins_an_attempt(tmp_path, watching, printed):
     log = tmp_path / "run.jsonl"
     watcher = watching(log)
     append(log, 1, [2.0] * 20)
     watcher.poll()
     append(log, 11, [2.0] * 3)
     watcher.poll()
-    assert "run: the job continues from step 11" in said
+    assert "run: the job continues from step 11" in printed
     watcher.finish()
 
 
-def test_patterns_find_new_logs_and_folders_of_event_files_are_one_run(tmp_path, watching, said):
+def test_patterns_find_new_logs_and_folders_of_event_files_are_one_run(tmp_path, watching, printed):
     watcher = watching(tmp_path / "*.jsonl", tmp_path / "events")
     (tmp_path / "events").mkdir()
     for name in ("a", "b"):
@@ -97,19 +99,19 @@ def test_patterns_find_new_logs_and_folders_of_event_files_are_one_run(tmp_path,
         (tmp_path / "events" / f"events.out.tfevents.{number}").touch()
         watcher.poll()
     assert watcher.num_runs == 3
-    assert [line for line in said if line.startswith("following")] == [
+    assert [line for line in printed if line.startswith("following")] == [
         f"following {tmp_path / name}" for name in ("a.jsonl", "b.jsonl", "events")
     ]
 
 
-def test_a_log_that_cannot_be_read_does_not_stop_the_others(tmp_path, watching, said):
+def test_a_log_that_cannot_be_read_does_not_stop_the_others(tmp_path, watching, printed):
     bad, good = tmp_path / "bad.csv", tmp_path / "good.csv"
     bad.write_text('"Step","a - loss","b - loss"\n1,2,3\n')
     good.write_text("step,loss\n1,2\n")
     watcher = watching(bad, good)
     watcher.poll()
     watcher.poll()
-    assert [line for line in said if "not followed any more" in line and "2 runs" in line]
+    assert [line for line in printed if "no longer followed" in line and "2 runs" in line]
     assert watcher.num_runs == 1
     assert watcher.poll() == 0
 
@@ -122,7 +124,7 @@ class Clock:
         return self.seconds
 
 
-def test_following_ends_when_the_log_is_idle(tmp_path, watching, said):
+def test_following_ends_when_the_log_is_idle(tmp_path, watching, printed):
     log = tmp_path / "run.jsonl"
     clock, script = Clock(), [lambda: append(log, 1, [2.0]), lambda: append(log, 2, [2.0])]
 
@@ -133,16 +135,16 @@ def test_following_ends_when_the_log_is_idle(tmp_path, watching, said):
 
     watch(watching(log), clock, sleep, every=1.0, until_idle=5.0)
     assert clock.seconds == 7.0
-    assert said[-1].startswith("run: followed to step 2")
+    assert printed[-1].startswith("run: followed to step 2")
 
 
-def test_ctrl_c_ends_in_order(tmp_path, watching, said):
+def test_ctrl_c_ends_in_order(tmp_path, watching, printed):
     def sleep(_seconds):
         raise KeyboardInterrupt
 
     append(tmp_path / "run.jsonl", 1, [2.0])
     watch(watching(tmp_path / "run.jsonl"), Clock(), sleep, every=1.0, until_idle=None)
-    assert said[-1].startswith("run: followed to step 1")
+    assert printed[-1].startswith("run: followed to step 1")
 
 
 class MemoryStore:
@@ -212,17 +214,17 @@ class MemoryStore:
         )
 
 
-def uploading(store, log, said):
+def uploading(store, log, printed):
     def make(name, _place):
-        return UploadingFollower(name, RunUploader(store, name, "key", None, 1e9), said)
+        return UploadingFollower(name, RunUploader(store, name, "key", None, 1e9), printed)
 
-    return LogWatcher([str(log)], None, make, said)
+    return LogWatcher([str(log)], None, make, printed)
 
 
-def test_a_run_is_sent_in_batches_and_ended(tmp_path, said):
+def test_a_run_is_sent_in_batches_and_ended(tmp_path, printed):
     store, log = MemoryStore(), tmp_path / "run.jsonl"
     append(log, 1, [2.0] * (MAX_STEPS + 44))
-    watcher = uploading(store, log, said)
+    watcher = uploading(store, log, printed)
     watcher.poll()
     watcher.poll()
     watcher.finish()
@@ -232,14 +234,14 @@ def test_a_run_is_sent_in_batches_and_ended(tmp_path, said):
     (register,) = store.registered
     assert (register.name, register.key, register.mode) == ("run", "key", Mode.OBSERVE)
     assert store.states[-1] is RunState.FINISHED
-    assert "run: run r" in said
+    assert "run: run r" in printed
 
 
-def test_restarts_of_the_job_are_attempts_of_one_run(tmp_path, said):
+def test_restarts_of_the_job_are_attempts_of_one_run(tmp_path, printed):
     store, log = MemoryStore(), tmp_path / "run.jsonl"
     append(log, 1, [2.0] * 10)
     append(log, 6, [3.0] * 10)
-    watcher = uploading(store, log, said)
+    watcher = uploading(store, log, printed)
     watcher.poll()
     watcher.finish()
     first, second = store.starts
@@ -248,25 +250,25 @@ def test_restarts_of_the_job_are_attempts_of_one_run(tmp_path, said):
     assert store.steps == {first: list(range(1, 11)), second: list(range(6, 16))}
 
 
-def test_following_again_sends_only_what_is_new(tmp_path, said):
+def test_following_again_sends_only_what_is_new(tmp_path, printed):
     store, log = MemoryStore(), tmp_path / "run.jsonl"
     append(log, 1, [2.0] * 10)
     append(log, 6, [3.0] * 3)
     for _ in range(2):
-        watcher = uploading(store, log, said)
+        watcher = uploading(store, log, printed)
         watcher.poll()
         watcher.finish()
     append(log, 9, [3.0] * 3)
-    watcher = uploading(store, log, said)
+    watcher = uploading(store, log, printed)
     watcher.poll()
     watcher.finish()
     assert [*store.steps.values()] == [list(range(1, 11)), list(range(6, 12))]
 
 
 @pytest.mark.parametrize("failures", range(1, 12))
-def test_an_outage_loses_nothing_and_repeats_nothing(tmp_path, said, failures):
+def test_an_outage_loses_nothing_and_repeats_nothing(tmp_path, printed, failures):
     store, log = MemoryStore(), tmp_path / "run.jsonl"
-    watcher = uploading(store, log, said)
+    watcher = uploading(store, log, printed)
     first = 1
     for count in (5, 300, 7):
         store.failing = failures
@@ -278,21 +280,21 @@ def test_an_outage_loses_nothing_and_repeats_nothing(tmp_path, said, failures):
         watcher.poll()
     watcher.finish()
     assert [*store.steps.values()] == [list(range(1, first))]
-    assert len([line for line in said if "trying again" in line]) <= 6
+    assert len([line for line in printed if "trying again" in line]) <= 6
 
 
-def test_a_run_that_is_refused_is_given_up(tmp_path, said):
+def test_a_run_that_is_refused_is_dropped(tmp_path, printed):
     store, log = MemoryStore(), tmp_path / "run.jsonl"
     store.refusing = True
     append(log, 1, [2.0])
-    watcher = uploading(store, log, said)
+    watcher = uploading(store, log, printed)
     for _ in range(3):
         watcher.poll()
     assert watcher.num_runs == 0
-    assert [line for line in said if "not followed any more: no" in line]
+    assert [line for line in printed if "no longer followed: no" in line]
 
 
-def test_times_are_those_of_the_log_or_of_now(tmp_path, said):
+def test_times_are_those_of_the_log_or_of_now(tmp_path, printed):
     store, seen = MemoryStore(), []
     send = store.send
 
@@ -303,7 +305,7 @@ def test_times_are_those_of_the_log_or_of_now(tmp_path, said):
     store.send = note
     log = tmp_path / "run.jsonl"
     log.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 2.0, "timestamp": 1.7e9}\n')
-    watcher = uploading(store, log, said)
+    watcher = uploading(store, log, printed)
     watcher.poll()
     watcher.finish()
     assert seen == [1e9, 1.7e9]
