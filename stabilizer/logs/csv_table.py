@@ -33,11 +33,26 @@ _WANDB = re.compile(r"(?P<run>.+?) - (?P<name>.+?)(?P<bound>__MIN|__MAX)?\Z")
 _NAMES_OF_NOTHING: Final = frozenset({"", "null", "none", "na", "n/a", "-"})
 
 
-class CsvParser(LineParser):
-    """Parses CSV with a header."""
+def runs_of_header(line: str) -> list[str]:
+    """Return the runs of a W&B chart's export; empty for other files."""
+    names = [name.strip() for name in next(csv.reader([line]), [])]
+    special = set(STEP_COLUMNS) | set(TIME_COLUMNS)
+    matches = [_WANDB.match(name) for name in names if name.lower() not in special]
+    if not matches or not all(matches):
+        return []
+    return sorted({match["run"] for match in matches if match})
 
-    def __init__(self) -> None:
+
+class CsvParser(LineParser):
+    """Parses CSV with a header.
+
+    Args:
+        run: The run to read of a W&B chart's export that has several.
+    """
+
+    def __init__(self, run: str | None = None) -> None:
         super().__init__()
+        self._run = run
         self._header: _Header | None = None
 
     def parse_line(self, text: str, *, is_last: bool) -> Iterator[LogRow]:
@@ -49,7 +64,7 @@ class CsvParser(LineParser):
         cells = text.split(",") if '"' not in text else next(csv.reader([text]))
         header = self._header
         if header is None:
-            self._header = _Header(cells)
+            self._header = _Header(cells, self._run)
             return
         if len(cells) > len(header.names) or (is_last and len(cells) < len(header.names)):
             self.reject(is_last=is_last)
@@ -91,8 +106,9 @@ class CsvParser(LineParser):
 class _Header:
     """The columns of a file."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: list[str], run: str | None) -> None:
         self.names = names
+        self._run = run
         step = choose_column(names, STEP_COLUMNS)
         if step is None:
             raise InvalidInputError(
@@ -126,7 +142,7 @@ class _Header:
         if not kept or not all(matches):
             return kept
         runs = sorted({match["run"] for match in matches if match})
-        if len(runs) > 1:
+        if len(runs) > 1 and self._run is None:
             raise InvalidInputError(
                 f"the file holds {len(runs)} runs: {', '.join(runs)[:200]}",
                 field="header",
@@ -136,5 +152,5 @@ class _Header:
         return [
             (index, match["name"])
             for (index, _), match in zip(kept, matches, strict=True)
-            if match and match["bound"] is None
+            if match and match["bound"] is None and self._run in {None, match["run"]}
         ]

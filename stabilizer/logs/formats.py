@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from stabilizer.errors import ConfigurationError, InvalidInputError
-from stabilizer.logs.csv_table import CsvParser
+from stabilizer.logs.csv_table import CsvParser, runs_of_header
 from stabilizer.logs.json_records import JsonLinesParser, TrainerStateParser
 from stabilizer.logs.rows import STEP_COLUMNS, LogParser, LogProblems, LogRow, choose_column
 from stabilizer.logs.tensorboard import TensorBoardParser
@@ -152,7 +152,21 @@ def find_logs(paths: Sequence[Path], format_: LogFormat | None = None) -> list[L
             if known is None:
                 raise _unknown(path)
             found.append(LogSource(_run_name(path, known), (path,), known))
-    return _named_apart(found)
+    return _named_apart([part for source in found for part in _split(source)])
+
+
+def _split(source: LogSource) -> Iterator[LogSource]:
+    """Split a W&B chart's export into its runs."""
+    runs: list[str] = []
+    if source.format.name == "csv":
+        with source.paths[0].open("rb") as file:
+            runs = runs_of_header(file.readline(HEAD_BYTES).decode("utf-8", "replace").strip())
+    if len(runs) < 2:
+        yield source
+        return
+    for run in runs:
+        format_ = replace(source.format, parser=partial(CsvParser, run))
+        yield LogSource(run, source.paths, format_)
 
 
 def _of_folder(files: Sequence[Path], format_: LogFormat | None) -> Iterator[LogSource]:

@@ -189,6 +189,16 @@ def test_csv_of_a_wandb_chart():
         parse(CsvParser(), '"Step","a - loss","b - loss"\n')
 
 
+def test_csv_of_a_wandb_chart_with_several_runs_is_split(tmp_path):
+    path = tmp_path / "chart.csv"
+    path.write_text('"Step","a - loss","a - loss__MIN","b - loss"\n1,2.0,1.9,\n2,,,3.0\n')
+    found = {s.name: [row for row in s.rows() if row.present is None] for s in find_logs([path])}
+    assert {name: [(r.step, r.values.tolist()) for r in rows] for name, rows in found.items()} == {
+        "a": [(1, [2.0])],
+        "b": [(2, [3.0])],
+    }
+
+
 def test_csv_without_a_step_says_so():
     with pytest.raises(InvalidInputError, match="no step"):
         parse(CsvParser(), "epoch,loss\n1,2\n")
