@@ -10,6 +10,7 @@ import pytest
 
 from stabilizer.protocol.commands import Command
 from stabilizer.protocol.runs import Run
+from trainer.data.making import make_corpus
 from trainer.demo.processes import Process, Processes
 from trainer.demo.story import policy_file
 from trainer.demo.watch import DemoClient
@@ -105,10 +106,8 @@ def collector(processes, tmp_path):
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
-    with Processes(folder / "logs") as started:
-        arguments = ["data", "make", "--out", str(folder / "data"), "--documents", "600"]
-        started.run("data", "trainer", arguments, SECONDS)
-    return folder / "data"
+    make_corpus(folder, documents=600, seed=0)
+    return folder
 
 
 @pytest.fixture
