@@ -11,11 +11,11 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from stabilizer.errors import ConfigurationError
 from trainer.config.run import RunConfig
+from trainer.faults import faults_section
 
 _ANY_NAME: Final = "NAME"
 """Stands for a name that the user chooses, such as that of a source."""
@@ -43,7 +43,7 @@ def describe_fields(name: str = "") -> list[FieldDescription]:
     Raises:
         ConfigurationError: There is no such field.
     """
-    found = [each for each in _fields_for(name) if not name or _is_at_or_below(each.name, name)]
+    found = [each for each in _all() if not name or _is_at_or_below(each.name, name)]
     if not found:
         section = name.rpartition(".")[0]
         allowed = ", ".join(fields_of(section) or fields_of(""))
@@ -56,14 +56,9 @@ def fields_of(section: str) -> list[str]:
     depth = section.count(".") + 1 if section else 0
     return [
         each.name.split(".")[-1]
-        for each in _fields_for(section or "model")
+        for each in _all()
         if each.name.count(".") == depth and (not section or _is_at_or_below(each.name, section))
     ]
-
-
-def _fields_for(name: str) -> tuple[FieldDescription, ...]:
-    """Return the fields to search; those of faults, which load torch, only where needed."""
-    return _all(with_faults=not name or name.split(".", maxsplit=1)[0] == _FAULTS)
 
 
 def _is_at_or_below(name: str, wanted: str) -> bool:
@@ -74,26 +69,20 @@ def _is_at_or_below(name: str, wanted: str) -> bool:
 
 
 @cache
-def _all(*, with_faults: bool) -> tuple[FieldDescription, ...]:
-    return tuple(_describe(RunConfig, "", with_faults=with_faults))
+def _all() -> tuple[FieldDescription, ...]:
+    return tuple(_describe(RunConfig, ""))
 
 
-def _describe(section: Any, above: str, *, with_faults: bool) -> Iterator[FieldDescription]:  # noqa: ANN401  a dataclass of pydantic's or a model
+def _describe(section: Any, above: str) -> Iterator[FieldDescription]:  # noqa: ANN401  a dataclass of pydantic's or a model
     fields: dict[str, FieldInfo] = section.__pydantic_fields__
     for field, info in fields.items():
         name = f"{above}{field}"
         inner, suffix, kind = _look_into(info.annotation)
         if name == _FAULTS:
-            inner, suffix, kind = (_faults_section() if with_faults else None), "", ""
+            inner, suffix, kind = faults_section, "", ""
         yield FieldDescription(name, kind, _default(info), info.description or "")
         if inner is not None:
-            yield from _describe(inner, f"{name}{suffix}.", with_faults=with_faults)
-
-
-def _faults_section() -> type[BaseModel]:
-    from trainer.faults import faults_section  # noqa: PLC0415  loads torch
-
-    return faults_section
+            yield from _describe(inner, f"{name}{suffix}.")
 
 
 def _look_into(hint: Any) -> tuple[type | None, str, str]:  # noqa: ANN401  any type

@@ -14,6 +14,7 @@ from trainer.config.describing import fields_of
 from trainer.config.drafts import ConfigDraft, to_yaml
 from trainer.config.library import read_preset, read_recipe
 from trainer.config.run import RunConfig
+from trainer.faults import FAULTS
 
 _WORDS: Final = {
     "Input should be greater than or equal to": "allowed: at least",
@@ -79,8 +80,6 @@ def check_draft(draft: ConfigDraft) -> RunConfig:
 
 def config_to_yaml(config: RunConfig) -> str:
     """Write a configuration as `parse_config` reads it back; faults that are off are null."""
-    from trainer.faults import FAULTS  # noqa: PLC0415  loads torch
-
     values = asdict(config)
     values["faults"] = dict.fromkeys(kind.name for kind in FAULTS) | values["faults"]
     return to_yaml(_plain(values))

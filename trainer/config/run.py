@@ -22,6 +22,7 @@ from trainer.config.section import (
     agreement,
     refuse,
 )
+from trainer.faults import read_faults
 
 SOLO: Final = "solo"
 
@@ -154,14 +155,6 @@ class TrainingConfig(Section):
         return self.devices * self.nodes
 
 
-def _read_faults(given: object) -> object:
-    if given == {}:
-        return given
-    from trainer.faults import read_faults  # noqa: PLC0415  loads torch
-
-    return read_faults(given)
-
-
 @dataclass(frozen=True, kw_only=True, config=SECTION)
 class RunConfig(Section):
     """Everything a run is made from; saved with the run."""
@@ -176,7 +169,7 @@ class RunConfig(Section):
     """How long, from which seed."""
     monitor: MonitorConfig
     """Who watches."""
-    faults: Annotated[Mapping[str, Any], PlainValidator(_read_faults)]
+    faults: Annotated[Mapping[str, Any], PlainValidator(read_faults)]
     """Which failures happen on demand; null: not this one. `trainer.faults` describes them."""
 
     @agreement

@@ -19,7 +19,6 @@ from trainer import presets
 from trainer.config import load_config
 from trainer.demo.console import StoryTeller
 from trainer.demo.options import ARMS, Arm, DemoOptions
-from trainer.demo.plot import draw, draw_svg, write_page
 from trainer.demo.processes import Process, Processes, ProcessFailedError
 from trainer.demo.report import ArmOutcome, build_report, follow, verdict
 from trainer.demo.watch import ArmWatch, DemoClient, Event
@@ -200,6 +199,8 @@ def _outcome(client: DemoClient, arm: Arm, options: DemoOptions) -> ArmOutcome:
 def _conclude(
     options: DemoOptions, outcomes: Mapping[str, ArmOutcome], seconds: float, teller: StoryTeller
 ) -> int:
+    from trainer.demo.plot import draw, draw_svg, write_page  # noqa: PLC0415  loads matplotlib
+
     checks = verdict(outcomes, options.disturbances)
     report = build_report(
         outcomes, checks, seed=options.seed, seconds=seconds, final_steps=options.final_steps

@@ -12,10 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias, TypeVar
 
-from lightning.pytorch import Callback
 from pydantic import BaseModel, Field, create_model
 
-from trainer.faults.base import SETTINGS, PassingFault, StepFault
+from trainer.faults.base import SETTINGS, FaultCallback, PassingFault, StepFault
 from trainer.faults.corrupted_shard import CorruptedShard, corrupt_file, show_corrupted_corpus
 from trainer.faults.documents import BadDocuments, RepeatedDocuments, StreamFault
 from trainer.faults.moments import LostMoments, StaleMoments
@@ -100,6 +99,6 @@ def fault_of(faults: Mapping[str, Any], kind: type[F]) -> F | None:
     return fault
 
 
-def callbacks_of(faults: Mapping[str, Any]) -> list[Callback]:
+def callbacks_of(faults: Mapping[str, Any]) -> list[FaultCallback]:
     """Return the faults that are callbacks of a trainer."""
-    return [fault for fault in faults.values() if isinstance(fault, Callback)]
+    return [fault for fault in faults.values() if isinstance(fault, FaultCallback)]

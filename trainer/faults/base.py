@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from typing import Annotated, Any, ClassVar, Final, TypeAlias
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Self, TypeAlias
 
-from lightning.pytorch import Callback, LightningModule, Trainer
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-from torch import nn
 from typing_extensions import override
 
 from stabilizer.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from torch import nn
+else:
+    Callback = object  # see FaultCallback
 
 SETTINGS: Final = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 """Of every fault: its fields are its section of the configuration.
@@ -27,8 +32,40 @@ _SHOWN: Final = 6
 _log = logging.getLogger(__name__)
 
 
+class FaultCallback(Callback):
+    """A callback of Lightning that loads Lightning with its first instance, not with its class.
+
+    A class of faults is the section of the configuration as well, which is described and checked
+    without torch. An instance belongs to a subclass of its class and of Lightning's `Callback`.
+    """
+
+    def __new__(cls, *_args: object, **_fields: object) -> Self:
+        """Create an instance of the class that is a callback."""
+        return object.__new__(_callback_class(cls))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Refer to the class by its name: the class that is a callback has none."""
+        return _restore, (type(self).__bases__[0], vars(self))
+
+
+@cache
+def _callback_class(kind: type[FaultCallback]) -> type[Any]:
+    from lightning.pytorch import Callback  # noqa: PLC0415  loads torch
+
+    if issubclass(kind, Callback):
+        return kind
+    names = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(kind.__name__, (kind, Callback), names)
+
+
+def _restore(kind: type[FaultCallback], state: dict[str, Any]) -> FaultCallback:
+    fault = kind.__new__(kind)
+    vars(fault).update(state)
+    return fault
+
+
 @dataclass(kw_only=True, config=SETTINGS)
-class StepFault(Callback):
+class StepFault(FaultCallback):
     """A fault between two optimizer steps, after `step` completed ones.
 
     It happens once, not again when a rollback passes the step a second time; for that reason
@@ -51,7 +88,7 @@ class StepFault(Callback):
 
     @abstractmethod
     def strike(self, trainer: Trainer, module: LightningModule) -> str:
-        """Apply the fault; return what was done, for the log.
+        """Apply the fault, without gradients; return what was done, for the log.
 
         Raises:
             ConfigurationError: The job has nothing that the fault applies to.
@@ -73,8 +110,11 @@ class StepFault(Callback):
     ) -> None:
         """Strike at the first microbatch after the step."""
         if not self.fired and trainer.global_step >= self.step:
+            import torch  # noqa: PLC0415  not for the configuration alone
+
             self.fired = True
-            done = self.strike(trainer, pl_module)
+            with torch.no_grad():
+                done = self.strike(trainer, pl_module)
             _log.warning("fault %s after step %d: %s", self.name, trainer.global_step, done)
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeAlias
 
-import torch
-from lightning.pytorch import LightningModule, Trainer
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
-from torch import Tensor
-from torch.optim import Optimizer
 from typing_extensions import override
 
 from stabilizer.errors import ConfigurationError
 from trainer.faults.base import SETTINGS, StepFault
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+    from torch import Tensor
+    from torch.optim import Optimizer
 
 Which: TypeAlias = Literal["first", "second", "both"]
 
@@ -26,7 +27,7 @@ _NAMES: Final[dict[Which, tuple[str, ...]]] = {
     "both": (*_FIRST, *_SECOND),
 }
 
-_Moments: TypeAlias = dict[Tensor, dict[str, Tensor]]
+_Moments: TypeAlias = "dict[Tensor, dict[str, Tensor]]"
 """Of one optimizer, by parameter and name."""
 
 
@@ -49,13 +50,14 @@ class LostMoments(StepFault):
     lost, the next steps are sqrt(1 / (1 - beta2)) times too large."""
 
     @override
-    @torch.no_grad()
     def strike(self, trainer: Trainer, module: LightningModule) -> str:
         """Set the moments to 0.
 
         Raises:
             ConfigurationError: No optimizer keeps such moments.
         """
+        import torch  # noqa: PLC0415  not for the configuration alone
+
         count = 0
         for optimizer in trainer.optimizers:
             for state in optimizer.state.values():
@@ -115,7 +117,6 @@ class StaleMoments(StepFault):
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
     @override
-    @torch.no_grad()
     def strike(self, trainer: Trainer, module: LightningModule) -> str:
         """Replace the moments by the old ones.
 
@@ -136,6 +137,8 @@ class StaleMoments(StepFault):
 
 def _copy(optimizer: Optimizer) -> _Moments:
     """Copy to the host all tensors of the state but the counts of steps."""
+    from torch import Tensor  # noqa: PLC0415  not for the configuration alone
+
     return {
         parameter: {
             name: value.detach().to("cpu", copy=True)

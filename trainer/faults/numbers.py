@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import torch
-from lightning.pytorch import LightningModule, Trainer
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from stabilizer.errors import ConfigurationError
@@ -21,6 +17,11 @@ from trainer.faults.base import (
     find_module,
     find_parameters,
 )
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+    from torch import Tensor, nn
+    from torch.utils.hooks import RemovableHandle
 
 
 @dataclass(kw_only=True, config=SETTINGS)
@@ -91,7 +92,7 @@ class LogitDrift(HookedFault):
 
     @override
     def _change(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        return (output + self._offset).to(torch.bfloat16).to(output.dtype)
+        return (output + self._offset).bfloat16().to(output.dtype)
 
 
 @dataclass(kw_only=True, config=SETTINGS)
@@ -124,7 +125,7 @@ class Fp16Overflow(HookedFault):
 
     @override
     def _change(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        return (output.float() * self.factor).to(torch.float16).to(output.dtype)
+        return (output.float() * self.factor).half().to(output.dtype)
 
 
 @dataclass(kw_only=True, config=SETTINGS)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from lightning.pytorch import LightningModule, Trainer
 from pydantic.dataclasses import dataclass
-from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
 from stabilizer.errors import ConfigurationError
 from trainer.faults.base import SETTINGS, Factor, StepFault
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 
 @dataclass(kw_only=True, config=SETTINGS)
@@ -30,6 +31,8 @@ class LrTooHigh(StepFault):
     @override
     def strike(self, trainer: Trainer, module: LightningModule) -> str:
         """Multiply the base rates of the schedules, and the current rates."""
+        from torch.optim.lr_scheduler import LRScheduler  # noqa: PLC0415  loads torch
+
         for config in trainer.lr_scheduler_configs:
             scheduler = config.scheduler
             if isinstance(scheduler, LRScheduler) and hasattr(scheduler, "base_lrs"):
@@ -81,6 +84,8 @@ def restart(scheduler: object, factor: float) -> None:
     Raises:
         ConfigurationError: The scheduler has no base rates or no clock.
     """
+    from torch.optim.lr_scheduler import LRScheduler  # noqa: PLC0415  loads torch
+
     if not isinstance(scheduler, LRScheduler) or not hasattr(scheduler, "base_lrs"):
         kind = type(scheduler).__name__
         raise ConfigurationError(f"faults.lr_restart: {kind} has no clock that could restart")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from lightning.pytorch import LightningModule, Trainer
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from typing_extensions import override
 
 from trainer.faults.base import SETTINGS, Factor, PassingFault
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
 
 
 @dataclass(kw_only=True, config=SETTINGS)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
-import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from typing_extensions import override
 
 from stabilizer.errors import ConfigurationError
-from trainer.faults.base import SETTINGS, StepFault, find_parameters
+from trainer.faults.base import SETTINGS, FaultCallback, StepFault, find_parameters
+
+if TYPE_CHECKING:
+    import torch
+    from lightning.pytorch import LightningModule, Trainer
+    from torch import Tensor, nn
 
 _BOTTOM_FC2: Final = "model.layers.0.mlp.down_proj"
 """An outer projection in the bottom layer: where instabilities are seen first (IDEFICS talk)."""
-_WORDS: Final = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_WORDS: Final = {2: "int16", 4: "int32", 8: "int64"}
+"""Bytes of a weight to the type of torch that holds its bits."""
 _log = logging.getLogger(__name__)
 
 
@@ -34,7 +36,6 @@ class ScaledWeights(StepFault):
     """Multiplier on the weights; 0 and below are allowed."""
 
     @override
-    @torch.no_grad()
     def strike(self, trainer: Trainer, module: LightningModule) -> str:
         """Multiply.
 
@@ -72,33 +73,37 @@ class FlippedWeights(StepFault):
         Raises:
             ConfigurationError: There is no such module, or its weights are not floating-point.
         """
+        import torch  # noqa: PLC0415  not for the configuration alone
+
         parameters = find_parameters(module, self.module, f"faults.{self.name}.module")
         generator = torch.Generator().manual_seed(self.seed or 0)
         count = sum(self._flip(parameter, generator) for parameter in parameters)
         return f"bit {self.bit} flipped in {count} weights of {self.module or 'the model'}"
 
-    @torch.no_grad()
     def _flip(self, parameter: Tensor, generator: torch.Generator) -> int:
+        import torch  # noqa: PLC0415  not for the configuration alone
+
         word = _WORDS.get(parameter.element_size())
         if word is None or not parameter.is_floating_point():
             raise ConfigurationError(
                 f"faults.{self.name}.module: weights of type {parameter.dtype} have no such bit"
             )
         # A rank that holds a part of the weights flips in its own part.
-        local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+        local = parameter.detach()
+        local = local.to_local() if hasattr(local, "to_local") else local
         count = max(1, round(local.numel() * self.part))
         chosen = torch.randperm(local.numel(), generator=generator)[:count].to(local.device)
         bits = 8 * local.element_size()
         mask = 1 << (bits - 1 - self.bit)
         if mask >= 1 << (bits - 1):
             mask -= 1 << bits  # the sign bit of a signed word
-        words = local.view(word).view(-1)
+        words = local.view(getattr(torch, word)).view(-1)
         words[chosen] = words[chosen] ^ mask
         return count
 
 
 @dataclass(kw_only=True, config=SETTINGS)
-class FreshWeights(Callback):
+class FreshWeights(FaultCallback):
     """When the run resumes from a checkpoint, a module starts with fresh weights.
 
     Optimizer, schedule and data are restored. The fresh weights are those that the module has when
@@ -136,18 +141,16 @@ class FreshWeights(Callback):
         self._is_resumed = True
 
     @override
-    @torch.no_grad()
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the first weights back if the job was resumed."""
+        """Restore the first weights if the job was resumed."""
         first, self._first = self._first, []
         if not self._is_resumed:
             return
-        for parameter, value in zip(self._parameters(pl_module), first, strict=True):
-            if isinstance(parameter, DTensor):  # sharded since
-                mesh, placements = parameter.device_mesh, parameter.placements
-                parameter.copy_(distribute_tensor(value, mesh, placements))
-            else:
-                parameter.copy_(value)
+        import torch  # noqa: PLC0415  not for the configuration alone
+
+        with torch.no_grad():
+            for parameter, value in zip(self._parameters(pl_module), first, strict=True):
+                _restore(parameter, value)
         self.fired = True
         _log.warning(
             "fault %s at step %d: weights of %s were not loaded",
@@ -158,3 +161,11 @@ class FreshWeights(Callback):
 
     def _parameters(self, module: LightningModule) -> list[nn.Parameter]:
         return find_parameters(module, self.module, f"faults.{self.name}.module")
+
+
+def _restore(parameter: nn.Parameter, value: Tensor) -> None:
+    from torch.distributed.tensor import DTensor, distribute_tensor  # noqa: PLC0415  loads torch
+
+    if isinstance(parameter, DTensor):  # sharded since
+        value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+    parameter.copy_(value)

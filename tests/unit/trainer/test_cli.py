@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from textwrap import dedent
+
 import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
@@ -167,3 +171,21 @@ def test_config_count_counts_weights_at_equal_size(run):
     deeper = counts("--set", "model.layers_at_equal_size=12")
     assert deeper["total"] == pytest.approx(as_it_is["total"], rel=0.01)
     assert deeper["gates"] == 2 * as_it_is["gates"]
+
+
+def test_configurations_are_shown_and_described_without_torch():
+    script = """
+        import sys
+        from trainer.__main__ import app
+
+        for arguments in ("list", "show", "explain", "explain faults.lr_restart", "count --help"):
+            app(["config", *arguments.split()], standalone_mode=False)
+        heavy = {"torch", "lightning", "transformers", "matplotlib", "sklearn", "pyarrow"}
+        sys.exit(" ".join(heavy & sys.modules.keys()))
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", dedent(script)], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "idefics-80b" in result.stdout
+    assert "faults.lr_restart.factor: number = 30.0" in result.stdout
