@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 from textwrap import dedent
 
+import click
 import pytest
+import typer
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
+from trainer.__main__ import app as main_app
 from trainer.cli import app
 from trainer.config import load_config
 from trainer.config.loading import parse_config
@@ -189,3 +194,15 @@ def test_configurations_are_shown_and_described_without_torch():
     assert (result.returncode, result.stderr) == (0, "")
     assert "idefics-80b" in result.stdout
     assert "faults.lr_restart.factor: number = 30.0" in result.stdout
+
+
+def test_every_command_of_the_guide_exists_with_its_options():
+    guide = Path(__file__).parents[3] / "docs" / "training.md"
+    lines = re.findall(r"^    python -m trainer ([^#\n]+)", guide.read_text(), re.MULTILINE)
+    assert len(lines) > 15
+    for line in lines:
+        command, words = typer.main.get_command(main_app), line.split()
+        while isinstance(command, click.Group):
+            command = command.commands[words.pop(0)]
+        options = {name for parameter in command.params for name in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options, line

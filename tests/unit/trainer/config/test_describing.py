@@ -79,6 +79,13 @@ def test_the_guide_names_every_knob_of_the_model_and_the_optimizer():
     assert [name for name in fields if not sizes.match(name) and f"`{name}`" not in text] == []
 
 
+def test_the_guide_lists_every_field_of_every_fault():
+    rows = re.findall(r"^\| `(faults\.\w+)` \|.*\| (.*) \|$", GUIDE.read_text(), re.MULTILINE)
+    listed = {f"{fault}.{field}" for fault, text in rows for field in re.findall(r"`(\w+)`", text)}
+    fields = {name for name in described("faults") if name.count(".") == 2}
+    assert listed == fields
+
+
 def _exists(name):
     try:
         return bool(describe_fields(name))
