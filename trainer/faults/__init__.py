@@ -10,7 +10,7 @@ stream, for a job's own dataset; a rollback meets it again unless it skips it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from pydantic import BaseModel, Field, create_model
 
@@ -22,6 +22,9 @@ from trainer.faults.numbers import Fp16Overflow, LogitDrift, NanGradient
 from trainer.faults.rates import LrRestart, LrTooHigh
 from trainer.faults.slow_rank import SlowRank
 from trainer.faults.weights import FlippedWeights, FreshWeights, ScaledWeights
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback
 
 __all__ = [
     "FAULTS",
@@ -99,6 +102,6 @@ def fault_of(faults: Mapping[str, Any], kind: type[F]) -> F | None:
     return fault
 
 
-def callbacks_of(faults: Mapping[str, Any]) -> list[FaultCallback]:
+def callbacks_of(faults: Mapping[str, Any]) -> list[Callback]:
     """Return the faults that are callbacks of a trainer."""
     return [fault for fault in faults.values() if isinstance(fault, FaultCallback)]

@@ -41,7 +41,8 @@ class FaultCallback(Callback):
 
     def __new__(cls, *_args: object, **_fields: object) -> Self:
         """Create an instance of the class that is a callback."""
-        return object.__new__(_callback_class(cls))
+        created: Self = object.__new__(_callback_class(cls))
+        return created
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Refer to the class by its name: the class that is a callback has none."""
@@ -49,7 +50,7 @@ class FaultCallback(Callback):
 
 
 @cache
-def _callback_class(kind: type[FaultCallback]) -> type[Any]:
+def _callback_class(kind: type[Any]) -> type[Any]:
     from lightning.pytorch import Callback  # noqa: PLC0415  loads torch
 
     if issubclass(kind, Callback):
