@@ -1,4 +1,4 @@
-"""`python -m trainer`: fit, export, data ..., config ... Heavy libraries load when needed."""
+"""`python -m trainer`: fit, export, data, config. Heavy libraries are loaded on demand."""
 
 from __future__ import annotations
 
@@ -55,16 +55,18 @@ def fit(  # noqa: PLR0913  one parameter per option of the command line
     recipe: Recipe = None,
     data: Annotated[str | None, typer.Option(help="Folder of the corpus.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Start of all randomness.")] = None,
-    collector: Annotated[str | None, typer.Option(help="Address of a collector.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random generators.")] = None,
+    collector: Annotated[str | None, typer.Option(help="URL of a collector, or solo.")] = None,
     run: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
     mode: Annotated[str | None, typer.Option(help="observe, propose or auto.")] = None,
-    policy: Annotated[str | None, typer.Option(help="Rule file of this run.")] = None,
-    token: Annotated[
-        str | None, typer.Option(envvar="STABILIZER_TOKEN", help="For the collector.")
+    policy: Annotated[
+        str | None, typer.Option(help="Rule file of the run, or a preset that has one.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Torch threads.")] = None,
-    out: Annotated[str | None, typer.Option(help="Folder for losses and summary.")] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="STABILIZER_TOKEN", help="Token for the collector.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Number of torch threads.")] = None,
+    out: Annotated[str | None, typer.Option(help="Output folder.")] = None,
     resume: Annotated[
         str | None,
         typer.Option(
@@ -73,7 +75,7 @@ def fit(  # noqa: PLR0913  one parameter per option of the command line
     ] = None,
     overrides: Set = None,
 ) -> None:
-    """Train; options stand for fields of the configuration and win over --set."""
+    """Train. Options set fields of the configuration and override --set."""
     given = {
         "data.folder": data,
         "training.steps": steps,
@@ -99,7 +101,7 @@ def export(
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; model.pretrained.whole takes it.")],
 ) -> None:
-    """Write the model of a checkpoint as a folder of transformers: safetensors and config.json."""
+    """Export the model of a checkpoint to safetensors and config.json, for transformers."""
     from trainer.run import export_model, silence_libraries  # noqa: PLC0415  loads torch and transformers
 
     with errors_as_exit_status():
@@ -110,7 +112,7 @@ def export(
 
 @config_app.command("show")
 def show(*, preset: Preset = None, recipe: Recipe = None, overrides: Set = None) -> None:
-    """Print the whole configuration of a run as YAML."""
+    """Print the complete configuration of a run as YAML."""
     with errors_as_exit_status():
         typer.echo(config_to_yaml(_load(preset, recipe, overrides, {})), nl=False)
 
@@ -118,10 +120,13 @@ def show(*, preset: Preset = None, recipe: Recipe = None, overrides: Set = None)
 @config_app.command("explain")
 def explain(
     name: Annotated[
-        str, typer.Argument(help="A field or section, such as optimizer.betas or model; all.")
+        str,
+        typer.Argument(
+            help="A field or section, such as optimizer.betas or model; all by default."
+        ),
     ] = "",
 ) -> None:
-    """Print what the fields of a configuration mean: name, what may be given, default, effect."""
+    """Describe the fields of a configuration: name, type, default and meaning."""
     with errors_as_exit_status():
         for field in describe_fields(name):
             default = f" = {field.default}" if field.kind and field.default is not None else ""
@@ -131,7 +136,7 @@ def explain(
 
 @config_app.command("count")
 def count(*, preset: Preset = None, recipe: Recipe = None, overrides: Set = None) -> None:
-    """Print how many weights a model has, part by part; it needs no memory for them."""
+    """Print the number of parameters of a model by part, without allocating them."""
     with errors_as_exit_status():
         config = _load(preset, recipe, overrides, {})
         from trainer.module import at_equal_size, count_weights  # noqa: PLC0415  loads torch
@@ -162,7 +167,7 @@ def _load(
 
 
 def _fit(config: RunConfig, token: str | None, resume: str | None) -> None:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # local training never asks the network
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # training never uses the network by default
     from trainer.run import fit as train  # noqa: PLC0415  loads torch and transformers
 
     summary = train(config, token=token, resume=resume)

@@ -1,4 +1,4 @@
-"""What is trained and how: typed, checked, documented field by field, and shown as YAML."""
+"""Configuration of a run: typed, checked, documented by field, and shown as YAML."""
 
 from trainer.config.data import DataConfig, FiltersConfig, PackingConfig, SourceConfig
 from trainer.config.describing import FieldDescription, describe_fields

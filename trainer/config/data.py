@@ -1,4 +1,4 @@
-"""Which documents are read, in which mixture, which are left out, and how they become batches."""
+"""Configuration of the data: sources, mixture, filters, and batches."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ from trainer.config.section import (
 class FiltersConfig(Section):
     """Limits on documents; null: no limit.
 
-    Pictures are looked at first: one outside of its limits is taken out of its document, whose
-    paragraphs stay. Then the document is judged as a whole.
+    Pictures are checked first: a picture outside the limits is removed from its document. Then the
+    remaining document is checked as a whole.
 
     Source: Laurencon et al., OBELICS (arXiv:2306.16527), appendix A.2 and A.3: the kinds of
     filters, not their numbers, which belong to a corpus.
     """
 
     min_words: Natural | None = None
-    """Fewest words in all paragraphs together; words are what blanks separate."""
+    """Smallest number of words, separated by whitespace, in all paragraphs."""
     max_words: Natural | None = None
-    """Most words in all paragraphs together."""
+    """Largest number of words in all paragraphs."""
     max_word_repetition: Fraction | None = None
-    """Largest part of the word n-grams that occur more than once, 0 to 1."""
+    """Largest fraction of the word n-grams that occur more than once, 0 to 1."""
     word_ngram: Count = 5
     """Words in an n-gram."""
     max_char_repetition: Fraction | None = None
-    """Largest part of the character n-grams that occur more than once, 0 to 1."""
+    """Largest fraction of the character n-grams that occur more than once, 0 to 1."""
     char_ngram: Count = 10
     """Characters in an n-gram."""
     min_pictures: Natural | None = None
-    """Fewest pictures, after those outside of the limits below were taken out."""
+    """Smallest number of pictures, those outside the limits below excluded."""
     max_pictures: Natural | None = None
-    """Most pictures."""
+    """Largest number of pictures, those outside the limits below excluded."""
     min_picture_side: Count | None = None
     """Smallest width and height of a picture in pixels."""
     max_picture_side: Count | None = None
     """Largest width and height of a picture in pixels."""
     max_aspect_ratio: Annotated[float, Field(ge=1)] | None = None
-    """Largest ratio of a picture's longer side to its shorter one."""
+    """Largest ratio of the longer side of a picture to its shorter one."""
     flagged_words: str | None = None
-    """File with a word per line (# begins a remark); case does not matter."""
+    """File with one word per line (# starts a comment); case is ignored."""
     max_flagged_ratio: Fraction = 0.0
-    """Largest part of the words that stand in `flagged_words`."""
+    """Largest fraction of the words that are listed in `flagged_words`."""
 
     @agreement
     def _words_are_ordered(self) -> Refusals:
@@ -82,22 +82,22 @@ SourceKind: TypeAlias = Literal["parquet", "webdataset", "conversations"]
 
 @dataclass(frozen=True, kw_only=True, config=SECTION)
 class SourceConfig(Section):
-    """Where documents of one kind are, and how often they are read."""
+    """A source of documents: location, format, and weight in the mixture."""
 
     weight: Count
-    """Documents of this source in every sum(weights) documents."""
+    """Number of documents of this source in every sum(weights) documents."""
     kind: SourceKind = "parquet"
     """Interleaved documents in the schema of OBELICS (.parquet); pictures with captions in
-    WebDataset shards (.tar); conversations, of which only the assistant's turns are learned
+    WebDataset shards (.tar); conversations, of which only the assistant's turns are predicted
     (.jsonl)."""
     path: str | None = None
-    """File, folder, glob or fsspec URL; a relative one begins at `data.folder`. Null: the source's
+    """File, folder, glob or fsspec URL; relative paths start at `data.folder`. Null: the source's
     name."""
     heldout: str | None = None
-    """The same for documents that are never trained on. Null: where `path` is relative, the same
-    path below `heldout` in `data.folder`."""
+    """The same for held-out documents. Null: `path` below the folder `heldout` of `data.folder`, if
+    `path` is relative."""
     filters: FiltersConfig | None = None
-    """Limits of this source alone; null: those of `data.filters`."""
+    """Limits for this source; null: those of `data.filters`."""
 
 
 def _whole(source: object) -> object:
@@ -105,22 +105,22 @@ def _whole(source: object) -> object:
 
 
 Source: TypeAlias = Annotated[SourceConfig, BeforeValidator(_whole)]
-"""In a file, a whole weight alone stands for Parquet files in the sub-folder of that name."""
+"""A whole number is short for its weight: Parquet files in the sub-folder of that name."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SECTION)
 class PackingConfig(Section):
-    """Several documents in one sequence.
+    """Packing of several documents into one sequence.
 
-    Every `documents` documents of the stream are laid into `rows` sequences, whole where they fit;
-    what finds no room is left out and counted. So a sequence depends on its window alone.
+    Every `documents` documents of the stream are packed into `rows` sequences, whole where they
+    fit; documents without room are dropped and counted. A sequence depends on its window only.
     """
 
     documents: Count
     """Documents per window."""
     rows: Count
-    """Sequences per window. The series sequence_fill reports how full they are, documents_skipped
-    with the reason no_room what is left out."""
+    """Sequences per window. The metric sequence_fill reports how full they are, documents_skipped
+    with the reason no_room how many documents were dropped."""
 
     @agreement
     def _every_sequence_has_a_document(self) -> Refusals:
@@ -150,34 +150,34 @@ class DataConfig(Section):
     """Source name to its weight (Parquet files in the sub-folder of that name), or to a mapping
     with weight, kind, path, heldout and filters."""
     filters: FiltersConfig = field(default_factory=FiltersConfig)
-    """Which documents and pictures are left out."""
+    """Limits on documents and pictures."""
     quarantine: str | None = None
-    """File of documents and positions that are left out, as `data quarantine` writes it."""
+    """File of excluded documents and positions, as `data quarantine` writes it."""
     batch_size: Count
     """Sequences per rank and microbatch."""
     sequence_length: Annotated[int, Field(ge=8)]
-    """Tokens per sequence. Longer documents are cut, or, packed, continue in another sequence."""
+    """Tokens per sequence. Longer documents are cut or, with packing, continued in another one."""
     max_images: Count
-    """Pictures per sequence; a document is cut where one more would begin."""
+    """Pictures per sequence; a document is cut before the first one too many."""
     packing: PackingConfig | None = None
-    """Several documents per sequence; null: one, and padding."""
+    """Packing; null: one document per sequence, padded."""
     images_seen: Literal["last", "all"] = "last"
-    """Which pictures before it in its document a token sees: the last one, as in Flamingo and the
-    published IDEFICS, or all of them."""
+    """Pictures that a token attends to: the last one before it in its document, as in Flamingo and
+    the published IDEFICS, or all before it."""
     shuffle_blocks: Natural = 0
-    """Blocks (row groups, or 1024 documents of a shard) that are shuffled with each other; blocks
-    come in random order. 0: a whole source at once, for sources that fit into memory."""
+    """Number of blocks (row groups, or 1024 documents of a shard) to shuffle together; the blocks
+    are in random order. 0: the whole source, for sources that fit into memory."""
     cache_mebibytes: Count = 256
-    """Most MiB of read row groups that a process keeps per source."""
+    """Cache of row groups per process and source, in MiB."""
     workers: Natural = 0
-    """Processes that prepare batches; they change the speed, never the batches."""
+    """Number of processes that prepare batches; it does not change the batches."""
     epoch_samples: Natural = 0
     """Samples of the stream in one epoch; 0: as many as the corpus has documents."""
     max_bad_in_a_row: Count = 16
-    """Damaged documents (or shards) passed over, one after another, before the job stops."""
+    """Number of consecutive damaged documents (or shards) that are skipped before the job fails."""
     ledger_mebibytes: Natural = 64
-    """Most MiB of the record of which documents went into which step; 0: none is kept."""
+    """Size limit of the ledger of documents per step, in MiB; 0: no ledger."""
 
     def filters_of(self, name: str) -> FiltersConfig:
-        """Return the limits that hold for a source."""
+        """Return the limits of a source."""
         return self.sources[name].filters or self.filters

@@ -18,7 +18,7 @@ from trainer.config.run import RunConfig
 from trainer.faults import faults_section
 
 _ANY_NAME: Final = "NAME"
-"""Stands for a name that the user chooses, such as that of a source."""
+"""Placeholder for a name that the user chooses, such as that of a source."""
 _FAULTS: Final = "faults"
 _PLAIN: Final = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 
@@ -30,11 +30,11 @@ class FieldDescription:
     name: str
     """Dotted, as in `--set`; `NAME` for a name that the user chooses, `[]` for list entries."""
     kind: str
-    """Allowed values, in words; empty for a section."""
+    """Type or allowed values; empty for a section."""
     default: str | None
     """Default as in YAML; None for a required field."""
     about: str
-    """What it does, with its unit."""
+    """Meaning, with the unit."""
 
 
 def describe_fields(name: str = "") -> list[FieldDescription]:
@@ -86,7 +86,7 @@ def _describe(section: Any, above: str) -> Iterator[FieldDescription]:  # noqa: 
 
 
 def _look_into(hint: Any) -> tuple[type | None, str, str]:  # noqa: ANN401  any type
-    """Return the section that a type holds, if any; how its fields are named; the type in words."""
+    """Return the section in a type, if any, the suffix of its name, and the type as text."""
     hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     origin, arguments = get_origin(hint), get_args(hint)
     if is_dataclass(hint):

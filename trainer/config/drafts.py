@@ -1,4 +1,4 @@
-"""What the user wrote, before it is checked: nested values with the place of each."""
+"""Configuration before it is checked: nested values and where each was set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stabilizer.yaml_lines import parse_yaml
 Path: TypeAlias = tuple[str, ...]
 
 _REPLACED_WHOLE: Final = frozenset({("data", "sources")})
-"""Mappings with names that the user chooses: a file that has one replaces it whole."""
+"""Mappings with names that the user chooses; a file replaces them as a whole."""
 
 
 @dataclass(slots=True)
@@ -28,10 +28,10 @@ class ConfigDraft:
     """`file:line` of fields from a file; empty for those from the command line."""
 
     def merge_file(self, text: str, file: str) -> None:
-        """Lay the sections of a YAML file over what is there.
+        """Merge the sections of a YAML file into the values.
 
         Raises:
-            ConfigurationError: It is no YAML, or no mapping; with every mistake and its line.
+            ConfigurationError: It is not YAML or not a mapping; lists all errors with their lines.
         """
         if not text.strip():
             raise ConfigurationError(f"{file}:1: the file is empty; allowed: a mapping of sections")
@@ -45,10 +45,10 @@ class ConfigDraft:
         self._merge(self.values, source.data, (), places)
 
     def merge_override(self, override: str) -> None:
-        """Lay `a.b=value` over what is there; the value is YAML.
+        """Merge `a.b=value`, with the value in YAML.
 
         Raises:
-            ConfigurationError: It is not of this form.
+            ConfigurationError: The override does not have this form.
         """
         name, equals, text = override.partition("=")
         if not equals or not all(name.split(".")):
@@ -63,7 +63,7 @@ class ConfigDraft:
         """Set one field by its dotted name.
 
         Raises:
-            ConfigurationError: The name leads through a value.
+            ConfigurationError: A part of the name is a value, not a section.
         """
         *path, last = name.split(".")
         section: Any = self.values
@@ -79,7 +79,7 @@ class ConfigDraft:
         self.places[(*path, last)] = ""
 
     def take(self, name: str) -> tuple[Any, str]:
-        """Remove a field of the first level; return it with its place."""
+        """Remove a top-level field; return its value and place."""
         place = self.places.pop((name,), "")
         return self.values.pop(name, None), place
 
@@ -112,7 +112,7 @@ class ConfigDraft:
 
 
 def safe_yaml() -> YAML:
-    """Make a reader and writer of plain data that keeps the order of keys."""
+    """Create a reader and writer of plain data that keeps the order of keys."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # typed as None

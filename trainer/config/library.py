@@ -1,8 +1,7 @@
-"""Presets and recipes that come with the package, and recipes in the user's own files.
+"""Presets and recipes: packaged, or recipes in files of the user.
 
-A preset is a whole configuration of one size of the model. A recipe is a whole configuration as
-well, or names with `preset` what it starts from and has only what differs. Its leading comment is
-its description.
+A preset is a complete configuration for one size of the model. A recipe is a complete configuration
+as well, or names a `preset` and lists the differences. Its leading comment is its description.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def policy_names() -> list[str]:
 
 
 def find_policy(policy: str) -> Path:
-    """Return the rule file of a preset, or the path that was given.
+    """Return the rule file of a preset, or the given path.
 
     Raises:
         ConfigurationError: There is no such file.
@@ -68,7 +67,7 @@ def read_preset(name: str) -> ConfigDraft:
     """Read a packaged preset.
 
     Raises:
-        ConfigurationError: There is none of this name.
+        ConfigurationError: There is no preset of this name.
     """
     draft = ConfigDraft()
     _lay_preset(draft, name, "preset")
@@ -79,7 +78,7 @@ def read_recipe(recipe: str) -> ConfigDraft:
     """Read a recipe, packaged or in a file, over the preset that it names.
 
     Raises:
-        ConfigurationError: There is none, or it is no YAML.
+        ConfigurationError: There is no such recipe, or it is not YAML.
     """
     if recipe in recipe_names():
         text, file = _text(_RECIPES, recipe), f"{recipe}{_SUFFIX}"

@@ -1,4 +1,4 @@
-"""From a preset, recipe or file and `--set` overrides to a checked `RunConfig`, back to YAML."""
+"""Load a checked `RunConfig` from presets, recipes and overrides; write it as YAML."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WORDS: Final = {
     "Input should be less than": "allowed: below",
     "Input should be": "allowed:",
 }
-"""Pydantic's phrases, and how this program says what is allowed."""
+"""Replacements in the messages of pydantic."""
 
 
 def load_config(
@@ -38,12 +38,12 @@ def load_config(
     Args:
         preset: Name of a packaged preset.
         overrides: `a.b=value`, the value in YAML; later ones win.
-        fields: Values by dotted name, taken as they are; they win over `overrides`.
+        fields: Values by dotted name, not parsed; they override `overrides`.
         recipe: Name of a packaged recipe, or a file; instead of a preset.
 
     Raises:
-        ConfigurationError: There is no such preset, recipe or field, or a value cannot be used;
-            all mistakes at once, with file and line where they stand in a file.
+        ConfigurationError: There is no such preset or recipe, or fields are invalid; lists all
+            errors, with file and line for values from a file.
     """
     if (preset is None) == (recipe is None):
         raise ConfigurationError("--config: allowed: either a recipe or a preset")
@@ -56,19 +56,19 @@ def load_config(
 
 
 def parse_config(values: Mapping[str, Any]) -> RunConfig:
-    """Check a nested mapping and make it a configuration.
+    """Build a configuration from a nested mapping.
 
     Raises:
-        ConfigurationError: With every mistake at once.
+        ConfigurationError: Fields are invalid; lists all errors.
     """
     return check_draft(ConfigDraft(dict(values)))
 
 
 def check_draft(draft: ConfigDraft) -> RunConfig:
-    """Check a draft and make it a configuration.
+    """Build a configuration from a draft.
 
     Raises:
-        ConfigurationError: With every mistake at once, each on a line, in the order of the fields.
+        ConfigurationError: Fields are invalid; lists all errors, one per line, by section.
     """
     try:
         return TypeAdapter(RunConfig).validate_python(draft.values)
@@ -79,7 +79,7 @@ def check_draft(draft: ConfigDraft) -> RunConfig:
 
 
 def config_to_yaml(config: RunConfig) -> str:
-    """Write a configuration as `parse_config` reads it back; faults that are off are null."""
+    """Return a configuration as YAML that `parse_config` reads; faults that are off are null."""
     values = asdict(config)
     values["faults"] = dict.fromkeys(kind.name for kind in FAULTS) | values["faults"]
     return to_yaml(_plain(values))
@@ -87,7 +87,7 @@ def config_to_yaml(config: RunConfig) -> str:
 
 def _explain(item: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails
     name = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "missing":  # its input is the whole section
+    if item["type"] == "missing":  # the input is the whole section
         return f"{name}: {item['msg']}"
     if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         section, _, last = name.rpartition(".")

@@ -1,7 +1,7 @@
-"""The architecture: IDEFICS as transformers has it, sizes, knobs, and where the weights come from.
+"""Configuration of the model: sizes, options, and pretrained weights.
 
-The published sizes are those of the IDEFICS model cards; the names here say what the parts are, and
-`trainer.module.architecture` translates them into the names of `transformers.IdeficsConfig`.
+The published sizes are those of the IDEFICS model cards. `trainer.module.architecture` translates
+the names into those of `transformers.IdeficsConfig`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trainer.config.section import (
 )
 
 QkNorm: TypeAlias = Literal["none", "layer_norm", "rms", "l2"]
-"""How queries and keys are normalised, per head, before their dot product.
+"""Norm of queries and keys, per head, before their dot product.
 
 `layer_norm` and `rms` have learned scales (ViT-22B, arXiv:2302.05442); `l2` makes the score a
 cosine times one learned number per block (arXiv:2010.04245).
@@ -36,7 +36,7 @@ Dropout: TypeAlias = Annotated[float, Field(ge=0, le=0.99)]
 
 
 def switched(published: QkNorm) -> Callable[[object], object]:
-    """Return a reader of a norm that also knows `true`, the published one, and `false`, none."""
+    """Return a reader of a norm that accepts `true` for the published one and `false` for none."""
 
     def read(value: object) -> object:
         if isinstance(value, bool):
@@ -61,11 +61,11 @@ class VisionConfig(Section):
     layers: Count
     """Number of encoder layers."""
     heads: Count
-    """Attention heads; they divide the width."""
+    """Attention heads; must divide the width."""
     attention_dropout: Dropout = 0.0
-    """Probability with which an attention weight is dropped while training."""
+    """Dropout probability of attention weights."""
     activation: Literal["gelu", "quick_gelu"] = "gelu"
-    """Inside the MLP; OpenAI's CLIP has quick_gelu, LAION's (the published encoder) gelu."""
+    """Activation of the MLP: quick_gelu in OpenAI's CLIP, gelu in the published encoder (LAION)."""
 
     @agreement
     def _patches_cover_the_picture(self) -> Refusals:
@@ -80,7 +80,7 @@ class VisionConfig(Section):
 
 @dataclass(frozen=True, kw_only=True, config=SECTION)
 class ResamplerConfig(Section):
-    """The Perceiver resampler: any number of patches to a fixed number of latents per picture."""
+    """The Perceiver resampler: maps patches to a fixed number of latents per picture."""
 
     latents: Count
     """Vectors per picture that the language model sees (64 in the published models)."""
@@ -91,7 +91,7 @@ class ResamplerConfig(Section):
     head_size: Count
     """Width of a head."""
     qk_norm: Annotated[QkNorm, BeforeValidator(switched("layer_norm"))] = "layer_norm"
-    """Norm of queries and keys, for stability; the published models have layer_norm (`true`)."""
+    """Norm of queries and keys; layer_norm (`true`) in the published models."""
 
 
 Part: TypeAlias = Literal[
@@ -107,7 +107,7 @@ Part: TypeAlias = Literal[
     "new_tokens",
     "added_norms",
 ]
-"""Every weight belongs to one part.
+"""Parts of the model; every weight belongs to exactly one.
 
 `language_layers` are the matrices of the decoder layers, `language_norms` their norms and the last
 one; `vision` is the encoder without its norms, `vision_norms` those; `cross_attention` holds the
@@ -132,25 +132,25 @@ def _check_origin(origin: str) -> str:
 Parts: TypeAlias = Annotated[tuple[Part, ...], AfterValidator(_check_parts)]
 Origin: TypeAlias = Annotated[str, AfterValidator(_check_origin)]
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
-"""Number format that weights are held in."""
+"""Number format of weights."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SECTION)
 class PretrainedConfig(Section):
-    """Weights to start from: safetensors in a local folder, or `owner/name[@revision]` on the hub.
+    """Pretrained weights: safetensors in a local folder, or `owner/name[@revision]` on the hub.
 
-    What is not named starts at random.
+    All other weights are initialized randomly.
     """
 
     language: Origin | None = None
-    """A language model of Llama's kind: decoder layers, norms, embeddings and head."""
+    """A language model of the Llama architecture: decoder layers, norms, embeddings and head."""
     vision: Origin | None = None
-    """A CLIP, or its vision encoder alone."""
+    """A CLIP model, or only its vision encoder."""
     whole: Origin | None = None
-    """An IDEFICS; then neither of the others."""
+    """An IDEFICS model; excludes the other two."""
     dtype: Dtype | None = None
-    """Format that loaded weights are held in, embeddings aside; null: model.dtype. bfloat16 halves
-    the memory of frozen parts; another format than that of the rest needs mixed precision
+    """Number format of loaded weights, embeddings excluded; null: model.dtype. bfloat16 halves the
+    memory of frozen parts. A format other than model.dtype requires mixed precision
     (training.precision)."""
 
     @agreement
@@ -166,12 +166,12 @@ class PretrainedConfig(Section):
 
 @dataclass(frozen=True, kw_only=True, config=SECTION)
 class UnfreezeConfig(Section):
-    """Frozen parts begin to learn at a step."""
+    """Parts to unfreeze at a step."""
 
     step: Count
-    """Completed optimizer steps; the step after them is the first that moves the parts."""
+    """Completed optimizer steps; the next step is the first that updates the parts."""
     parts: Annotated[Parts, Field(min_length=1)]
-    """Which parts, each of them in model.freeze."""
+    """The parts; each must be in model.freeze."""
 
 
 Block: TypeAlias = Literal["language", "cross_attention"]
@@ -180,14 +180,14 @@ Block: TypeAlias = Literal["language", "cross_attention"]
 
 @dataclass(frozen=True, kw_only=True, config=SECTION)
 class ModelConfig(Section):
-    """The language model and the gated cross-attention that lets it see."""
+    """The language model and its gated cross-attention."""
 
     vision: VisionConfig
     """The vision encoder."""
     resampler: ResamplerConfig
     """The Perceiver resampler."""
     vocabulary_size: Annotated[int, Field(ge=2)]
-    """Rows of the embedding and of the head; with additional_tokens at least the tokenizer's."""
+    """Rows of embedding and head; with additional_tokens at least the size of the tokenizer."""
     hidden_size: Count
     """Width of the language model."""
     intermediate_size: Count
@@ -195,52 +195,52 @@ class ModelConfig(Section):
     layers: Count
     """Decoder layers of the language model."""
     layers_at_equal_size: Count | None = None
-    """Depth against width: train a model of so many layers instead, with as many weights (within
-    1 %); heads and widths of the language model compensate. Null: the sizes as they are."""
+    """Trade depth for width: use this many layers with the same number of weights (within 1 %) by
+    changing heads and widths of the language model. Null: the given sizes."""
     heads: Count
-    """Attention heads; they divide the width into heads of even width (rotary embedding)."""
+    """Attention heads; each must have an even width (rotary embedding)."""
     cross_attention_every: Count
-    """A gated cross-attention block precedes every k-th decoder layer; divides `layers`."""
+    """A gated cross-attention block precedes every k-th decoder layer; must divide `layers`."""
     max_positions: Annotated[int, Field(ge=2)]
     """Longest sequence in tokens."""
     additional_tokens: Natural = 0
     """Rows after the vocabulary, for tokens that a pretrained model lacks; part `new_tokens`."""
     rope_theta: Positive = 10000.0
-    """Base of the rotary embedding's wavelengths; a pretrained language model's own."""
+    """Base of the rotary embedding; take that of a pretrained language model."""
     norm_eps: Positive = 1e-6
-    """Added to the mean square in RMS norms; a pretrained language model's own."""
+    """Added to the mean square in RMS norms; take that of a pretrained language model."""
     dropout: Dropout = 0.0
-    """Probability with which activations and attention weights are dropped while training."""
+    """Dropout probability of activations and attention weights."""
     qk_norm: Annotated[QkNorm, BeforeValidator(switched("rms"))] = "rms"
-    """Norm of the cross-attention's queries and keys; the published models have rms (`true`)."""
+    """Norm of queries and keys in cross-attention; rms (`true`) in the published models."""
     self_attention_qk_norm: QkNorm = "none"
-    """The same in the decoder layers, before the rotation; none in the published models."""
+    """The same in the decoder layers, before the rotary embedding; none in the published models."""
     norm_after_o: tuple[Block, ...] = ()
-    """Blocks with an RMS norm right after the attention's outer projection (NormFormer)."""
+    """Blocks with an RMS norm after the outer projection of attention (NormFormer)."""
     norm_after_fc2: tuple[Block, ...] = ()
-    """Blocks with an RMS norm right after the MLP's outer projection."""
+    """Blocks with an RMS norm after the outer projection of the MLP."""
     gate_initializer: Literal["zeros", "ones", "normal"] = "zeros"
-    """Start of alpha; the gate is tanh(alpha). Zeros: the model starts as its language model."""
+    """Initial alpha; the gate is tanh(alpha). zeros: the model starts as its language model."""
     gate_type: Literal["float", "vector"] = "float"
     """One gate per block, or one per channel."""
     gate_deviation: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """Standard deviation of alpha at the start with gate_initializer normal."""
+    """Initial standard deviation of alpha with gate_initializer normal."""
     initializer_range: Positive = 0.02
-    """Standard deviation of the weight matrices at the start."""
+    """Initial standard deviation of weight matrices."""
     attention: Literal["sdpa", "eager"] = "sdpa"
-    """Torch's fused attention, or plain matrix products, which keep all scores in memory."""
+    """Fused attention of torch, or plain matrix products, which keep all scores in memory."""
     activation_checkpointing: bool = False
-    """Compute the activations of every layer a second time in the backward pass, not keep them:
-    memory for about a third more time. The resampler keeps its own."""
+    """Recompute the activations of every layer in the backward pass instead of keeping them: saves
+    memory for about a third more time. The resampler keeps its activations."""
     dtype: Dtype = "float32"
-    """Format of the weights; float32 also where training.precision computes in fewer bits. What is
-    held in float16 cannot learn with training.precision fp16: its gradients cannot be unscaled."""
+    """Number format of the weights; keep float32 with mixed precision. float16 weights cannot learn
+    with training.precision fp16, since their gradients cannot be unscaled."""
     pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
-    """Weights to start from; none: random ones."""
+    """Pretrained weights; random by default."""
     freeze: Parts = ()
-    """Parts that keep their weights."""
+    """Frozen parts."""
     unfreeze: tuple[UnfreezeConfig, ...] = ()
-    """Which of the frozen parts begin to learn, and when."""
+    """Which frozen parts to unfreeze, and when."""
 
     @agreement
     def _heads_divide_the_width(self) -> Refusals:
@@ -273,11 +273,11 @@ class ModelConfig(Section):
 
     @property
     def total_vocabulary(self) -> int:
-        """Tokens that the model knows, additional ones included."""
+        """Size of the vocabulary, additional tokens included."""
         return self.vocabulary_size + self.additional_tokens
 
     @property
     def has_two_formats(self) -> bool:
-        """Whether loaded weights are held in another format than the rest."""
+        """Whether loaded weights have another number format than the rest."""
         loaded = self.pretrained.dtype
         return self.pretrained.is_given and loaded not in (None, self.dtype)

@@ -1,4 +1,4 @@
-"""The whole of a run: its optimizer, its length, what watches it, and what must agree."""
+"""Configuration of a run: model, data, optimizer, training, monitoring and faults."""
 
 from __future__ import annotations
 
@@ -44,26 +44,27 @@ class MonitorConfig(Section):
     """The connection to a collector."""
 
     collector: Annotated[str, AfterValidator(_check_address)] | None = None
-    """Address of a collector; solo: the job evaluates the rules itself; null: no monitoring."""
+    """URL of a collector; solo: evaluate the rules in the job; null: no monitoring."""
     run: Annotated[str, AfterValidator(_check_name)] = "idefics"
     """Name of the run; a job that resumes from a checkpoint of a run continues it."""
     key: str = ""
     """Distinguishes runs of one name; a job with the name and key of a run always continues it."""
     mode: Literal["observe", "propose", "auto"] = "propose"
-    """observe: report only; propose: wait for an approval before acting; auto: act."""
+    """observe: only record; propose: act after approval; auto: act."""
     policy: str | None = None
-    """Rule file of this run, or the name of a preset that comes with one; null: the collector's
-    own."""
+    """Rule file of the run, or the name of a preset that has one; null: the default of the
+    collector."""
     snapshot_every: Count = 25
     """Steps between two snapshots in memory."""
     keep_snapshots: Count = 6
-    """Snapshots in memory at once; each is weights and optimizer state, three times the weights."""
+    """Number of snapshots in memory; each holds weights and optimizer state, three times the
+    weights."""
 
 
 DecayKind: TypeAlias = Literal[
     "q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2", "head", "embedding", "norm", "gate"
 ]
-"""What a weight is for, in every tower; `norm` are scales and shifts, `head` the output's rows."""
+"""Role of a weight in every tower; `norm` means scales and shifts, `head` the output rows."""
 DECAY_KINDS: Final[tuple[str, ...]] = get_args(DecayKind)
 Decay: TypeAlias = Annotated[float, Field(ge=0, le=100)]
 Beta: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
@@ -71,73 +72,73 @@ Beta: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 
 @dataclass(frozen=True, kw_only=True, config=SECTION)
 class OptimizerConfig(Section):
-    """How the weights move."""
+    """AdamW, the learning-rate schedule, and regularization."""
 
     learning_rate: Positive
-    """Peak rate, reached at the end of the warm-up."""
+    """Peak learning rate, reached at the end of the warm-up."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay of the first and second moment per step."""
+    """Decay rates of the first and second moment."""
     eps: Positive = 1e-8
-    """Added to the square root of the second moment: bounds the step of a silent weight."""
+    """Added to the square root of the second moment; bounds the update of rarely used weights."""
     weight_decay: Decay = 0.1
-    """Decoupled decay of matrices, per unit of rate; vectors, gates and embeddings have none."""
+    """Decoupled decay of matrices, relative to the rate; none for vectors, gates and embeddings."""
     weight_decay_by_kind: Mapping[DecayKind, Decay] = field(default_factory=dict)
-    """Another decay for some kinds of weights, for example a heavier one of o_proj and fc2."""
+    """Overrides of weight_decay by kind of weight, for example a larger one for o_proj and fc2."""
     gradient_clip: Annotated[float, Field(ge=0)] = 1.0
-    """Largest global L2 norm of a gradient; 0: no clipping."""
+    """Largest global L2 norm of the gradient; 0: no clipping."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """Shape after the warm-up, down to `final_ratio` at the last step."""
+    """Schedule after the warm-up, down to `final_ratio` at the last step."""
     warmup_steps: Natural = 0
     """Optimizer steps over which the rate rises linearly from 0."""
     final_ratio: Fraction = 0.0
-    """Rate of the last step as a part of the peak."""
+    """Final rate as a fraction of the peak."""
     z_loss_weight: Fraction = 1e-3
     """Weight of mean(logsumexp(logits)^2), which keeps the logits from drifting; 0: off."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SECTION)
 class TrainingConfig(Section):
-    """How long, from which seed, on what."""
+    """Length, seed, hardware and output of a run."""
 
     steps: Count
-    """Optimizer steps of the run; the schedule ends there."""
+    """Number of optimizer steps; the schedule ends there."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Start of all randomness: weights, order of the data, dropout."""
+    """Seed of all random generators: weights, order of the data, dropout."""
     accumulate: Count = 1
     """Microbatches per optimizer step."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the matrix products; weights and optimizer stay in fp32. fp16 comes with a
-    loss scaler. The losses are always computed in fp32."""
+    """Number format of matrix products; weights, optimizer and losses stay in fp32. fp16 uses a
+    loss scaler."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    """What trains; auto: GPUs if there are any."""
+    """Device type; auto: GPUs if there are any."""
     devices: Count = 1
-    """Processes on this machine: GPUs, or processes of a CPU. Each reads its own part of the
-    stream, so that one step sees devices * nodes * accumulate * data.batch_size sequences."""
+    """Processes on this machine: GPUs, or CPU processes. Each reads its own part of the stream; a
+    step uses devices * nodes * accumulate * data.batch_size sequences."""
     nodes: Count = 1
-    """Machines; each is started by the cluster (torchrun, SLURM)."""
+    """Number of machines; start them with torchrun or SLURM."""
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     """auto: one process, or ddp with several. ddp: every process holds the whole model. fsdp2:
     each holds a part of every layer's weights, gradients and moments (torch's fully_shard)."""
     compile: bool = False
-    """torch.compile the model. Hooks on modules are then lost, so the agent measures no modules."""
+    """Use torch.compile. Hooks do not run in a compiled model: the agent measures no modules."""
     compile_backend: str = "inductor"
-    """Backend of torch.compile. eager only traces and is for trying; aot_eager cannot do the
-    backward pass of the resampler (torch 2.13), which inductor and eager can."""
+    """Backend of torch.compile. eager only traces, for tests; aot_eager fails in the backward pass
+    of the resampler (torch 2.13), inductor and eager do not."""
     deterministic: bool = True
-    """Refuse operations whose result differs from time to time; costs some speed on GPUs."""
+    """Refuse nondeterministic operations; costs some speed on GPUs."""
     threads: Count = 1
-    """Torch threads of this process; two beside other processes can be far slower than one."""
+    """Number of torch threads; beside other processes two can be far slower than one."""
     checkpoint_every: Natural = 0
-    """Optimizer steps between two durable checkpoints, the last step included; 0: none."""
+    """Optimizer steps between two checkpoints; the last step has one as well. 0: no checkpoints."""
     keep_checkpoints: Count = 3
-    """Newest checkpoints that are kept; the newest healthy one is kept beside them."""
+    """Number of newest checkpoints to keep, in addition to the newest healthy one."""
     peak_flops: Annotated[float, Field(ge=0, le=1e18)] = 0.0
-    """Floating-point operations per second that one device can do at best in this precision, for
-    `mfu`; 0: `mfu` is not reported. An H100 does 989e12 in bf16."""
+    """Peak FLOPS of one device in this precision, for `mfu`; 0: no `mfu`. 989e12 for an H100 in
+    bf16."""
     log_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60.0
-    """Seconds between two lines of progress where there is no terminal."""
+    """Seconds between two progress lines if there is no terminal."""
     out: str = "out"
-    """Folder for the losses file, the summary, the configuration and the checkpoints."""
+    """Folder for losses, summary, configuration, ledger and checkpoints."""
 
     @agreement
     def _sharded_models_do_not_compile(self) -> Refusals:
@@ -151,26 +152,26 @@ class TrainingConfig(Section):
 
     @property
     def processes(self) -> int:
-        """Processes that train together, over all machines."""
+        """Number of processes on all machines."""
         return self.devices * self.nodes
 
 
 @dataclass(frozen=True, kw_only=True, config=SECTION)
 class RunConfig(Section):
-    """Everything a run is made from; saved with the run."""
+    """The complete configuration of a run; saved with it."""
 
     model: ModelConfig
-    """The architecture."""
+    """The architecture and the pretrained weights."""
     data: DataConfig
     """The corpus and its stream."""
     optimizer: OptimizerConfig
-    """How the weights move."""
+    """AdamW, the learning-rate schedule, and regularization."""
     training: TrainingConfig
-    """How long, from which seed."""
+    """Length, seed, hardware and output of the run."""
     monitor: MonitorConfig
-    """Who watches."""
+    """The connection to a collector."""
     faults: Annotated[Mapping[str, Any], PlainValidator(read_faults)]
-    """Which failures happen on demand; null: not this one. `trainer.faults` describes them."""
+    """Failures to inject; null: off."""
 
     @agreement
     def _sequences_fit_the_model(self) -> Refusals:
