@@ -1,1 +1,1 @@
-"""The IDEFICS training job: model, data, configuration and faults; the agent's first user."""
+"""The IDEFICS training job: model, data, configuration and faults, monitored by the agent."""

@@ -1,4 +1,4 @@
-"""`python -m trainer`: the commands of the job, and the demo that starts them as processes."""
+"""`python -m trainer`: the commands of the trainer, and the demo, which runs them as processes."""
 
 from __future__ import annotations
 

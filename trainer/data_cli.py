@@ -14,18 +14,16 @@ from trainer.exits import errors_as_exit_status
 if TYPE_CHECKING:
     from trainer.inspection import Occurrence, RunFolder, Window
 
-data_app = typer.Typer(help="Corpora, and what runs read of them.", no_args_is_help=True)
+data_app = typer.Typer(help="Corpora, and the documents that runs have read.", no_args_is_help=True)
 
-Run = Annotated[
-    Path | None, typer.Option("--run", help="Folder that a run wrote to (training.out).")
-]
+Run = Annotated[Path | None, typer.Option("--run", help="Output folder of a run (training.out).")]
 Recipe = Annotated[
     str | None, typer.Option("--config", help="A configuration instead of a run: file or recipe.")
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override: a.b=value, repeatable.")]
-By = Annotated[Literal["step", "sample"], typer.Option("--by", help="What the window counts.")]
+By = Annotated[Literal["step", "sample"], typer.Option("--by", help="Unit of the window.")]
 Attempt = Annotated[
-    int | None, typer.Option(help="Only what was read in this attempt; else the newest counts.")
+    int | None, typer.Option(help="Show this attempt; default: the newest of each step.")
 ]
 
 
@@ -36,13 +34,13 @@ def make(
     documents: Annotated[int, typer.Option(help="Web documents; half as many pairs come too.")] = (
         4000
     ),
-    seed: Annotated[int, typer.Option(help="Start of all random choices.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
     pairs_format: Annotated[
         Literal["parquet", "webdataset"], typer.Option(help="How image-text pairs are written.")
     ] = "parquet",
     conversations: Annotated[int, typer.Option(help="Conversations, for instruction tuning.")] = 0,
 ) -> None:
-    """Write a small corpus of digit pictures and text about them, and train its tokenizer."""
+    """Write a small corpus of digit pictures with texts, and train its tokenizer."""
     from trainer.data.making import make_corpus  # noqa: PLC0415  loads scikit-learn
 
     with errors_as_exit_status():
@@ -72,7 +70,7 @@ def inspect(  # noqa: PLR0913  one parameter per option of the command line
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Documents on the page.")] = 200,
 ) -> None:
-    """Write out the documents of a window: losses, repetition, filters' verdicts, pictures."""
+    """Report the documents of a window: losses, repetition, verdicts of filters, pictures."""
     from trainer.inspection import parse_window, write_report  # noqa: PLC0415  loads torch
     from trainer.inspection.findings import Inspector, LossModel  # noqa: PLC0415
 
@@ -110,7 +108,7 @@ def skipped(*, run: Run = None, overrides: Set = None) -> None:
 
 @data_app.command("quarantine")
 def quarantine(  # noqa: PLR0913  one parameter per option of the command line
-    file: Annotated[Path, typer.Argument(help="File to add to; name it as data.quarantine.")],
+    file: Annotated[Path, typer.Argument(help="File to append to; set it as data.quarantine.")],
     *,
     sample_id: Annotated[
         list[str] | None, typer.Option(help="A document by its id, repeatable.")
@@ -121,9 +119,9 @@ def quarantine(  # noqa: PLR0913  one parameter per option of the command line
     overrides: Set = None,
     by: By = "sample",
     attempt: Attempt = None,
-    remark: Annotated[str, typer.Option(help="Why, for readers of the file.")] = "",
+    remark: Annotated[str, typer.Option(help="Comment for readers of the file.")] = "",
 ) -> None:
-    """Take documents out of the stream of future runs, and of this one when it is resumed."""
+    """Exclude documents from future runs, and from this one once it is resumed."""
     from trainer.data.selection import add_to_quarantine  # noqa: PLC0415  loads torch
     from trainer.inspection import parse_window  # noqa: PLC0415  loads torch
 

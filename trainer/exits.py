@@ -1,4 +1,4 @@
-"""From errors to exit statuses of the command line."""
+"""Exit statuses of the command line."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from stabilizer.errors import ConfigurationError, StabilizerError
 
 @contextmanager
 def errors_as_exit_status() -> Iterator[None]:
-    """Exit with 2 for errors in the configuration and 1 for all others; never a traceback."""
+    """Exit with 2 on configuration errors and 1 on all others, without a traceback."""
     try:
         yield
     except ConfigurationError as error:
-        for line in str(error).splitlines():  # a line per mistake
+        for line in str(error).splitlines():  # one line per error
             typer.echo(f"error: {line}", err=True)
         raise typer.Exit(2) from error
     except (StabilizerError, OSError) as error:

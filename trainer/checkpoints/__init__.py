@@ -1,4 +1,4 @@
-"""Durable checkpoints: safetensors and JSON, whole or not at all, of one process or many."""
+"""Durable checkpoints: safetensors and JSON, written atomically by one process or many."""
 
 from trainer.checkpoints.callback import FACTS_KEY, Checkpoints, RandomStates, SnapshotHealth
 from trainer.checkpoints.folders import CheckpointError

@@ -52,7 +52,7 @@ class RandomStates(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget what an earlier fit has left."""
+        """Drop the state of an earlier fit."""
         self._pending = []
 
     @override
@@ -174,16 +174,18 @@ class Checkpoints(Callback):
         self._is_due = False
         self._unjudged: list[tuple[StoredCheckpoint, int]] = []
         self.failures = 0
-        """How often one could not be written, marked or removed."""
+        """Number of failures to write, mark or remove a checkpoint."""
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin an attempt behind those that are there."""
+        """Begin an attempt after the stored ones."""
         self._attempt = 1 + max((c.attempt for c in self._store.all()), default=0)
         self._step = self._saved_step = trainer.global_step
         self._is_due = False
         self._unjudged = []
-        trainer.strategy.barrier("Checkpoints.on_train_start")  # all have counted before one writes
+        trainer.strategy.barrier(
+            "Checkpoints.on_train_start"
+        )  # all ranks have counted before one writes
         if trainer.is_global_zero:
             self._sweep()
             if self._resumed is not None and self._store.holds(self._resumed):
@@ -194,12 +196,12 @@ class Checkpoints(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Abandon what lies behind a step that the job has gone back to."""
+        """Abandon the checkpoints after the step to which the job was rewound."""
         if trainer.global_step >= self._step:
             return
         self._step = trainer.global_step
         self._attempt += 1
-        self._is_due = True  # not now: a batch has been taken that would be missing
+        self._is_due = True  # not now: the checkpoint would lack the batch that was just read
         self._unjudged = [(c, a) for c, a in self._unjudged if c.step <= self._step]
         if trainer.is_global_zero:
             with _SurviveErrors(self, "checkpoints cannot be marked"):
@@ -214,7 +216,7 @@ class Checkpoints(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Write one if this microbatch completed a step at which one is due."""
+        """Write a checkpoint if this microbatch completed a step at which one is due."""
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -225,7 +227,7 @@ class Checkpoints(Callback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the last one, if the job ends where none was due."""
+        """Write a checkpoint after the last step, unless it has one."""
         if self._saved_step != trainer.global_step:
             self.save(trainer)
 
@@ -237,7 +239,7 @@ class Checkpoints(Callback):
         checkpoint[FACTS_KEY] = {**self._facts, "attempt": self._attempt}
 
     def save(self, trainer: Trainer) -> None:
-        """Write a checkpoint of the present state; all ranks, between two steps."""
+        """Write a checkpoint of the current state; on all ranks, between two steps."""
         path = self._store.place(self._attempt, self._step)
         is_finite = _is_finite(trainer)
         if trainer.is_global_zero:
@@ -247,18 +249,18 @@ class Checkpoints(Callback):
             with _all_random_states(trainer):
                 trainer.save_checkpoint(path)
             is_written = True
-        # Without a common verdict one rank would try again, and wait for others that do not.
+        # All ranks must agree: one that retried alone would wait for the others.
         if not trainer.strategy.reduce_boolean_decision(is_written):
             return
         self._saved_step, self._is_due = self._step, False
         if trainer.is_global_zero:
-            # Apart from the writing, whose failure is met with a barrier: here no rank waits.
+            # Separate from writing, whose failure needs a barrier: here no rank waits.
             with _SurviveErrors(self, f"the checkpoint at step {self._step} cannot be marked"):
                 self._note(StoredCheckpoint(self._attempt, self._step, path), is_finite)
 
     def _sweep(self) -> None:
-        """Make room: a write that broke for want of it must not keep the next one from its own."""
-        with _SurviveErrors(self, "what broken writes have left cannot be removed"):
+        """Free disk space: what a failed write has left must not fail the next one."""
+        with _SurviveErrors(self, "the remains of failed writes cannot be removed"):
             self._store.sweep()
 
     def _note(self, checkpoint: StoredCheckpoint, is_finite: bool) -> None:
@@ -270,7 +272,7 @@ class Checkpoints(Callback):
         _log.info("checkpoint at step %d: %s", checkpoint.step, checkpoint.path)
 
     def _judge(self) -> None:
-        """Ask whether checkpoints have turned out to be healthy."""
+        """Mark the checkpoints that have become healthy."""
         if not self._unjudged or self._health is None:
             return
         healthy = [(snapshot.attempt, snapshot.step) for snapshot in self._health.healthy()]
@@ -282,7 +284,7 @@ class Checkpoints(Callback):
             elif checkpoint.path.is_dir():
                 with _SurviveErrors(self, "a checkpoint cannot be marked"):
                     self._store.mark(checkpoint, healthy=True)
-        # What is so old that no snapshot of it is left will not be judged any more.
+        # Older checkpoints have no snapshot any more by which they could become healthy.
         self._unjudged = [item for item in left if item[0].path.is_dir()]
 
 
@@ -303,7 +305,7 @@ class _SurviveErrors:
         self._owner.failures += 1
         _log.error("%s: %s", self._what, error)
         if self._trainer is not None:
-            self._trainer.strategy.barrier("Trainer.save_checkpoint")  # where other ranks wait
+            self._trainer.strategy.barrier("Trainer.save_checkpoint")  # the other ranks wait there
         return True
 
 

@@ -14,7 +14,7 @@ from stabilizer.errors import StabilizerError
 
 
 class CheckpointError(StabilizerError):
-    """A checkpoint could not be written, or what is on storage is none that can be used."""
+    """A checkpoint could not be written, or is missing, damaged or incompatible."""
 
     code = "checkpoint_unusable"
 
@@ -27,12 +27,12 @@ _CHUNK: Final = 1 << 20
 
 
 def part_of(folder: Path) -> Path:
-    """Return where a folder is written before it is there."""
+    """Return the path at which a folder is written before it gets its name."""
     return folder.parent / f".{folder.name}{_PART_SUFFIX}"
 
 
 def begin_folder(folder: Path) -> Path:
-    """Make an empty place to write to; what a broken attempt has left there is removed.
+    """Create an empty folder to write to; remains of a failed write are removed.
 
     Raises:
         OSError: It cannot be made.
@@ -45,12 +45,12 @@ def begin_folder(folder: Path) -> Path:
 
 
 def drop_part(folder: Path) -> None:
-    """Remove what a broken write has left, as far as possible: it takes room on a full disk."""
+    """Remove the remains of a failed write as far as possible: they occupy a full disk."""
     shutil.rmtree(part_of(folder), ignore_errors=True)
 
 
 def commit_folder(folder: Path, facts: dict[str, Any]) -> None:
-    """Let what was written take the folder's name, durably.
+    """Give the written folder its name, durably.
 
     All files are flushed to the disk, sizes and checksums noted, and only then the name is given,
     by a rename that is atomic. A folder of this name that was there is replaced.
@@ -81,7 +81,7 @@ def commit_folder(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder so that no half of it ever has its name."""
+    """Remove a folder atomically."""
     trash = folder.parent / f".{folder.name}{_TRASH_SUFFIX}"
     if trash.exists():
         shutil.rmtree(trash)
@@ -90,24 +90,24 @@ def remove_folder(folder: Path) -> None:
 
 
 def sweep(parent: Path) -> None:
-    """Remove what broken writes and removals have left in a folder."""
+    """Remove the remains of failed writes and removals in a folder."""
     for path in parent.glob(".*"):
         if path.is_dir() and path.suffix in (_PART_SUFFIX, _TRASH_SUFFIX):
             shutil.rmtree(path)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read what a folder says of itself.
+    """Read the manifest of a folder.
 
     Raises:
-        CheckpointError: It is no checkpoint of this format.
+        CheckpointError: It is not a checkpoint of this format.
     """
     try:
         manifest = json.loads((folder / MANIFEST_FILE).read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} is no checkpoint of this trainer: {error}") from error
+        raise CheckpointError(f"{folder} is not a checkpoint of this trainer: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{folder} is no checkpoint of the format {FORMAT!r}")
+        raise CheckpointError(f"{folder} is not a checkpoint of the format {FORMAT!r}")
     return manifest
 
 

@@ -66,14 +66,14 @@ class ShardedStrategy(ModelParallelStrategy):
         """Write a folder, whole or not at all; all ranks.
 
         Raises:
-            CheckpointError: A rank could not write, or the state has a value that is not kept.
+            CheckpointError: A rank could not write, or a value of the state is not supported.
         """
         folder = Path(self.broadcast(str(filepath)))
         skeleton, tensors = split_tree(checkpoint)
         try:
             self._write(folder, skeleton, tensors)
         except CheckpointError:
-            if self.is_global_zero:  # all ranks have failed: no rank writes any more
+            if self.is_global_zero:  # all ranks have failed: none is still writing
                 drop_part(folder)
             raise
 
@@ -122,7 +122,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return {_STATE: {}, **tree}
 
     def _check(self, folder: Path) -> None:
-        """Look at a checkpoint, each rank at some of its files, until all know the verdict."""
+        """Verify a checkpoint, each rank a part of its files, and agree on the result."""
         error: Exception | None = None
         try:
             _require_sharded(folder)
@@ -138,7 +138,7 @@ class ShardedStrategy(ModelParallelStrategy):
         if error is not None:
             raise CheckpointError(str(error)) from error
         if not verdict.item():
-            raise CheckpointError(f"{folder}: another rank has failed; its log says why")
+            raise CheckpointError(f"{folder}: another rank has failed; see its log")
 
     @property
     def _sharded(self) -> torch.nn.Module:

@@ -55,10 +55,10 @@ def split_tree(tree: Tree) -> tuple[JsonValue, dict[str, Tensor]]:
 
 
 def join_tree(skeleton: JsonValue, tensors: Mapping[str, Tensor]) -> Tree:
-    """Put a tree together again.
+    """Rebuild a tree.
 
     Raises:
-        CheckpointError: The skeleton is none, or a tensor is missing.
+        CheckpointError: The skeleton is invalid, or a tensor is missing.
     """
     return _join(skeleton, tensors, 0)
 
@@ -188,7 +188,7 @@ class SafeCheckpointIO(CheckpointIO):
         check_files(folder)
         tree = join_tree(read_state(folder), read_tensors(folder))
         if not isinstance(tree, dict):
-            raise CheckpointError(f"{folder}: {STATE_FILE} holds no state of a job")
+            raise CheckpointError(f"{folder}: {STATE_FILE} does not hold the state of a job")
         return tree
 
     @override
@@ -199,7 +199,7 @@ class SafeCheckpointIO(CheckpointIO):
 
 
 def write_state(part: Path, skeleton: Tree) -> None:
-    """Write the skeleton into a folder that is being made."""
+    """Write the skeleton into an unfinished folder."""
     (part / STATE_FILE).write_text(json.dumps(skeleton), encoding="utf-8")
 
 
@@ -207,7 +207,7 @@ def read_state(folder: Path) -> Any:  # noqa: ANN401  JSON
     """Read the skeleton.
 
     Raises:
-        CheckpointError: It is missing, or no JSON.
+        CheckpointError: It is missing or not JSON.
     """
     try:
         return json.loads((folder / STATE_FILE).read_text("utf-8"))
@@ -216,7 +216,7 @@ def read_state(folder: Path) -> Any:  # noqa: ANN401  JSON
 
 
 def write_tensors(part: Path, tensors: dict[str, Tensor], *, alone: bool) -> None:
-    """Write tensors into a folder that is being made.
+    """Write tensors into an unfinished folder.
 
     Args:
         part: The folder.
@@ -238,10 +238,10 @@ def read_tensors(folder: Path, *, besides: Container[str] = ()) -> dict[str, Ten
 
     Args:
         folder: The checkpoint.
-        besides: Names that are left out.
+        besides: Names to leave out.
 
     Raises:
-        CheckpointError: A file is none of safetensors.
+        CheckpointError: A file is not in safetensors format.
     """
     source = str(folder / TENSORS_FOLDER)
     with _told_as_ours(f"{folder}: tensors cannot be read"):
@@ -269,7 +269,7 @@ def fill_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give tensors that share memory (tied weights) some of their own: safetensors asks for it."""
+    """Copy tensors that share memory (tied weights), as safetensors requires."""
     seen: set[int] = set()
     result: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -283,13 +283,13 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def _told_as_ours(what: str) -> Iterator[None]:
-    """Turn errors of torch.distributed.checkpoint into ours, and its remarks into silence."""
+    """Convert errors of torch.distributed.checkpoint into ours, and hide its warnings."""
     logger = logging.getLogger("torch.distributed.checkpoint")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            # That one process writes is meant.
+            # Writing by a single process is intended.
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             yield
     except CheckpointException as error:

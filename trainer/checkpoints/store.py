@@ -1,4 +1,4 @@
-"""The checkpoints of a run: which there are, which is the newest, which are kept."""
+"""The checkpoints of a run: list, find the newest, remove old ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAME: Final = re.compile(r"attempt-(\d{4,})-step-(\d{8,})")
 
 @dataclass(frozen=True, slots=True, order=True)
 class StoredCheckpoint:
-    """A checkpoint on storage; ordered as they were written."""
+    """A stored checkpoint; ordered as they were written."""
 
     attempt: int
     """Stretch between two starts or rewinds, from 1."""
@@ -31,17 +31,17 @@ class StoredCheckpoint:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether all its numbers are finite and, in a watched run, no alert followed."""
+        """Whether all its values are finite and, in a monitored run, no alert followed."""
         return bool(_read_health(self.path).get("healthy"))
 
     @property
     def is_finite(self) -> bool:
-        """Whether all its numbers are finite, as far as that was noted."""
+        """Whether all its values are finite, as far as known."""
         return bool(_read_health(self.path).get("finite", True))
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether the run went back behind it: what it holds has been thrown away."""
+        """Whether the run was rewound to before it."""
         return bool(_read_health(self.path).get("abandoned"))
 
 
@@ -49,7 +49,7 @@ class CheckpointStore:
     """The folder in which a run keeps its checkpoints; used by one process of the run."""
 
     def __init__(self, folder: Path, *, keep: int = 3) -> None:
-        """Look at a folder; it need not be there.
+        """Open a folder; it need not exist.
 
         Args:
             folder: Where they are.
@@ -60,7 +60,7 @@ class CheckpointStore:
         self._keep = keep
 
     def place(self, attempt: int, step: int) -> Path:
-        """Return where a checkpoint belongs."""
+        """Return the folder for a checkpoint."""
         return self.folder / f"attempt-{attempt:04d}-step-{step:08d}"
 
     def all(self) -> list[StoredCheckpoint]:
@@ -73,7 +73,7 @@ class CheckpointStore:
         )
 
     def usable(self) -> list[StoredCheckpoint]:
-        """Return those that have not been abandoned, oldest first."""
+        """Return the checkpoints that are not abandoned, oldest first."""
         return [checkpoint for checkpoint in self.all() if not checkpoint.is_abandoned]
 
     def holds(self, folder: Path) -> bool:
@@ -81,11 +81,11 @@ class CheckpointStore:
         return folder.resolve().parent == self.folder.resolve()
 
     def latest(self) -> StoredCheckpoint | None:
-        """Return the newest one that was not abandoned and is finite; None if there is none."""
+        """Return the newest finite checkpoint that is not abandoned, or None."""
         for checkpoint in reversed(self.usable()):
             if checkpoint.is_finite:
                 return checkpoint
-            _log.warning("%s holds numbers that are not finite: passed over", checkpoint.path)
+            _log.warning("%s holds non-finite values: skipped", checkpoint.path)
         return None
 
     def mark(
@@ -96,7 +96,7 @@ class CheckpointStore:
         abandoned: bool = False,
         finite: bool | None = None,
     ) -> None:
-        """Note what is known of a checkpoint; what was known before stays.
+        """Mark a checkpoint; marks are never taken back.
 
         Args:
             checkpoint: Which one.
@@ -115,7 +115,7 @@ class CheckpointStore:
         write_json(checkpoint.path / HEALTH_FILE, health)
 
     def abandon(self, behind: int) -> Sequence[StoredCheckpoint]:
-        """Mark the checkpoints behind a step to which the run has gone back.
+        """Mark the checkpoints after a step to which the run was rewound.
 
         Raises:
             OSError: It cannot be written.
@@ -126,7 +126,7 @@ class CheckpointStore:
         return left
 
     def sweep(self) -> None:
-        """Remove the remains of broken writes; call it only while no write is running.
+        """Remove the remains of failed writes; call it only while no write is running.
 
         Raises:
             OSError: Something cannot be removed.
@@ -134,7 +134,7 @@ class CheckpointStore:
         sweep(self.folder)
 
     def tidy(self) -> None:
-        """Remove what need not be kept; the newest healthy and the newest finite one stay.
+        """Remove old checkpoints; keep the newest healthy and the newest finite one.
 
         Raises:
             OSError: Something cannot be removed.
@@ -150,7 +150,7 @@ class CheckpointStore:
 
 
 def find_checkpoint(store: CheckpointStore, wanted: str) -> Path | None:
-    """Return what `--resume` means.
+    """Return the checkpoint that `--resume` selects.
 
     Args:
         store: Of this run.
@@ -185,5 +185,5 @@ def _read_health(path: Path) -> dict[str, bool]:
     try:
         health = json.loads((path / HEALTH_FILE).read_text("utf-8"))
     except (OSError, ValueError):
-        return {}  # not judged yet
+        return {}  # its health is not known yet
     return health if isinstance(health, dict) else {}

@@ -1,4 +1,4 @@
-"""From a configuration to the streams of a corpus."""
+"""Build the streams of a corpus from a configuration."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def open_training_stream(
 def open_reader(
     config: DataConfig, *, seed: int, faults: StreamFaults | None = None
 ) -> DocumentReader:
-    """Open the documents to train on, not yet laid out.
+    """Open the documents to train on, before tokenization.
 
     Args:
         config: Sources, filters and quarantine.
@@ -85,10 +85,10 @@ def open_reader(
 def open_heldout_stream(
     config: DataConfig, tokenizer: CorpusTokenizer, *, image_size: int
 ) -> SampleStream | None:
-    """Open the documents that are never trained on; None where no source has any.
+    """Open the held-out documents; None if no source has any.
 
     Raises:
-        ConfigurationError: There are some, and they cannot be read.
+        ConfigurationError: They exist but cannot be read.
     """
     paths = {
         name: path
@@ -151,7 +151,7 @@ def _open_source(config: DataConfig, name: str, path: str) -> DocumentSource:
 
 
 def _other_kind(field: str, folder: Path) -> str:
-    """Say of what kind a folder is whose files have another ending."""
+    """Return a hint if the files of a folder are of another kind."""
     for kind, (suffix, _) in _KINDS.items():
         if folder.is_dir() and any(entry.suffix == suffix for entry in folder.iterdir()):
             return f"; its {suffix} files are read with {field}.kind={kind}"

@@ -1,4 +1,4 @@
-"""Documents, where they come from, and why one cannot be used."""
+"""Documents, their sources, and the reasons for skipping them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stabilizer.errors import StabilizerError
 
 
 class Reason(StrEnum):
-    """Why a document, picture or shard is not used; the label `reason` of its counters."""
+    """Reason for skipping a document, picture or shard; the label `reason` of the counters."""
 
     UNREADABLE = "unreadable"
     WRONG_SCHEMA = "wrong_schema"
@@ -43,12 +43,12 @@ DAMAGE: Final = frozenset(
 
 
 class BadDocumentError(StabilizerError):
-    """A document that cannot be used. It is passed over and counted, and no more."""
+    """An unusable document. It is skipped and counted."""
 
     code = "bad_document"
 
     def __init__(self, sample_id: str, problem: str, reason: Reason = Reason.WRONG_SCHEMA) -> None:
-        """Say which document it is and what is wrong with it."""
+        """Name the document and the problem."""
         super().__init__(f"{sample_id}: {problem}")
         self.sample_id = sample_id
         self.reason = reason
@@ -81,7 +81,7 @@ Part: TypeAlias = str | bytes | Mark
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Paragraphs and pictures in the order of the page."""
+    """Paragraphs and pictures in their order."""
 
     sample_id: str
     """source/file:number; the same document has the same id in every run."""
@@ -105,7 +105,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Something that was passed over."""
+    """A skipped document, picture or shard."""
 
     what: str
     """documents, pictures or shards."""
@@ -118,7 +118,7 @@ class Skip:
 
 
 class DocumentSource(Protocol):
-    """Documents by number, the same ones whenever they are asked for."""
+    """Documents by number; the same number always returns the same document."""
 
     @property
     def blocks(self) -> Sequence[int]:
@@ -126,7 +126,7 @@ class DocumentSource(Protocol):
 
     @property
     def skipped(self) -> Sequence[Skip]:
-        """Shards that cannot be used; they have no numbers."""
+        """Unusable shards; their documents have no numbers."""
 
     def __len__(self) -> int: ...
 
@@ -134,7 +134,7 @@ class DocumentSource(Protocol):
         """Return the document with this number.
 
         Raises:
-            BadDocumentError: It cannot be used.
+            BadDocumentError: It is unusable.
             IndexError: There is no such number.
         """
         ...

@@ -31,13 +31,13 @@ class TrainingBatch(TypedDict):
     document_ids: Tensor  # [B, S] int64; number of the token's document, -1 at padding
     source_ids: Tensor  # [B, S] int64; index of its source in source_names, -1 at padding
     source_names: list[str]  # of the sources in this batch, sorted
-    positions: list[int]  # of each row in the stream
+    positions: list[int]  # position of each row in the stream
     sample_ids: list[str]  # of each document
     source: list[str]  # of each document
     rows: list[int]  # of each document in the batch
-    tokens: int  # that are no padding
-    passed_over: int  # unusable documents that were met on the way
-    skipped: list[tuple[str, str, str, str]]  # what, source, reason and id of all passed over
+    tokens: int  # without padding
+    passed_over: int  # unusable documents that were skipped
+    skipped: list[tuple[str, str, str, str]]  # what, source, reason and id of everything skipped
 
 
 def collate(reads: Sequence[Read]) -> TrainingBatch:
@@ -91,17 +91,17 @@ class HealthMetric:
 
 
 class DataHealth:
-    """Counts over the batches that were handed out."""
+    """Counters over the batches returned so far."""
 
     def __init__(self, shards_skipped: Iterable[Skip] = ()) -> None:
-        """Begin with the files that could not be used at all."""
+        """Begin with the unusable files."""
         self._read: Counter[str] = Counter()
         self._skipped: Counter[tuple[str, str, str]] = Counter(
             (skip.what, skip.source, skip.reason.value) for skip in shards_skipped
         )
         self._fill = 0.0
         self.passed_over = 0
-        """Documents that were met and replaced or left out."""
+        """Number of documents that were replaced or left out."""
 
     def note(self, batch: TrainingBatch) -> None:
         """Count one batch."""
@@ -136,7 +136,7 @@ class DataHealth:
 
 
 class StaleIteratorError(StabilizerError):
-    """An iterator was used after its loader had been moved; it would hand out the wrong data."""
+    """An iterator was used after its loader had moved; it would return the wrong data."""
 
     code = "stale_iterator"
 
@@ -198,26 +198,26 @@ class StreamLoader:
 
     @property
     def samples_per_batch(self) -> int:
-        """Samples of the stream by which one batch moves on, over all ranks."""
+        """Samples of the stream per batch, over all ranks."""
         return self._step
 
     @property
     def passed_over(self) -> int:
-        """Unusable documents that this rank met and replaced since it was made."""
+        """Unusable documents that this rank has replaced since the loader was created."""
         return self._health.passed_over
 
     @property
     def health(self) -> list[HealthMetric]:
-        """What this rank read and passed over since the loader was made."""
+        """Counters of this rank since the loader was created."""
         return self._health.metrics()
 
     @property
     def skipped_windows(self) -> list[tuple[int, int]]:
-        """Windows of the stream, [from, to), that were skipped since the loader was made."""
+        """Windows of the stream, [from, to), that were skipped since the loader was created."""
         return list(self._skipped_windows)
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position after the batches handed out so far."""
+        """Return the position after the batches returned so far."""
         return {"samples": self._samples}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -233,7 +233,7 @@ class StreamLoader:
         self._generation += 1
 
     def skip_samples(self, n: int) -> None:
-        """Move the position onwards; the next `iter()` begins there.
+        """Move the position forward; the next `iter()` begins there.
 
         Args:
             n: Samples of the stream, over all ranks.
@@ -288,7 +288,7 @@ class StreamLoader:
 
 
 class _Refusal(NamedTuple):
-    """Why a worker stops. A raised exception would arrive as the text of a traceback."""
+    """Why a worker stops; a raised exception would arrive as the text of a traceback."""
 
     message: str
 

@@ -25,7 +25,7 @@ def mix(*numbers: int) -> int:
 
 
 def permute(index: int, size: int, key: int) -> int:
-    """Return where `index` goes under the order that `key` names.
+    """Return the place of `index` in the permutation that `key` selects.
 
     Args:
         index: From 0 to size - 1.
@@ -52,7 +52,7 @@ def _encrypt(value: int, half_bits: int, key: int) -> int:
     return (left << half_bits) | right
 
 
-_MIXTURE = 1  # what a key is for, so that no two orders are alike
+_MIXTURE = 1  # purpose of a key, so that no two orders are equal
 _DOCUMENTS = 2
 _SUBSTITUTES = 3
 _INSIDE = 4
@@ -100,7 +100,7 @@ class MixtureOrder:
 
     @property
     def documents(self) -> int:
-        """Documents in all sources together."""
+        """Number of documents in all sources."""
         return sum(order.size for order in self._orders)
 
     def locate(self, position: int) -> Place:
@@ -111,7 +111,7 @@ class MixtureOrder:
         return Place(self._names[source], order.number(index, self._key(source, number_of_pass)))
 
     def substitute(self, position: int, attempt: int) -> Place:
-        """Return what is read instead when the document of this position cannot be used.
+        """Return the substitute for the document of this position, which is unusable.
 
         It is drawn at random from what is shuffled together with that document: damage often lies
         side by side, and what is near is cheap to read. From the fifth attempt on it is drawn from

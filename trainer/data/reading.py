@@ -1,4 +1,4 @@
-"""Finding the document of a position, and another one where that cannot be used."""
+"""Find the document of a position, or a substitute if it is unusable."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class StreamFaults:
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[Made]):
-    """What was made of a document, and what was passed over to find it."""
+    """The result of a document, and what was skipped to find it."""
 
     made: Made
     skips: tuple[Skip, ...]
 
 
 class DocumentReader:
-    """Documents by position in the mixture; unusable ones are replaced, always by the same."""
+    """Documents by position in the mixture; substitutes for unusable ones are deterministic."""
 
     def __init__(
         self,
@@ -83,21 +83,21 @@ class DocumentReader:
 
     @property
     def documents(self) -> int:
-        """Documents in one pass over all sources."""
+        """Number of documents in one pass over all sources."""
         return self._order.documents
 
     @property
     def shards_skipped(self) -> Sequence[Skip]:
-        """Files that cannot be used, of all sources."""
+        """Unusable files of all sources."""
         return [skip for source in self._sources.values() for skip in source.skipped]
 
     def place(self, position: int) -> Place:
-        """Return which document belongs to a position, whether it can be used or not."""
+        """Return the document of a position, usable or not."""
         fault = self._faults.position
         return self._order.locate(position if fault is None else fault(position))
 
     def document(self, sample_id: str) -> Document:
-        """Return the document with this id as it is: no filter, quarantine or fault counts.
+        """Return the document with this id, without filters, quarantine or faults.
 
         Raises:
             KeyError: There is none.
@@ -107,7 +107,7 @@ class DocumentReader:
         return source.document(source.number(sample_id))
 
     def judge(self, document: Document) -> FilterVerdict:
-        """Return what the limits of its source say about a document."""
+        """Return the verdict of its source's limits on a document."""
         return self._filters.get(document.source, _NO_LIMITS).judge(document)
 
     def find(self, position: int, make: Callable[[Document], Made]) -> Found[Made]:

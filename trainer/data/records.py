@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerEntry:
-    """What one rank read for one step."""
+    """The documents of one rank in one step."""
 
     attempt: int
     """Stretch between two starts or rewinds, from 1."""
@@ -109,7 +109,7 @@ class SampleLedger:
     attempt: int = 1
     """Number of the present attempt."""
     has_failed: bool = False
-    """Whether it could not be written, and is written no more."""
+    """Whether writing has failed; then nothing more is written."""
     _file: TextIO | None = field(default=None, init=False)
     _written: int = field(default=0, init=False)
 
@@ -225,7 +225,7 @@ class StreamRecorder(Callback):
     """
 
     def __init__(self, ledger: SampleLedger, loader: StreamLoader) -> None:
-        """Write what is read of `loader`."""
+        """Record what `loader` reads."""
         self._ledger = ledger
         self._loader = loader
         self._seen_windows = len(loader.skipped_windows)
@@ -242,7 +242,7 @@ class StreamRecorder(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Begin a new attempt where the job has gone back."""
+        """Begin a new attempt if the job was rewound."""
         if trainer.global_step < self._last_step:
             self._last_step = trainer.global_step
             self._parts = []
@@ -257,7 +257,7 @@ class StreamRecorder(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Note a microbatch, and write a line if it completed a step."""
+        """Record a microbatch, and write a line if it completed a step."""
         self._parts.append(
             {
                 "positions": batch["positions"],

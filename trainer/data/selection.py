@@ -1,4 +1,4 @@
-"""Documents that are left out: by limits, or by name and position."""
+"""Exclusion of documents: by limits, by id, or by position."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from trainer.data.sequences import picture_size
 
 @dataclass(frozen=True, slots=True)
 class FilterVerdict:
-    """What became of a document."""
+    """Verdict of the filters on a document."""
 
     document: Document
-    """With the pictures that may stay."""
+    """The document with the pictures that pass."""
     rejected: tuple[Reason, ...]
-    """Why it is left out; empty: it is not."""
+    """Why it is excluded; empty: it is not."""
     removed: tuple[Skip, ...]
-    """Pictures that were taken out of it."""
+    """Number of removed pictures."""
 
 
 class DocumentFilter:
@@ -78,7 +78,7 @@ class DocumentFilter:
             return True
         size = picture_size(file)
         if size is None or min(size) < 1:
-            return True  # the decoder will say what is wrong with it
+            return True  # the decoder reports the problem
         short, long = min(size), max(size)
         return (
             _within(short, config.min_picture_side, None)
@@ -157,7 +157,7 @@ def _read_words(path: str) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Quarantine:
-    """What is left out."""
+    """Excluded documents and positions."""
 
     sample_ids: frozenset[str] = frozenset()
     """Documents."""
@@ -165,11 +165,11 @@ class Quarantine:
     """Windows of positions, [from, to), sorted and apart from each other."""
 
     def holds(self, position: int, sample_id: str) -> bool:
-        """Whether this document must not be read, here or anywhere."""
+        """Return whether this document is excluded everywhere."""
         return sample_id in self.sample_ids or self.holds_position(position)
 
     def holds_position(self, position: int) -> bool:
-        """Whether what belongs to this position must not be read."""
+        """Return whether the document of this position is excluded."""
         place = bisect_right(self.positions, position, key=lambda window: window[0])
         return place > 0 and position < self.positions[place - 1][1]
 
@@ -221,7 +221,7 @@ def add_to_quarantine(path: Path, sample_ids: Iterable[str], *, remark: str) -> 
     new = [name for name in dict.fromkeys(sample_ids) if name not in known]
     lines = "".join(json.dumps({"sample_id": name, "remark": remark}) + "\n" for name in new)
     try:
-        with path.open("a+b") as file:  # ends of lines as they are
+        with path.open("a+b") as file:  # keep line ends
             file.write(_end_of_line(file) + lines.encode("utf-8") if new else b"")
     except OSError as error:
         raise ConfigurationError(f"data.quarantine: {path} cannot be written: {error}") from error

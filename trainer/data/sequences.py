@@ -190,7 +190,9 @@ class DocumentLayout:
                 self._append(pieces[-1], part, is_learned)
                 continue
             self._spread(pieces, self._tokens(part), is_learned)
-        if len(pieces[-1].tokens) < self._length:  # alone in a piece it would teach nothing
+        if (
+            len(pieces[-1].tokens) < self._length
+        ):  # alone in a piece nothing of it would be predicted
             self._end(pieces[-1], document)
         return _teaching(pieces, document)
 
@@ -236,7 +238,7 @@ def _teaching(pieces: list[Piece], document: Document) -> list[Piece]:
     found = [piece for piece in pieces if piece.teaches()]
     if not found:
         raise BadDocumentError(
-            document.sample_id, "no token of it would be learned", Reason.NOTHING_TO_LEARN
+            document.sample_id, "no token of it would be predicted", Reason.NOTHING_TO_LEARN
         )
     return found
 

@@ -17,14 +17,14 @@ from trainer.data.sequences import EncodedSample, Piece, SequenceEncoder, TokenF
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A sample, and what was passed over to find it."""
+    """A sample, and what was skipped to find it."""
 
     sample: EncodedSample
     skips: tuple[Skip, ...] = ()
 
     @property
     def passed_over(self) -> int:
-        """Documents that were passed over."""
+        """Skipped documents."""
         return sum(skip.what == "documents" for skip in self.skips)
 
 
@@ -108,7 +108,7 @@ class PackedRow:
         self.pictures += len(piece.pictures)
 
     def take_last(self) -> Piece:
-        """Take the last piece out."""
+        """Remove the last piece."""
         piece = self.pieces.pop()
         self.tokens -= len(piece.tokens)
         self.pictures -= len(piece.pictures)
@@ -175,7 +175,7 @@ class PackedStream:
         """
         number, row = divmod(position, self._config.rows)
         window = self._window(number)
-        # Documents that a window passed over are reported once, with its first sequence.
+        # Skipped documents of a window are reported once, with its first sequence.
         skips = list(window.skips) if row == 0 else []
         pieces: list[Piece] = []
         pictures: list[list[Tensor]] = []
@@ -242,7 +242,7 @@ def pack(
         max_images: Most pictures in a row.
 
     Returns:
-        The rows, none of them empty, and the pieces that found no room.
+        The rows, none of them empty, and the pieces that did not fit.
     """
     packed = [PackedRow() for _ in range(rows)]
     left_out: list[Piece] = []

@@ -29,7 +29,7 @@ def train_tokenizer(
     The special tokens get the first ids, in the order of `SPECIAL_TOKENS`.
 
     Args:
-        texts: What to learn from.
+        texts: Training data.
         vocabulary_size: At most so many tokens; at least 256 bytes and the special tokens.
         for_conversations: Whether there is a token for the end of a turn, after the others.
 

@@ -46,7 +46,7 @@ class StoryTeller:
             f"step {disturbances.restart_at}.\n"
         )
 
-    def tell(self, event: Event) -> None:
+    def report(self, event: Event) -> None:
         """Print one event."""
         line = Text.assemble(
             (f"{event.arm:<12}", "bold"),
@@ -57,7 +57,7 @@ class StoryTeller:
         self._console.print(line, soft_wrap=True)
 
     def progress(self, steps: Mapping[str, int], total: int) -> None:
-        """Print where the arms stand."""
+        """Print the step of each arm."""
         parts = ", ".join(f"{name} {step}/{total}" for name, step in steps.items())
         self._console.print(f"[dim]... {parts}[/]")
 

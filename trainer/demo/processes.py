@@ -22,7 +22,7 @@ _STOP_SECONDS = 10.0
 
 
 class ProcessFailedError(StabilizerError):
-    """A process of the demo ended badly, or never became ready; the message ends with its log."""
+    """A process of the demo failed or never became ready; the message ends with its log."""
 
     code = "process_failed"
 

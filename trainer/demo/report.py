@@ -1,4 +1,4 @@
-"""The report of a demo: what happened, and the loss of the line that counts."""
+"""The report of the demo: events, losses of the live lineage, and checks."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def run_demo(options: DemoOptions, *, clock: Clock | None = None) -> int:
     environment = {
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
-        # Not the machine's: what an interrupted demo left behind is none of this one's business.
+        # A spool of its own: do not send what an interrupted demo has left.
         "STABILIZER_SPOOL_DIRECTORY": str(options.out / "spool"),
     }
     shutil.rmtree(options.out / "spool", ignore_errors=True)
@@ -103,7 +103,7 @@ def job_arguments(arm: Arm, options: DemoOptions, url: str) -> list[str]:
 
 
 def _faults(options: DemoOptions) -> tuple[str, ...]:
-    """Say both disturbances in the words of the configuration: the data by its position."""
+    """Return both disturbances as settings; bad data is given by its position."""
     config = load_config(options.preset)
     samples_per_step = config.data.batch_size * config.training.accumulate
     disturbances = options.disturbances
@@ -164,7 +164,7 @@ def _look(
     options: DemoOptions,
     teller: StoryTeller,
 ) -> dict[str, int]:
-    """Report new events; return the step of every arm that the collector knows."""
+    """Print new events; return the step of every arm that the collector knows."""
     steps: dict[str, int] = {}
     events: list[Event] = []
     for name, watch in watches.items():
@@ -178,7 +178,7 @@ def _look(
                 client.commands(run.id),
             )
     for event in events:
-        teller.tell(event)
+        teller.report(event)
     return steps
 
 

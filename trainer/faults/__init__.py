@@ -1,4 +1,4 @@
-"""Failures on demand: seeded, once, by step or by sample; for this job and any Lightning job.
+"""Failure injection: seeded, once, by step or by sample; for this job and any Lightning job.
 
 A fault is one class: its fields are its section of the configuration, and it is registered once, in
 `FAULTS`. Accidents of the process are plain callbacks, for instance
@@ -90,7 +90,7 @@ def read_faults(given: object) -> dict[str, Fault]:
     """Check the section `faults` of a configuration; return the faults that are on, by name.
 
     Raises:
-        pydantic.ValidationError: A fault does not exist, or a value cannot be used.
+        pydantic.ValidationError: A fault does not exist, or a value is invalid.
     """
     section = faults_section.model_validate(given)
     return {name: fault for name, fault in section if fault is not None}

@@ -1,4 +1,4 @@
-"""What step faults share: they happen once, at a step, to a module found by its name."""
+"""Base classes of step faults, which happen once at a step, and the search for modules by name."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class StepFault(FaultCallback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Reset: each `fit` starts a new process's life."""
+        """Reset at the start of each `fit`."""
         self.fired = False
 
     @override
@@ -109,7 +109,7 @@ class StepFault(FaultCallback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Strike at the first microbatch after the step."""
+        """Apply the fault at the first microbatch after the step."""
         if not self.fired and trainer.global_step >= self.step:
             import torch  # noqa: PLC0415  not for the configuration alone
 
@@ -147,7 +147,7 @@ class PassingFault(StepFault):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Begin or end it."""
+        """Begin or end the fault."""
         is_over = self.steps is not None and trainer.global_step >= self.step + self.steps
         if self.is_active and (is_over or trainer.global_step < self._newest_step):
             self._end(trainer.global_step)

@@ -60,7 +60,7 @@ class BadDocuments(StreamFault):
         self._text = frozenset(self.replacements)
 
     def __call__(self, position: int, tokens: list[int]) -> list[int]:
-        """Return the tokens of the sample at a position, spoiled if it lies in the window.
+        """Return the tokens of the sample at a position; garbage inside the window.
 
         Raises:
             ConfigurationError: There are no tokens to replace text with.

@@ -1,4 +1,4 @@
-"""Looking at what a run read: which documents, how bad they are, and what they look like."""
+"""Inspection of the documents of a run: losses, filters, and pictures."""
 
 from trainer.inspection.findings import Finding
 from trainer.inspection.report import write_report

@@ -1,4 +1,4 @@
-"""Documents of a window with their loss and what is unusual about them."""
+"""Documents of a window with their losses and measurements."""
 
 from __future__ import annotations
 
@@ -125,9 +125,9 @@ class Finding:
     char_repetition: float = 0.0
     """Part of its character n-grams (data.filters.char_ngram) that occur more than once."""
     verdict: tuple[Reason, ...] = ()
-    """What the filters of its source say against it; empty: nothing."""
+    """Limits of its source that it violates; empty: none."""
     damage: str | None = None
-    """Why it cannot be used."""
+    """Why it is unusable."""
 
     def as_json(self) -> dict[str, Any]:
         """Return everything but the pictures; NaN and Inf are strings."""
@@ -162,7 +162,7 @@ class Inspector:
         config: DataConfig,
         losses: LossModel | None = None,
     ) -> None:
-        """Take what is needed to judge.
+        """Take the tools for measuring.
 
         Args:
             reader: Reads documents by id.
@@ -188,7 +188,7 @@ class Inspector:
         except BadDocumentError as error:
             return _unreadable(occurrence, str(error))
         except KeyError:
-            return _unreadable(occurrence, "it is not in the corpus any more")
+            return _unreadable(occurrence, "it is no longer in the corpus")
         loss, loss_from = occurrence.loss, _origin(occurrence)
         damage: str | None = None
         try:

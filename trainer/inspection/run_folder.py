@@ -1,4 +1,4 @@
-"""A window of a run's stream, and what the run's folder says about it."""
+"""A window of a run's stream, from the ledger in the run's folder."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """A document that a run read, or would read."""
+    """A document that a run has read, or would read."""
 
     sample_id: str
     """Which document."""
@@ -192,7 +192,7 @@ class RunFolder:
         return sorted([*recorded, *self._planned(unknown)], key=lambda each: each.position)
 
     def gaps(self, window: Window, *, attempt: int | None = None) -> str:
-        """Say which steps of a window the ledger has lost; empty: none, or nothing is by step.
+        """Return a sentence on the steps that the ledger lacks; empty: none, or nothing is by step.
 
         Args:
             window: As for `occurrences`.

@@ -1,4 +1,4 @@
-"""The model, what it minimises, and how it is stepped."""
+"""The model, its losses, and its optimizer."""
 
 from trainer.module.architecture import build_model, build_skeleton, materialise
 from trainer.module.idefics_module import IdeficsModule, MetricLog

@@ -66,7 +66,7 @@ class NormedAttention(IdeficsAttention):  # type: ignore[misc]  # transformers h
 
     @classmethod
     def around(cls, attention: IdeficsAttention) -> Self:
-        """Take over the projections of an attention; no weight is copied nor drawn."""
+        """Reuse the projections of an attention, without copying or initializing weights."""
         with torch.device("meta"):
             normed = cls(
                 hidden_size=attention.hidden_size,
@@ -137,7 +137,7 @@ class NormedMLP(IdeficsMLP):  # type: ignore[misc]  # transformers has no types
 
     @classmethod
     def around(cls, mlp: IdeficsMLP, norm: nn.Module) -> Self:
-        """Take over the projections of an MLP; no weight is copied nor drawn."""
+        """Reuse the projections of an MLP, without copying or initializing weights."""
         with torch.device("meta"):
             normed = cls(mlp.gate_proj.in_features, mlp.gate_proj.out_features, "silu")
         for name, child in mlp.named_children():

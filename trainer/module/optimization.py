@@ -52,7 +52,7 @@ def parameter_groups(
 
 
 def group_decays(config: OptimizerConfig) -> dict[str, float]:
-    """Return the weight decay of every group that there may be, by its name."""
+    """Return the weight decay of every possible group, by name."""
     decays = {"decayed": config.weight_decay, "others": 0.0}
     return decays | {str(kind): decay for kind, decay in config.weight_decay_by_kind.items()}
 

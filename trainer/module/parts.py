@@ -95,7 +95,7 @@ class UnfreezeSchedule(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let what is held back count as learning, before a strategy wraps the model."""
+        """Mark parts that unfreeze later as trainable, before a strategy wraps the model."""
         is_sharded = isinstance(trainer.strategy, ModelParallelStrategy)
         self._is_held = trainer.world_size > 1 or is_sharded
         self._open, self._applied = frozenset(), None
@@ -106,14 +106,14 @@ class UnfreezeSchedule(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the weights again: where the model was sharded they are others now."""
+        """Look up the weights again: sharding has replaced them."""
         self._find(pl_module)
 
     @override
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Bring the model to the phase of the step that begins."""
+        """Set the phase of the step that begins."""
         wanted = frozenset(
             part
             for change in self._changes
@@ -130,7 +130,7 @@ class UnfreezeSchedule(Callback):
 
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Throw away the gradients of what is held back."""
+        """Drop the gradients of parts that are not unfrozen yet."""
         if self._is_held:
             for parameter in self._parameters(self._by_part.keys() - self._open):
                 parameter.grad = None
@@ -142,7 +142,7 @@ class UnfreezeSchedule(Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what was unfrozen; the model follows when the next step begins."""
+        """Restore what was unfrozen; it takes effect with the next step."""
         self._open = frozenset(state_dict["open"])
         self._applied = None
 

@@ -190,7 +190,7 @@ class LossRecorder(Callback):
         self._sums, self._microbatches = {}, 0
 
     def _read(self, path: Path, step: int) -> None:
-        """Take over what an earlier process has written, up to a step; the next attempt begins."""
+        """Keep what an earlier process has written, up to a step; begin the next attempt."""
         if not path.exists():
             return
         content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""A run: built from its configuration, trained, watched, saved, resumed, and written down."""
+"""A run: built from its configuration, trained, monitored, saved and resumed."""
 
 from trainer.run.fitting import fit, silence_libraries
 from trainer.run.job import TrainingJob, build_job

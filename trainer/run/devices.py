@@ -1,4 +1,4 @@
-"""What trains, in which number format, on how many processes: from configuration to a Trainer."""
+"""Devices, precision and processes: from the configuration to a Trainer."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ class Devices:
 
 
 def choose_devices(config: TrainingConfig) -> Devices:
-    """Compare what is asked for with what this machine has.
+    """Check that this machine has the configured devices.
 
     Raises:
-        ConfigurationError: It cannot be had.
+        ConfigurationError: It does not.
     """
     device = _device(config)
     if device == "cuda" and config.devices > torch.cuda.device_count():

@@ -45,7 +45,7 @@ def build_watcher(monitor: MonitorConfig, *, token: str | None) -> StabilizerCal
         token: For the collector, where it wants one.
 
     Raises:
-        ConfigurationError: The policy is not there, or has mistakes.
+        ConfigurationError: The policy file is missing or invalid.
     """
     if monitor.collector is None:
         return None
@@ -62,7 +62,7 @@ def build_watcher(monitor: MonitorConfig, *, token: str | None) -> StabilizerCal
 
 
 def registered_config(config: RunConfig) -> dict[str, Any]:
-    """Return what the collector may know of a configuration: all of it, without passwords.
+    """Return a configuration for the collector: without credentials.
 
     Addresses of data lose everything before the host and after the path.
     """
@@ -81,15 +81,15 @@ def _bare(value: Any) -> Any:  # noqa: ANN401  JSON
 
 
 class MonitorHealth:
-    """The collector's word on the snapshots of a watched run."""
+    """The collector's view of the snapshots of a monitored run."""
 
     def __init__(self, watcher: StabilizerCallback) -> None:
-        """Ask the agent of this run."""
+        """Read from the agent of this run."""
         self._watcher = watcher
 
     @property
     def attempt(self) -> int:
-        """Number of the present attempt."""
+        """Number of the current attempt."""
         job = self._watcher.job
         return 0 if job is None else job.attempt
 
@@ -126,7 +126,7 @@ def fit(
         What came out; on ranks other than 0 as far as they know it.
 
     Raises:
-        ConfigurationError: Something that was configured cannot be used.
+        ConfigurationError: The configuration is invalid for this machine or corpus.
     """
     clock = clock or SystemClock()
     torch.set_num_threads(config.training.threads)
@@ -215,7 +215,7 @@ class _Run:
         recorder: LossRecorder | None,
         resume: Resume | None,
     ) -> list[Callback]:
-        """Return all callbacks; faults come before what watches, and what saves comes last."""
+        """Return all callbacks: faults, then monitoring, then checkpoints."""
         config, watcher = self.config, self.watcher
         callbacks: list[Callback] = [ConfiguredRates(config), *self.job.faults, throughput]
         if watcher is not None:
@@ -280,7 +280,7 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 def silence_libraries() -> None:
-    """Hide the libraries' hints about themselves; errors still show."""
+    """Hide hints of libraries; show only errors."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     for name in ("lightning.pytorch", "lightning.fabric"):

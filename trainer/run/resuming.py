@@ -138,7 +138,7 @@ def _compare(saved: object, config: RunConfig, path: Path) -> None:
     reported = [name for name in differences if name.startswith(_REPORTED)]
     if reported:
         _log.warning(
-            "resumed with another %s than before: it is not the same run to a bit",
+            "resumed with another %s: the run is not identical to the bit",
             ", ".join(reported),
         )
 
@@ -166,13 +166,13 @@ class ConfiguredRates(Callback):
     """
 
     def __init__(self, config: RunConfig) -> None:
-        """Compare checkpoints with a configuration."""
+        """Apply changes relative to this configuration."""
         self._config = config
         self._saved: object = None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget what an earlier fit has left."""
+        """Drop the state of an earlier fit."""
         self._saved = None
 
     @override
@@ -184,7 +184,7 @@ class ConfiguredRates(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Apply what has changed; everything is loaded by now."""
+        """Apply the changes, once everything is loaded."""
         if not isinstance(self._saved, str):
             return  # a new run, or the checkpoint of a job that kept no configuration
         saved = json.loads(self._saved)

@@ -1,4 +1,4 @@
-"""What a run leaves: its summary, its held-out loss, and its model for other programs."""
+"""Results of a run: summary, held-out loss, and export of the model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What came out of a run; `summary.json` holds the same."""
+    """Results of a run, as in `summary.json`."""
 
     final_loss: float
     """Mean training loss of the last 25 steps; NaN without a step."""
@@ -39,7 +39,7 @@ class Summary:
     samples: int
     """Position in the stream at the end."""
     passed_over: int
-    """Unusable documents that were met and replaced."""
+    """Number of unusable documents that were replaced."""
     parameters: int
     """Weights of the model."""
     seconds: float
@@ -113,7 +113,7 @@ def _batches(loader: StreamLoader, agree: Callable[[bool], bool]) -> Iterator[Tr
         if error is not None:
             raise error
         if not is_read:
-            raise StabilizerError("another rank has failed; its log says why")
+            raise StabilizerError("another rank has failed; see its log")
         if batch is None:
             return
         yield batch

@@ -68,7 +68,7 @@ class DataWait(Profiler):
     """Measures the time in which training waits for the next batch; Lightning says when."""
 
     def __init__(self, clock: Clock | None = None) -> None:
-        """Have waited for nothing."""
+        """Start at zero."""
         super().__init__()
         self._clock = clock or SystemClock()
         self._began = 0.0

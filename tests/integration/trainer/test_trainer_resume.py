@@ -229,7 +229,7 @@ def test_the_model_of_a_run_is_where_the_next_stage_starts(make_config, tmp_path
 
 
 def test_what_is_no_run_cannot_be_exported(tmp_path):
-    with pytest.raises(CheckpointError, match="is no checkpoint of this trainer"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint of this trainer"):
         export_model(tmp_path, tmp_path / "model")
     SafeCheckpointIO().save_checkpoint({"state_dict": {}}, tmp_path / "foreign")
     with pytest.raises(CheckpointError, match="was not written by"):

@@ -113,7 +113,7 @@ class _RemoteFile(io.RawIOBase):
 
 @contextmanager
 def _as_os_error(url: str) -> Iterator[None]:
-    """Turn whatever a file system of fsspec raises into OSError: each has errors of its own."""
+    """Convert the errors of any file system of fsspec to OSError."""
     try:
         yield
     except OSError:
@@ -192,7 +192,7 @@ Index = TypeVar("Index")
 
 
 class BadShardError(StabilizerError):
-    """A file that holds no documents for us. It is passed over and counted, and no more."""
+    """An unusable file. It is skipped and counted."""
 
     code = "bad_shard"
 
@@ -203,18 +203,18 @@ class BadShardError(StabilizerError):
 
 @dataclass(frozen=True, slots=True)
 class Content(Generic[Index]):
-    """What was found in a file."""
+    """Content of a file."""
 
     index: Index
-    """What is needed to read its documents."""
+    """Index for reading its documents."""
     count: int
     """Number of its documents."""
     flaw: BadShardError | None = None
-    """Why there may have been more."""
+    """Why documents may be missing."""
 
 
 class Shards(Generic[Index]):
-    """What was found in each usable file, and numbers over all of their documents."""
+    """Contents of all usable files, with numbers over all documents."""
 
     def __init__(
         self,

@@ -69,7 +69,7 @@ class ParquetSource:
         """Return the document with this number.
 
         Raises:
-            BadDocumentError: Its row breaks the rules of the schema, or cannot be read.
+            BadDocumentError: Its row violates the schema, or cannot be read.
             IndexError: There is no such number.
         """
         shard, row = self._shards.locate(index)
@@ -95,7 +95,7 @@ class ParquetSource:
 
 
 class _RowGroups:
-    """The row groups that were read last, up to a number of bytes."""
+    """Cache of the last row groups, limited in bytes."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -106,7 +106,7 @@ class _RowGroups:
         return len(self._tables)
 
     def get(self, file: StoredFile, group: int, sample_id: str) -> pa.Table:
-        """Return a row group, in which a document is wanted.
+        """Return a row group, from the cache if possible.
 
         Raises:
             BadDocumentError: It cannot be read.

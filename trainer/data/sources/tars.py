@@ -47,7 +47,7 @@ class _ShardIndex:
     is_json: array[int] = field(default_factory=lambda: array("b"))
 
     def add(self, key: str, members: dict[str, _Span]) -> None:
-        """Note one sample, given its members by ending."""
+        """Add a sample, given its members by ending."""
         picture = next((span for ending, span in members.items() if ending in _PICTURES), None)
         ending = next((ending for ending in _CAPTIONS if ending in members), None)
         self.keys.append(key)
@@ -108,7 +108,7 @@ class TarSource:
 
 
 def _index(file: StoredFile) -> Content[_ShardIndex]:
-    """Look for the samples of a shard; where it is damaged, those before the damage count."""
+    """Index the samples of a shard; in a damaged one, those before the damage."""
     index = _ShardIndex()
     flaw: BadShardError | None = None
     try:
@@ -148,7 +148,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, _Span]]:
 
 
 def _read(sample_id: str, file: StoredFile, *spans: _Span) -> list[bytes]:
-    """Read what lies at some places near each other, at once."""
+    """Read several nearby places at once."""
     start = min(span.start for span in spans)
     end = max(span.start + span.size for span in spans)
     if end - start > _MAX_BYTES:

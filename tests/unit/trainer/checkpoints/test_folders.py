@@ -74,7 +74,7 @@ def test_ranks_share_the_looking(write):
 @pytest.mark.parametrize("text", ["", "[]", '{"format": "another"}', "\x00"])
 def test_a_folder_without_our_manifest_is_none_of_ours(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(CheckpointError, match="is no checkpoint of"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint of"):
         read_manifest(tmp_path)
 
 

@@ -75,7 +75,7 @@ def test_a_forged_state_cannot_name_a_tensor_that_is_not_there(saved):
 
 def test_a_pickled_checkpoint_is_not_even_opened(tmp_path):
     torch.save(STATE, tmp_path / "strange.ckpt")
-    with pytest.raises(CheckpointError, match="is no checkpoint of this trainer"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint of this trainer"):
         SafeCheckpointIO().load_checkpoint(tmp_path / "strange.ckpt")
 
 

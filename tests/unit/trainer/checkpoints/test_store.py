@@ -105,7 +105,7 @@ def test_resume_passes_over_what_is_not_finite_and_says_so(store, add, caplog, w
     first = add(1, 100, finite=True)
     add(1, 200, finite=False)
     assert find_checkpoint(store, wanted) == first.path
-    assert "step-00000200 holds numbers that are not finite" in caplog.text
+    assert "step-00000200 holds non-finite values" in caplog.text
 
 
 @pytest.mark.parametrize("wanted", ["latest", "auto"])

@@ -44,7 +44,7 @@ def test_a_command_is_told_when_it_is_settled(make):
 def test_a_text_with_brackets_is_printed_as_it_is():
     out = io.StringIO()
     teller = StoryTeller(Console(file=out, width=200, highlight=False))
-    teller.tell(Event(arm="protected", attempt=1, step=3, what="seen", text='loss{source="[red]"}'))
+    teller.report(Event(arm="protected", attempt=1, step=3, what="seen", text='loss{source="[red]"}'))
     assert '{source="[red]"}' in out.getvalue()
 
 

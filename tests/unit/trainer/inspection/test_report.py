@@ -67,7 +67,7 @@ def test_damage_is_told_and_ends_nothing(inspect):
     found = inspect([broken], [occurrence("web/a:1"), occurrence("web/gone"), occurrence("web/x")])
     assert "cannot be decoded" in found[0].damage
     assert "cannot be read" in found[1].damage
-    assert "not in the corpus any more" in found[2].damage
+    assert "no longer in the corpus" in found[2].damage
     assert [f.document is None for f in found] == [False, True, True]
 
 
