@@ -229,7 +229,7 @@ def write_tensors(part: Path, tensors: dict[str, Tensor], *, alone: bool) -> Non
     target = part / TENSORS_FOLDER
     target.mkdir(exist_ok=True)
     writer = HuggingFaceStorageWriter(str(target), save_distributed=True)
-    with _told_as_ours(f"{part}: tensors cannot be written"):
+    with _checkpoint_errors(f"{part}: tensors cannot be written"):
         save(_unshared(tensors), storage_writer=writer, no_dist=alone)
 
 
@@ -244,7 +244,7 @@ def read_tensors(folder: Path, *, besides: Container[str] = ()) -> dict[str, Ten
         CheckpointError: A file is not in safetensors format.
     """
     source = str(folder / TENSORS_FOLDER)
-    with _told_as_ours(f"{folder}: tensors cannot be read"):
+    with _checkpoint_errors(f"{folder}: tensors cannot be read"):
         known = HuggingFaceStorageReader(source).read_metadata().state_dict_metadata
         tensors = {
             name: torch.empty(about.size, dtype=about.properties.dtype)
@@ -264,7 +264,7 @@ def fill_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
         CheckpointError: A tensor is missing or has another shape; on all ranks.
     """
     reader = HuggingFaceStorageReader(str(folder / TENSORS_FOLDER))
-    with _told_as_ours(f"{folder}: tensors cannot be read"):
+    with _checkpoint_errors(f"{folder}: tensors cannot be read"):
         load(tensors, storage_reader=reader)
 
 
@@ -282,7 +282,7 @@ def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _told_as_ours(what: str) -> Iterator[None]:
+def _checkpoint_errors(what: str) -> Iterator[None]:
     """Convert errors of torch.distributed.checkpoint into ours, and hide its warnings."""
     logger = logging.getLogger("torch.distributed.checkpoint")
     level = logger.level

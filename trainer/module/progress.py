@@ -43,8 +43,8 @@ class ProgressLine(Callback):
         self._console = console or Console()
         self._clock = clock or SystemClock()
         self._log_seconds = log_seconds
-        self._told_at = 0.0
-        self._told_step = 0
+        self._logged_at = 0.0
+        self._logged_step = 0
         self._progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -63,7 +63,7 @@ class ProgressLine(Callback):
         total = trainer.max_steps if trainer.max_steps > 0 else None
         self._progress.update(self._task, total=total, completed=trainer.global_step)
         self._progress.start()
-        self._told_at, self._told_step = self._clock.monotonic(), trainer.global_step
+        self._logged_at, self._logged_step = self._clock.monotonic(), trainer.global_step
 
     @override
     def on_train_batch_end(
@@ -76,7 +76,7 @@ class ProgressLine(Callback):
     ) -> None:
         """Show the step; it goes back when the job is rewound."""
         now = self._clock.monotonic()
-        is_due = self._progress.disable and now - self._told_at >= self._log_seconds
+        is_due = self._progress.disable and now - self._logged_at >= self._log_seconds
         if self._progress.disable and not is_due:
             return
         loss = "-"
@@ -100,15 +100,15 @@ class ProgressLine(Callback):
 
     def _tell(self, trainer: Trainer, loss: str, now: float) -> None:
         step = trainer.global_step
-        pace = (step - self._told_step) / (now - self._told_at)
+        pace = (step - self._logged_step) / (now - self._logged_at)
         about = f"{pace:.2f} steps/s"
         if pace < 0:
-            about = f"went back from step {self._told_step}"
+            about = f"rewound from step {self._logged_step}"
         elif pace > 0 and trainer.max_steps > 0:
             about += f", {(trainer.max_steps - step) / pace / 60:.0f} min left"
         goal = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
         self._console.print(f"step {step}{goal} loss {loss} {about}", highlight=False)
-        self._told_at, self._told_step = now, step
+        self._logged_at, self._logged_step = now, step
 
 
 class LossRecorder(Callback):

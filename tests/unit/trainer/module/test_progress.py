@@ -66,4 +66,4 @@ def test_a_job_that_was_rewound_says_so(module):
     line.on_train_start(trainer, module)
     trainer.global_step, clock.at = 50, 200.0
     line.on_train_batch_end(trainer, module, None, None, 0)
-    assert output.getvalue() == "step 50 loss 1.250 went back from step 100\n"
+    assert output.getvalue() == "step 50 loss 1.250 rewound from step 100\n"
