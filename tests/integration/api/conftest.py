@@ -83,7 +83,7 @@ def client(app):
 
 
 class Job:
-    """What a training job says, with everything good unless told otherwise."""
+    """Requests of a training job, with good values by default."""
 
     def __init__(self, client, series=("loss", "grad_norm")):
         self.client = client

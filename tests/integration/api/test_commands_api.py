@@ -259,7 +259,7 @@ class TestNext:
 
 
 class TestPreview:
-    def test_it_tells_what_would_happen_and_writes_nothing(self, client, job):
+    def test_it_shows_what_would_happen_and_writes_nothing(self, client, job):
         held = {"id": "s10", "attempt": 1, "step": 10, "finite": True, "samples": 640}
         job.send(range(1, 400), snapshots=[held])
         before = client.get(f"{job.path}/audit").json()

@@ -44,7 +44,7 @@ class TestIncidents:
         assert (command["state"], command["incident_id"]) == ("proposed", incident["id"])
         assert broken.client.get(f"/api/v1/incidents/{incident['id']}").json() == incident
 
-    def test_a_proposal_goes_to_the_job_only_after_a_person_has_said_yes(self, broken):
+    def test_a_proposal_goes_to_the_job_only_after_an_operator_has_approved_it(self, broken):
         (command,) = broken.client.get(f"{broken.path}/commands").json()
         assert broken.send([12]).json()["commands"] == []
         answer = broken.client.post(
@@ -54,7 +54,7 @@ class TestIncidents:
         delivered = broken.send([13]).json()["commands"]
         assert [found["id"] for found in delivered] == [command["id"]]
 
-    def test_a_proposal_that_a_person_rejects_is_never_sent(self, broken):
+    def test_a_proposal_that_an_operator_rejects_is_never_sent(self, broken):
         (command,) = broken.client.get(f"{broken.path}/commands").json()
         answer = broken.client.post(
             f"/api/v1/commands/{command['id']}/reject", json={"reason": "wait"}
@@ -125,7 +125,7 @@ class TestAudit:
 
 
 class TestControl:
-    def test_disarming_is_kept_with_its_person_and_reason(self, client):
+    def test_disarming_is_kept_with_actor_and_reason(self, client):
         before = ControlState.model_validate_json(client.get("/api/v1/control").content)
         answer = client.put(
             "/api/v1/control",

@@ -1,4 +1,4 @@
-"""Changes as an open page hears of them: real sockets, uvicorn, a job that reports."""
+"""Events of changes over real sockets, with uvicorn and a job that reports."""
 
 import asyncio
 import json
@@ -77,7 +77,7 @@ def test_frames_are_reported_with_the_step_and_wake_no_job(follow, job):
     assert not event["decisions"]  # whatever wakes a job is a decision as well
 
 
-def test_a_batch_that_comes_twice_is_told_once(follow, job):
+def test_a_batch_that_comes_twice_is_reported_once(follow, job):
     with follow() as stream:
         body = job.body([1, 2])
         job.post(body)
@@ -88,7 +88,7 @@ def test_a_batch_that_comes_twice_is_told_once(follow, job):
     assert [event["frames"] for event in seen] == [False]
 
 
-def test_a_refused_batch_is_not_told(follow, job):
+def test_a_refused_batch_is_not_reported(follow, job):
     with follow() as stream:
         assert job.post(b"nonsense").status_code == 422
         job.send([1])
@@ -112,21 +112,21 @@ def test_a_refused_batch_is_not_told(follow, job):
         lambda job: job.register(),
     ],
 )
-def test_what_pages_show_is_told(follow, job, act):
+def test_what_pages_show_is_reported(follow, job, act):
     with follow(run_id=job.run_id) as stream:
         assert act(job).status_code in (200, 201)
         event = stream.next()
     assert (event["run_id"], event["decisions"], event["frames"]) == (job.run_id, True, False)
 
 
-def test_a_heartbeat_that_says_nothing_new_is_not_told(follow, job):
+def test_a_heartbeat_that_says_nothing_new_is_not_reported(follow, job):
     with follow() as stream:
         job.client.post(f"{job.path}/heartbeat", json={"attempt": 1, "step": 0})
         job.send([1])
         assert stream.next()["version"] == 2
 
 
-def test_a_snapshot_that_becomes_healthy_is_told(follow, job):
+def test_a_snapshot_that_becomes_healthy_is_reported(follow, job):
     job.send(range(1, 11), snapshots=[SNAPSHOT])
     with follow() as stream:
         quiet = job.send([11]).json()["healthy_snapshots"]
@@ -137,14 +137,14 @@ def test_a_snapshot_that_becomes_healthy_is_told(follow, job):
     assert (healthy, second["decisions"], second["frames"]) == (["s10"], True, True)
 
 
-def test_alerts_that_begin_are_told(follow, job):
+def test_alerts_that_begin_are_reported(follow, job):
     job.send(range(1, 50))
     with follow() as stream:
         job.send([50], [[float("nan"), 1.0]])
         assert stream.until(lambda event: event["decisions"])
 
 
-def test_the_switch_and_silences_are_told_also_to_who_follows_one_run(follow, job):
+def test_the_switch_and_silences_are_reported_to_followers_of_one_run_as_well(follow, job):
     client = job.client
     with follow(run_id=job.run_id) as stream:
         client.put("/api/v1/control", json={"disarmed": False, **NOTE})
@@ -158,7 +158,7 @@ def test_the_switch_and_silences_are_told_also_to_who_follows_one_run(follow, jo
     assert all(event["decisions"] and not event["frames"] for event in (first, second, third))
 
 
-def test_a_deleted_run_is_told_to_who_follows_it(follow, job):
+def test_a_deleted_run_is_reported_to_its_followers(follow, job):
     job.client.post(f"{job.path}/heartbeat", json={"attempt": 1, "step": 5, "state": "finished"})
     with follow(run_id=job.run_id) as stream:
         assert job.client.delete(job.path, params=NOTE).status_code == 204
@@ -166,7 +166,7 @@ def test_a_deleted_run_is_told_to_who_follows_it(follow, job):
     assert (event["decisions"], event["step"]) == (True, 5)
 
 
-def test_another_run_is_not_told_to_who_follows_one(follow, job, make_job):
+def test_another_run_is_not_reported_to_followers_of_one(follow, job, make_job):
     other = make_job(job.client)
     other.register(key="other")
     with follow(run_id=job.run_id) as stream:

@@ -122,7 +122,7 @@ class TestMetrics:
         assert found["stabilizer_scrape_failures_total", ()] == 1
         assert not any(name == "stabilizer_runs" for name, _ in found)
 
-    def test_the_build_is_told(self, client):
+    def test_the_build_is_reported(self, client):
         labels = next(
             dict(labels) for name, labels in samples(client) if name == "stabilizer_build_info"
         )
@@ -182,7 +182,7 @@ class TestAccess:
         with TestClient(app, base_url=LOOPBACK) as client:
             yield client
 
-    def test_without_the_token_nothing_is_told(self, guarded, refused):
+    def test_without_the_token_nothing_is_reported(self, guarded, refused):
         refused(guarded.get("/api/v1/runs"), 401, "unauthenticated")
         refused(guarded.get("/api/v1/nothing"), 401, "unauthenticated")
         refused(

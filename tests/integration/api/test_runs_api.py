@@ -30,7 +30,7 @@ class TestRegister:
         assert (problem["protocol_version"], problem["min_protocol_version"]) == (2, 1)
         assert "0" in problem["detail"]
 
-    def test_a_newer_protocol_is_told_so_before_its_unknown_fields_are(self, job, refused):
+    def test_a_newer_protocol_is_reported_before_its_unknown_fields_are(self, job, refused):
         answer = job.register(protocol_version=99, invented_later=1)
         problem = refused(answer, 426, "protocol_version_unsupported")
         assert "upgrade the collector" in problem["detail"]
@@ -50,7 +50,7 @@ class TestRegister:
         assert len(problem["errors"]) >= 2
         assert all(error["line"] >= 1 for error in problem["errors"])
 
-    def test_unknown_and_missing_fields_are_all_told(self, job, refused):
+    def test_unknown_and_missing_fields_are_all_reported(self, job, refused):
         answer = job.client.post("/api/v1/runs", json={"title": "x", "world_size": 0})
         refused(answer, 422, "invalid_input", "title", "name", "protocol_version", "world_size")
 
@@ -164,7 +164,7 @@ class TestUpdate:
     def test_anything_else_is_refused(self, job, refused, message, field):
         refused(job.client.patch(job.path, json=message), 422, "invalid_input", field)
 
-    def test_an_impossible_name_of_a_person_is_refused(self, job, refused):
+    def test_an_invalid_name_of_an_actor_is_refused(self, job, refused):
         answer = job.client.patch(
             job.path,
             json={"mode": "auto", "reason": "x"},

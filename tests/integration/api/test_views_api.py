@@ -80,7 +80,7 @@ def test_markers_are_listed_oldest_first(client, job, clock):
     assert second["at"] > first["at"]
 
 
-def test_a_heatmap_tells_nan_as_a_string_and_what_was_not_measured_as_null(client, deep):
+def test_a_heatmap_shows_nan_as_a_string_and_what_was_not_measured_as_null(client, deep):
     deep.send([1, 2], [[1.0, float("nan"), 2.0], [1.0, 3.0, float("-inf")]])
     other = {"step": 3, "values": {SERIES[1]: 1.5}}
     assert deep.send_json(frames=[other]).status_code == 200

@@ -155,7 +155,7 @@ class TestOfThePolicy:
         (alert,) = services.queries.alerts(run_id, AlertState.FIRING)
         assert alert.incident_id == incident.id
 
-    def test_in_mode_propose_a_person_decides(self, services, run_id, diverge, history):
+    def test_in_mode_propose_an_operator_decides(self, services, run_id, diverge, history):
         (command,) = diverge("propose")
         assert command.state == "proposed"
         assert services.commands.poll(run_id, 1).commands == ()
@@ -348,7 +348,7 @@ class TestDisarm:
     def disarm(self, services, disarmed):
         return services.control.update(ControlUpdate(disarmed=disarmed, reason="night"), ADA)
 
-    def test_the_policy_holds_back_and_people_do_not(self, services, run_id, diverge):
+    def test_the_policy_holds_back_and_operators_do_not(self, services, run_id, diverge):
         self.disarm(services, True)
         assert diverge("auto") == []
         decisions = services.queries.incidents(run_id)[0].decisions

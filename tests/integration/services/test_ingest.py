@@ -173,7 +173,7 @@ class TestRefusals:
         batch = make.batch(0, [1], attempt=2, attempt_start=start)
         refused(services, run_id, batch, InvalidInputError, "invalid_input")
 
-    def test_a_good_batch_goes_on_after_a_bad_one(self, services, run_id, make, steps_of):
+    def test_a_good_batch_continues_after_a_bad_one(self, services, run_id, make, steps_of):
         services.ingest.accept(run_id, make.batch(0, [1]))
         with pytest.raises(InvalidInputError):
             services.ingest.accept(run_id, make.batch(1, [3, 2]))

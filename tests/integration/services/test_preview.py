@@ -65,7 +65,7 @@ def refusal(call, *args, **given):
 
 @pytest.mark.usefixtures("held")
 class TestRollback:
-    def test_it_tells_what_is_lost_and_what_is_skipped(self, services, run_id):
+    def test_it_shows_what_is_lost_and_what_is_skipped(self, services, run_id):
         found = preview(services, run_id, "rollback", to_step=29, skip_steps=5)
         assert found.parameters.target.model_dump() == {
             "snapshot_id": "s20",
@@ -132,7 +132,7 @@ class TestOthers:
     def test_a_rate_is_shown_as_it_was_set(self, services, run_id):
         assert preview(services, run_id).lr["0"] == 0.04  # and not 0.03999999910593033
 
-    def test_what_is_not_settled_is_told(self, services, run_id):
+    def test_what_is_not_settled_is_reported(self, services, run_id):
         first = create(services, run_id)
         found = preview(services, run_id, "checkpoint_now")
         assert (found.unsettled, found.warnings) == ((first.id,), ("other_command_in_flight",))

@@ -98,7 +98,7 @@ class TestRead:
     def test_one_without_samples_is_empty(self, services, run_id):
         assert read(services, run_id) == []
 
-    def test_json_tells_every_value(self, services, run_id, long_run):
+    def test_json_shows_every_value(self, services, run_id, long_run):
         (data,) = read(services, run_id, from_step=700, to_step=703)
         text = data.model_dump_json()
         assert '"NaN","Infinity"' in text
@@ -106,7 +106,7 @@ class TestRead:
         assert np.array_equal(again.values, data.values, equal_nan=True)
 
 
-def test_labels_are_told(services, make):
+def test_labels_are_reported(services, make):
     series = 'activation_rms{kind="o_proj",layer="3",module="a \\"b\\" \\\\c"}'
     register = make.register(catalogs=(Catalog.of([series]),))
     (info,) = services.queries.series(services.runs.register(register).run_id)
@@ -134,7 +134,7 @@ class TestChanges:
         assert services.feed.since(cursor) == (cursor, [])
 
 
-def test_counts_are_told_by_state(services, run_id, make):
+def test_counts_are_reported_by_state(services, run_id, make):
     services.ingest.accept(run_id, make.batch(0, range(1, 4), 50.0))
     counts = services.overview.counts()
     assert counts.runs == {"running": 1}

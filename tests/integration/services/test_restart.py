@@ -153,7 +153,7 @@ def test_another_collector_on_the_same_database_is_noticed(open_services, make, 
     assert (decided(collectors[1], run_id), answers) == unbroken
 
 
-def test_what_people_set_holds_in_a_replay(open_services, make):
+def test_what_operators_set_holds_in_a_replay(open_services, make):
     """A disarm and a silence that come between two saved states."""
     services = open_services()
     run_id = services.runs.register(make.register()).run_id

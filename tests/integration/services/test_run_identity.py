@@ -38,7 +38,7 @@ def batch(make, number, sequence, steps, *, origin=None, parent=None, **changes)
 
 
 class TestRunIdentity:
-    def test_a_second_live_job_becomes_a_run_of_its_own_and_both_are_told(self, services, make):
+    def test_a_second_live_job_becomes_a_run_of_its_own_and_both_are_notified(self, services, make):
         first = register(services, make, 1)
         second = register(services, make, 2)
         assert second.run_id != first.run_id

@@ -87,7 +87,7 @@ class TestRegister:
         assert rules.text == make.rules
         assert [rule.name for rule in rules.health] == ["loss_high", "gradient_high"]
 
-    def test_what_a_person_set_stays_unless_the_job_asks(self, services, run_id, make):
+    def test_what_an_operator_set_stays_unless_the_job_asks(self, services, run_id, make):
         services.runs.update(run_id, RunUpdate(mode="observe", reason="carefully"), ADA)
         assert services.runs.register(make.register()).mode == "observe"
         assert services.runs.register(make.register(mode="propose")).mode == "propose"
@@ -173,7 +173,9 @@ class TestLost:
 
     @pytest.mark.parametrize("before", ["running", "paused"])
     @pytest.mark.parametrize("word", ["frames", "poll", "catalogs"])
-    def test_heard_again_it_is_what_it_was(self, services, run_id, make, clock, before, word):
+    def test_a_run_that_reports_again_returns_to_its_state(
+        self, services, run_id, make, clock, before, word
+    ):
         beat(services, run_id, state=before)
         clock.advance(60)
         services.runs.sweep_lost()
@@ -244,7 +246,7 @@ class TestList:
 
     @pytest.mark.parametrize("descending", [False, True])
     @pytest.mark.parametrize("sort", list(RunSort))
-    def test_pages_tell_every_run_once_in_order(self, services, names, sort, descending):
+    def test_pages_show_every_run_once_in_order(self, services, names, sort, descending):
         found, _ = self.pages(services, sort=sort, descending=descending)
         assert sorted(found) == sorted(names)
         runs = services.runs.list(RunQuery(sort=sort, descending=descending)).runs

@@ -59,7 +59,7 @@ def test_a_deleted_run_leaves_its_log(services, run_id):
     assert [entry.action for entry in after[len(before) :]] == ["run_deleted"]
 
 
-def test_pages_tell_everything_once_and_in_order(services, run_id, make):
+def test_pages_show_everything_once_and_in_order(services, run_id, make):
     for number in range(5):
         services.runs.register(make.register(name=f"other {number}"))
     whole = services.queries.audit(limit=200).entries

@@ -83,7 +83,7 @@ def test_heldout_data_that_is_lost_on_the_way_costs_its_loss_only(make_config, o
     assert "no held-out loss, since its documents cannot be read" in caplog.text
 
 
-def test_heldout_data_that_cannot_be_opened_is_told_before_training(make_config, own_corpus):
+def test_heldout_data_that_cannot_be_opened_is_reported_before_training(make_config, own_corpus):
     for file in (own_corpus / "heldout").rglob("*.parquet"):
         file.unlink()
     config = make_config(data__folder=str(own_corpus))
@@ -202,7 +202,7 @@ def test_being_watched_changes_no_loss_by_a_bit(make_config):
     assert curve("alone") == curve("watched", monitor__collector="solo", monitor__mode="auto")
 
 
-def test_bad_documents_of_our_own_are_told(make_config, caplog):
+def test_bad_documents_of_our_own_are_reported(make_config, caplog):
     config = make_config(faults__bad_documents={"first_sample": 16, "samples": 8})
     fit(config)
     assert "bad_documents: documents 16 to 23 of the stream" in caplog.text

@@ -1,4 +1,4 @@
-"""The IDEFICS job goes on from a checkpoint, whatever ended it."""
+"""The IDEFICS job resumes from a checkpoint, whatever ended it."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_resume_leaves_the_rate_of_a_fault_alone(make_config):
     )
 
 
-def test_other_data_is_allowed_and_told(make_config, caplog):
+def test_other_data_is_allowed_and_reported(make_config, caplog):
     fit(make_config(training__checkpoint_every=4, training__steps=4))
     fit(make_config(training__steps=6, optimizer__z_loss_weight=0.0), resume="latest")
     assert "optimizer.z_loss_weight, training.steps" in caplog.text
@@ -132,8 +132,8 @@ def test_other_data_is_allowed_and_told(make_config, caplog):
 @pytest.mark.parametrize(
     "later", [{"model__freeze": []}, {"model__unfreeze": [{"step": 5, "parts": ["vision"]}]}]
 )
-def test_a_frozen_part_is_unfrozen_on_the_plateau_and_told(make_config, caplog, later):
-    """The run goes on from its checkpoint with a part that its optimizer knew nothing of."""
+def test_a_frozen_part_is_unfrozen_on_the_plateau_and_reported(make_config, caplog, later):
+    """The run resumes from its checkpoint with a part that its optimizer knew nothing of."""
     frozen = ["vision", "vision_norms"]
     first = make_config(model__freeze=frozen, training__checkpoint_every=4, training__steps=4)
     fit(first)
@@ -158,12 +158,12 @@ def test_a_new_run_does_not_mix_its_checkpoints_with_those_of_another(make_confi
     ("wanted", "message"),
     [("latest", "there is no checkpoint in"), ("/nowhere", "is no folder")],
 )
-def test_a_checkpoint_that_is_not_there_is_told(make_config, wanted, message):
+def test_a_checkpoint_that_is_not_there_is_reported(make_config, wanted, message):
     with pytest.raises(ConfigurationError, match=message):
         fit(make_config(), resume=wanted)
 
 
-def test_a_strategy_that_cannot_read_it_is_told(make_config):
+def test_a_strategy_that_cannot_read_it_is_reported(make_config):
     fit(make_config(training__checkpoint_every=4, training__steps=4))
     with pytest.raises(ConfigurationError, match="allowed: auto or ddp, which wrote"):
         fit(make_config(training__strategy="fsdp2"), resume="latest")

@@ -43,7 +43,7 @@ def test_config_show_prints_what_would_be_trained(run):
         (["--set", "optimizer.learning_rate=-1"], "error: optimizer.learning_rate: -1"),
     ],
 )
-def test_a_mistake_in_the_configuration_is_told_with_status_2(run, arguments, message):
+def test_a_mistake_in_the_configuration_is_reported_with_status_2(run, arguments, message):
     result = run("config", "show", *arguments)
     assert result.exit_code == 2
     assert result.stderr.startswith(message)
@@ -67,7 +67,7 @@ def test_config_list_names_presets_and_recipes_with_what_they_are(run):
     assert "Keep calm and lower your learning rate" in recipes
 
 
-def test_mistakes_of_a_file_are_told_with_their_lines(run, tmp_path):
+def test_mistakes_of_a_file_are_reported_with_their_lines(run, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("preset: idefics-tiny\ntraining:\n  seed: -1\ndata:\n  workers: none\n")
     result = run("config", "show", "--config", path)
@@ -137,7 +137,7 @@ def test_a_mode_that_does_not_exist_names_those_that_do(run, corpus, tmp_path):
     assert "'observe', 'propose' or 'auto'" in result.stderr
 
 
-def test_every_mistake_in_a_policy_file_is_told(run, corpus, tmp_path):
+def test_every_mistake_in_a_policy_file_is_reported(run, corpus, tmp_path):
     policy = tmp_path / "policy.yaml"
     policy.write_text("rules: [{name: A}]\npolicy: {mode: yolo}\n")
     arguments = ["--data", corpus, "--out", tmp_path, "--collector", "solo"]
@@ -149,7 +149,7 @@ def test_every_mistake_in_a_policy_file_is_told(run, corpus, tmp_path):
     assert any("policy.mode" in line for line in lines)
 
 
-def test_config_explain_tells_what_a_field_means(run):
+def test_config_explain_shows_what_a_field_means(run):
     told = run("config", "explain", "optimizer.gradient_clip")
     assert told.exit_code == 0
     assert told.stdout.splitlines() == [

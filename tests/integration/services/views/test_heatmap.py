@@ -197,7 +197,7 @@ def test_what_does_not_exist_is_named(services, run_id):
         assert caught.value.code == code
 
 
-def test_metrics_tell_what_they_can_be_narrowed_by(services, run_id):
+def test_metrics_show_what_they_can_be_narrowed_by(services, run_id):
     heads = [
         SeriesKey(metric="attention_entropy", labels={"module": "a", "head": head})
         for head in ("min", "mean")

@@ -19,13 +19,13 @@ class TestCurrent:
         assert result.exit_code == 2
         assert "revision none, newest" in result.stdout
 
-    def test_one_that_is_not_there_is_told_and_not_made(self, run, tmp_path):
+    def test_one_that_is_not_there_is_reported_and_not_made(self, run, tmp_path):
         result = run("db", "current", "--database", URL)
         assert result.exit_code == 2
         assert "a.db" in result.stderr
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_file_that_is_no_database_is_told(self, run, tmp_path):
+    def test_a_file_that_is_no_database_is_reported(self, run, tmp_path):
         (tmp_path / "a.db").write_text("not a database, but long enough to be looked at " * 100)
         result = run("db", "current", "--database", URL)
         assert result.exit_code == 2

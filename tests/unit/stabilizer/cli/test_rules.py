@@ -17,7 +17,7 @@ policy:
 
 
 class TestCheck:
-    def test_a_good_file_is_told_with_its_hash(self, run, tmp_path):
+    def test_a_good_file_is_reported_with_its_hash(self, run, tmp_path):
         file = tmp_path / "good.yaml"
         file.write_text(default_rules().text)
         result = run("rules", "check", file)
@@ -52,7 +52,7 @@ class TestCheck:
         assert result.exit_code == 2
         assert re.search(r"bad\.yaml:\d+: ", result.stdout)
 
-    def test_a_file_that_is_not_there_is_told_without_a_traceback(self, run, tmp_path):
+    def test_a_file_that_is_not_there_is_reported_without_a_traceback(self, run, tmp_path):
         result = run("rules", "check", tmp_path / "none.yaml")
         assert result.exit_code == 2
         assert "cannot be read" in result.stderr

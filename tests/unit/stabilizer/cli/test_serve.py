@@ -1,4 +1,4 @@
-"""`stabilizer serve` before it serves: everything that cannot be used is told, and status 2."""
+"""`stabilizer serve` with invalid settings: messages, and status 2."""
 
 import socket
 
@@ -22,14 +22,14 @@ def test_beyond_loopback_without_a_token_it_does_not_start(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_taken_port_is_told_before_a_database_is_made(run, tmp_path):
+def test_a_taken_port_is_reported_before_a_database_is_made(run, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         refused(run("serve", "--port", port), f"cannot listen on host '127.0.0.1', port {port}")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_host_that_cannot_be_found_is_told(run):
+def test_a_host_that_cannot_be_found_is_reported(run):
     result = run("serve", "--host", "no-such-name.localhost.", "--port", 0)
     assert result.exit_code == 2
     assert "cannot listen on host" in result.stderr
@@ -57,7 +57,7 @@ def test_a_second_collector_on_the_same_file_is_refused(run):
     ],
     ids=lambda case: case if isinstance(case, str) else case[-1],
 )
-def test_what_cannot_be_used_is_told_without_a_traceback(run, tmp_path, arguments, message):
+def test_what_cannot_be_used_is_reported_without_a_traceback(run, tmp_path, arguments, message):
     (tmp_path / "bad.yaml").write_text("rules: 3\n")
     refused(run("serve", "--port", 0, *arguments), message)
 

@@ -79,7 +79,7 @@ def damaged(what):
 
 
 @pytest.mark.parametrize("what", ["magic", "version", "header length", "header json", "trailing"])
-def test_damage_is_told_by_field(what):
+def test_damage_is_reported_by_field(what):
     with pytest.raises(InvalidInputError) as error:
         decode_batch(damaged(what))
     assert error.value.code == "malformed_batch"

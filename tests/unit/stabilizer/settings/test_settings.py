@@ -81,7 +81,7 @@ class TestRefusals:
     def test_beyond_loopback_with_a_token_there_are(self):
         assert not load_collector_settings(host="0.0.0.0", tokens=(TOKEN,)).is_loopback
 
-    def test_every_mistake_is_told_at_once(self):
+    def test_every_mistake_is_reported_at_once(self):
         with pytest.raises(ConfigurationError) as caught:
             load_collector_settings(port=70000, sweep_seconds=0, databse_url="x")
         message = str(caught.value)

@@ -15,7 +15,7 @@ class TestListen:
     @pytest.mark.parametrize(
         ("host", "url"), [("127.0.0.1", "http://127.0.0.1:"), ("::1", "http://[::1]:")]
     )
-    def test_any_free_port_is_told_in_the_url(self, host, url):
+    def test_any_free_port_is_reported_in_the_url(self, host, url):
         if host == "::1" and not socket.has_ipv6:
             pytest.skip("this machine has no IPv6")
         with server.listen(host, 0) as listener:
@@ -71,6 +71,6 @@ class TestReadyFile:
         server.write_ready_file(tmp_path / "ready", "http://127.0.0.1:2")
         assert (tmp_path / "ready").read_text() == "http://127.0.0.1:2\n"
 
-    def test_a_folder_that_is_not_there_is_told(self, tmp_path):
+    def test_a_folder_that_is_not_there_is_reported(self, tmp_path):
         with pytest.raises(ConfigurationError, match="ready file"):
             server.write_ready_file(tmp_path / "none" / "ready", "http://127.0.0.1:1")

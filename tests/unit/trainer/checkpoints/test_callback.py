@@ -36,7 +36,7 @@ class StopAt(Callback):
 
 
 @pytest.mark.parametrize("at", [3, 6, 7, 9, 14])
-def test_a_resumed_job_goes_on_as_if_it_had_never_stopped(kit, tmp_path, at):
+def test_a_resumed_job_continues_as_if_it_had_never_stopped(kit, tmp_path, at):
     whole = kit.train(steps=18, every=100)
     kit.store = CheckpointStore(tmp_path / "broken", keep=3)
     kit.train(steps=at, every=at)

@@ -107,6 +107,6 @@ def test_a_state_that_refers_to_itself_is_refused():
     "skeleton",
     [{"$tensor": "gone"}, {"$dict": [[1]]}, {"$array": ["x"]}, {"$bytes": 3}, {"$tuple": 3}],
 )
-def test_a_damaged_skeleton_is_told_as_one(skeleton):
+def test_a_damaged_skeleton_is_reported_as_one(skeleton):
     with pytest.raises(CheckpointError, match="damaged"):
         join_tree([skeleton], {})

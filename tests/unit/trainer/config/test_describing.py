@@ -36,7 +36,7 @@ def test_every_field_says_what_it_does():
         ("faults.slow_rank.seconds", "number", "1.0"),
     ],
 )
-def test_a_field_tells_what_may_be_given_and_its_default(name, kind, default):
+def test_a_field_shows_its_type_and_default(name, kind, default):
     (field,) = describe_fields(name)[:1]
     assert (field.kind, field.default) == (kind, default)
 

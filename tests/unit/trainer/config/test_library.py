@@ -1,4 +1,4 @@
-"""Recipes: packaged ones, and files of a person's own."""
+"""Recipes: packaged, and in files of the user."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_sources_of_a_recipe_stand_for_themselves(write):
     assert list(load_config(recipe=path).data.sources) == ["image_text_pairs"]
 
 
-def test_every_mistake_of_a_file_is_told_with_its_line(write):
+def test_every_mistake_of_a_file_is_reported_with_its_line(write):
     path = write(
         "preset: idefics-tiny\n"
         "model:\n"

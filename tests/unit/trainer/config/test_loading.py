@@ -96,7 +96,7 @@ def test_a_value_that_cannot_be_used_is_named_with_what_is_allowed(override, fie
     assert allowed in caught.value.message
 
 
-def test_several_wrong_types_are_told_at_once():
+def test_several_wrong_types_are_reported_at_once():
     with pytest.raises(ConfigurationError) as caught:
         load_config("idefics-tiny", ["model.layers=x", "training.seed=y"])
     assert "model.layers" in caught.value.message
@@ -119,7 +119,7 @@ def test_an_unknown_preset_names_those_there_are():
         load_config("idefics-huge")
 
 
-def test_wrong_values_and_wrong_types_of_all_sections_are_told_at_once():
+def test_wrong_values_and_wrong_types_of_all_sections_are_reported_at_once():
     overrides = ["model.heads=7", "optimizer.learning_rate=-1", "training.seed=x", "data.none=1"]
     with pytest.raises(ConfigurationError) as caught:
         load_config("idefics-tiny", overrides)
@@ -181,7 +181,7 @@ def test_a_check_that_stumbles_over_a_refused_value_does_not_hide_the_refusal():
         load_config("idefics-tiny", ["model.vision.patch_size=0"])
 
 
-def test_what_must_agree_between_sections_is_told_where_it_stands():
+def test_what_must_agree_between_sections_is_reported_with_its_place():
     with pytest.raises(ConfigurationError) as caught:
         load_config("idefics-tiny", ["training.steps=10"])
     message = caught.value.message

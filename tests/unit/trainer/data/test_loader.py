@@ -99,7 +99,7 @@ def test_an_epoch_that_was_entered_askew_ends_with_a_whole_batch(make_loader):
     assert next(iter(loader))["positions"] == [26, 27, 28, 29]
 
 
-def test_an_iteration_that_was_given_up_goes_on_there(make_loader):
+def test_an_iteration_that_was_given_up_continues_there(make_loader):
     loader = make_loader()
     next(iter(loader))
     assert next(iter(loader))["positions"] == [4, 5, 6, 7]
@@ -215,7 +215,7 @@ def test_bad_documents_of_handed_out_batches_are_counted(make_loader, monkeypatc
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_too_many_bad_documents_in_a_row_are_told_alike_with_workers(
+def test_too_many_bad_documents_in_a_row_are_reported_alike_with_workers(
     make_loader, monkeypatch, workers
 ):
     def is_bad(self, index):

@@ -79,7 +79,7 @@ def test_a_document_outside_of_the_limits_is_replaced_and_counted():
     assert sum(bool(each.skips) for each in found) == 10
 
 
-def test_pictures_that_were_taken_out_are_told_with_their_document():
+def test_pictures_that_were_taken_out_are_reported_with_their_document():
     limits = {"web": DocumentFilter(FiltersConfig(min_picture_side=5))}
     reader = make_reader(TEXTS, filters=limits)
 
@@ -107,7 +107,7 @@ def test_unwanted_documents_do_not_count_as_damage():
     assert reader.find(0, lambda d: d.text).made == "enough words"
 
 
-def test_damage_all_around_stops_the_job_and_tells_its_kinds():
+def test_damage_all_around_stops_the_job_and_shows_its_kinds():
     reader = make_reader(TEXTS, damaged=range(20), max_bad_in_a_row=3)
     expected = r"^data\.max_bad_in_a_row: 4 unusable.*sample 7 \(4 unreadable\).*is damaged"
     with pytest.raises(ConfigurationError, match=expected):

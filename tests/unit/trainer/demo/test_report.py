@@ -165,7 +165,7 @@ class TestPage:
         assert rule not in text
         assert "&lt;script&gt;" in text
 
-    def test_a_loss_that_is_not_finite_is_told(self, arms, page):
+    def test_a_loss_that_is_not_finite_is_reported(self, arms, page):
         arms["protected"] = outcome(math.nan)
         text = page()
         assert "not finite" in text

@@ -16,7 +16,7 @@ def settings(arguments):
     return [value for name, value in pairwise(arguments) if name == "--set"]
 
 
-def test_a_disturbed_arm_is_told_its_faults_in_samples_and_steps():
+def test_a_disturbed_arm_gets_its_faults_in_samples_and_steps():
     config = load_config(
         OPTIONS.preset, settings(job_arguments(PROTECTED, OPTIONS, "http://127.0.0.1:1"))
     )
@@ -39,12 +39,12 @@ def test_the_policy_stands_beside_the_preset():
 
 
 @pytest.mark.parametrize("wrong", [{"seed": -1}, {"seed": 2**32}, {"steps": 10}])
-def test_what_cannot_be_told_is_refused(wrong):
+def test_invalid_options_are_refused(wrong):
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         DemoOptions(out=Path("/tmp/nowhere"), **wrong)
 
 
-def test_a_process_that_fails_is_told_with_the_end_of_its_log(tmp_path):
+def test_a_process_that_fails_is_reported_with_the_end_of_its_log(tmp_path):
     with (
         Processes(tmp_path) as processes,
         pytest.raises(ProcessFailedError, match="No module named"),
@@ -59,7 +59,7 @@ def test_children_end_with_the_demo(tmp_path):
     assert not child.is_running
 
 
-def test_a_process_that_never_gets_ready_is_told(tmp_path):
+def test_a_process_that_never_gets_ready_is_reported(tmp_path):
     with Processes(tmp_path) as processes:
         child = processes.start("quick", "platform", [])
         with pytest.raises(ProcessFailedError, match="ended with status"):

@@ -40,12 +40,12 @@ def test_another_fit_can_be_struck_again(kit):
     assert first.rates == second.rates == [1.0, 2.0, 1.8]
 
 
-def test_a_job_without_a_schedule_is_told_so(kit):
+def test_a_job_without_a_schedule_is_reported(kit):
     with pytest.raises(ConfigurationError, match="no learning-rate schedule"):
         kit.train(LrRestart(step=1, factor=2), module=kit.Foreign(schedule=False))
 
 
-def test_a_schedule_without_a_clock_is_told_so():
+def test_a_schedule_without_a_clock_is_reported():
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
     with pytest.raises(ConfigurationError, match="object"):
         restart(object(), 2)

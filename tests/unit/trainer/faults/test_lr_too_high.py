@@ -7,7 +7,7 @@ import pytest
 from trainer.faults import LrTooHigh
 
 
-def test_the_schedule_goes_on_in_its_shape_too_high(kit):
+def test_the_schedule_continues_in_its_shape_too_high(kit):
     assert kit.seen(LrTooHigh(step=3, factor=10)).rates == [1.0, 0.9, 0.8, 7.0, 6.0, 5.0]
 
 

@@ -78,7 +78,7 @@ def test_stale_moments_come_back_once(moments, kit):
 
 
 @pytest.mark.parametrize("fault", [LostMoments(step=2), StaleMoments(step=2, age=1)])
-def test_an_optimizer_without_moments_is_told_so(kit, fault):
+def test_an_optimizer_without_moments_is_reported(kit, fault):
     with pytest.raises(ConfigurationError, match=r"keep no .*moments"):
         kit.train(fault)
 

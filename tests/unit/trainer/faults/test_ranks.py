@@ -53,6 +53,6 @@ def test_a_job_that_starts_anew_is_spared(kit):
     assert not fault.fired
 
 
-def test_a_module_that_does_not_exist_is_told_before_training(kit):
+def test_a_module_that_does_not_exist_is_reported_before_training(kit):
     with pytest.raises(ConfigurationError, match=r"fresh_weights\.module"):
         kit.train(FreshWeights(module="none"), steps=2)

@@ -75,7 +75,7 @@ def test_the_seed_chooses_the_weights(twins):
 
 
 @pytest.mark.parametrize("name", ["none", "ead"])
-def test_a_module_that_does_not_exist_is_told_with_some_that_do(kit, name):
+def test_a_module_that_does_not_exist_is_reported_with_some_that_do(kit, name):
     with pytest.raises(ConfigurationError, match=r"scaled_weights\.module.*such as body, head"):
         kit.train(ScaledWeights(step=1, module=name))
 

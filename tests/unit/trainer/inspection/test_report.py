@@ -62,7 +62,7 @@ def test_a_document_is_measured(inspect):
     assert found.verdict == (Reason.REPEATED_WORDS,)
 
 
-def test_damage_is_told_and_ends_nothing(inspect):
+def test_damage_is_reported_and_ends_nothing(inspect):
     broken = Document("web/a:1", "web", ("text", png()[:40]))
     found = inspect([broken], [occurrence("web/a:1"), occurrence("web/gone"), occurrence("web/x")])
     assert "cannot be decoded" in found[0].damage
@@ -210,7 +210,7 @@ def test_pictures_that_are_no_part_of_a_report_stay(inspect, tmp_path):
     assert list(theirs.parent.iterdir()) == [theirs]
 
 
-def test_a_name_that_is_no_unicode_is_told_as_an_escape(inspect, tmp_path):
+def test_a_name_that_is_no_unicode_is_reported_as_an_escape(inspect, tmp_path):
     name = "web/a:\udcff"
     page, lines = report(tmp_path, inspect([Document(name, "web", ("text",))], [occurrence(name)]))
     assert "web/a:\\udcff" in page.texts

@@ -121,7 +121,7 @@ def test_positions_that_repeat_on_demand_are_those_that_the_run_would_have_read(
     assert len(set(names)) == 3
 
 
-def test_what_a_run_read_otherwise_than_the_corpus_holds_it_is_told(make_run):
+def test_what_a_run_read_otherwise_than_the_corpus_holds_it_is_reported(make_run):
     assert make_run().remark() == ""
     bad = {"first_sample": 16, "samples": 8}
     shard = {"shard": "web_documents/part-00000.parquet"}

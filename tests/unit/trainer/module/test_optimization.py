@@ -71,7 +71,7 @@ def test_frozen_parameters_are_left_out():
     assert sum(len(group["params"]) for group in groups) == 2
 
 
-def test_a_restored_schedule_goes_on_as_the_unbroken_one():
+def test_a_restored_schedule_continues_as_the_unbroken_one():
     options = config(schedule="cosine")
 
     def make():

@@ -116,7 +116,7 @@ def test_a_tied_head_is_the_embedding_and_learns_apart(model_config, llama):
     assert model.lm_head.weight.data_ptr() != model.model.embed_tokens.weight.data_ptr()
 
 
-def test_a_model_without_a_head_and_without_a_tie_is_told(model_config, llama):
+def test_a_model_without_a_head_and_without_a_tie_is_reported(model_config, llama):
     _, folder = llama(LlamaModel)
     (line,) = mistakes(model_config(pretrained__language=folder))
     assert line.endswith("lm_head.weight: missing, expected with shape [50, 32]")
@@ -210,7 +210,7 @@ def test_a_random_model_has_the_format_asked_for(small_model, dtype):
     assert torch.get_default_dtype() == torch.float32
 
 
-def test_every_difference_of_every_source_is_told_at_once(model_config, llama, clip, tmp_path):
+def test_every_difference_of_every_source_is_reported_at_once(model_config, llama, clip, tmp_path):
     _, language = llama(intermediate_size=40, vocab_size=51, num_attention_heads=4)
     _, vision = clip(num_hidden_layers=1, hidden_act="relu")
     lines = mistakes(model_config(pretrained__language=language, pretrained__vision=vision))
@@ -230,13 +230,13 @@ def test_every_difference_of_every_source_is_told_at_once(model_config, llama, c
         assert part in told
 
 
-def test_shared_heads_of_keys_are_told(model_config, llama):
+def test_shared_heads_of_keys_are_reported(model_config, llama):
     _, folder = llama(num_key_value_heads=1)
     lines = mistakes(model_config(pretrained__language=folder))
     assert "num_key_value_heads is 1, and 2 is configured" in lines[0]
 
 
-def test_a_tensor_that_the_model_lacks_is_told(model_config, llama):
+def test_a_tensor_that_the_model_lacks_is_reported(model_config, llama):
     _, folder = llama()
     path = f"{folder}/model.safetensors"
     tensors = load_file(path)
@@ -248,7 +248,7 @@ def test_a_tensor_that_the_model_lacks_is_told(model_config, llama):
 
 
 @pytest.mark.parametrize("text", [None, "{", '{"model_type": "unheard"}'])
-def test_a_configuration_that_cannot_be_read_is_told(model_config, llama, tmp_path, text):
+def test_a_configuration_that_cannot_be_read_is_reported(model_config, llama, tmp_path, text):
     _, folder = llama()
     path = tmp_path / folder / "config.json"
     path.unlink() if text is None else path.write_text(text)

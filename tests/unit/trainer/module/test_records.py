@@ -84,7 +84,7 @@ def test_other_values_stay_as_they_are(value):
     assert as_json(value) == value
 
 
-def test_a_resumed_job_goes_on_behind_what_is_there_as_another_attempt(tmp_path, module):
+def test_a_resumed_job_continues_behind_what_is_there_as_another_attempt(tmp_path, module):
     path = tmp_path / "losses.jsonl"
 
     def record(steps, **options):

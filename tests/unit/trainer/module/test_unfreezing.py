@@ -139,7 +139,7 @@ def test_moments_begin_with_the_part_and_groups_never_change(fit):
     assert sizes[0] == sizes[1]
 
 
-def test_the_phase_is_told_once_with_its_parts(fit):
+def test_the_phase_is_reported_once_with_its_parts(fit):
     ran = fit(
         {"step": 3, "parts": ["vision", "language_norms"]},
         {"step": 6, "parts": ["embeddings"]},
@@ -159,7 +159,7 @@ def test_microbatches_of_a_step_learn_alike(fit):
 
 
 @pytest.mark.parametrize("stop", [2, 3, 5])
-def test_a_resumed_run_goes_on_as_the_unbroken_one(fit, stop):
+def test_a_resumed_run_continues_as_the_unbroken_one(fit, stop):
     change = {"step": 3, "parts": ["language_norms", "vision"]}
     unbroken = fit(change)
     stopped = fit(change, steps=stop, save="stopped.ckpt")
@@ -182,7 +182,7 @@ def test_a_run_on_a_plateau_can_go_on_with_parts_that_its_checkpoint_knows_nothi
     assert steps == {"vision": {STEPS - 6}, "gates": {STEPS}}
 
 
-def test_a_change_that_was_missed_is_made_and_told_on_resuming(fit):
+def test_a_change_that_was_missed_is_made_and_reported_on_resuming(fit):
     earlier = fit({"step": 7, "parts": ["vision"]}, steps=5, save="stopped.ckpt")
     ran = fit({"step": 4, "parts": ["vision"]}, resume=str(earlier.path))
     assert ran.job.phases == [(5, "unfrozen: vision")]

@@ -42,7 +42,7 @@ def test_one_file_of_the_usual_name_is_taken_alone(two_files):
     assert list(WeightFiles(two_files, FIELD)) == ["c"]
 
 
-def test_a_file_that_the_index_names_and_nobody_has_is_told(two_files):
+def test_a_file_that_the_index_names_and_nobody_has_is_reported(two_files):
     write_index(two_files, a="one.safetensors", c="three.safetensors")
     with pytest.raises(ConfigurationError, match=r"lacks the files three\.safetensors"):
         WeightFiles(two_files, FIELD)
@@ -57,14 +57,14 @@ def test_an_index_cannot_reach_out_of_the_folder(two_files):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": 3}', "{}"])
-def test_a_broken_index_is_told(two_files, text):
+def test_a_broken_index_is_reported(two_files, text):
     (two_files / "model.safetensors.index.json").write_text(text)
     with pytest.raises(ConfigurationError, match="is no index"):
         WeightFiles(two_files, FIELD)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08\x00\x00\x00\x00\x00\x00\x00notjson!", b"x" * 100])
-def test_a_broken_file_is_told_with_its_name(tmp_path, content):
+def test_a_broken_file_is_reported_with_its_name(tmp_path, content):
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(ConfigurationError, match=r"model\.safetensors cannot be read"):
         WeightFiles(tmp_path, FIELD)
@@ -84,7 +84,7 @@ def test_pickles_are_never_read(tmp_path, name):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_an_empty_folder_is_told(tmp_path):
+def test_an_empty_folder_is_reported(tmp_path):
     with pytest.raises(ConfigurationError, match="safetensors, none; allowed"):
         WeightFiles(tmp_path, FIELD)
 
@@ -96,7 +96,7 @@ def test_a_local_folder_is_taken_before_the_hub_is_asked(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("source", ["nowhere", "/no/such/folder", "a/b/c", "owner/na me", "../x/y"])
-def test_what_is_neither_folder_nor_name_is_told(source):
+def test_what_is_neither_folder_nor_name_is_reported(source):
     with pytest.raises(ConfigurationError) as caught:
         find_folder(source, FIELD)
     assert caught.value.message.startswith(f"{FIELD}: {source!r} cannot be used; allowed: a folder")
@@ -122,13 +122,13 @@ def test_a_name_in_the_cache_needs_no_hub(offline, revision):
 
 
 @pytest.mark.parametrize("source", ["owner/other", "owner/name@v2"])
-def test_without_the_hub_another_name_is_told_with_what_helps(offline, source):
+def test_without_the_hub_another_name_is_reported_with_what_helps(offline, source):
     with pytest.raises(ConfigurationError) as caught:
         find_folder(source, FIELD)
     assert caught.value.message.startswith(f"{FIELD}: {source!r} is no folder here")
     assert "HF_HUB_OFFLINE=0" in caught.value.message
 
 
-def test_a_name_that_the_hub_cannot_have_is_told(offline):
+def test_a_name_that_the_hub_cannot_have_is_reported(offline):
     with pytest.raises(ConfigurationError, match="the hub does not give it"):
         find_folder("owner/-name--", FIELD)

@@ -1,4 +1,4 @@
-"""Who is let in: tokens, Host, Origin, and the name of the person."""
+"""Access control: tokens, Host, Origin, and the name of the actor."""
 
 import pytest
 from fastapi import FastAPI

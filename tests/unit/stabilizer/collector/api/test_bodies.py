@@ -100,7 +100,7 @@ class TestJson:
     def test_what_is_not_json_is_400(self, client, path, body):
         answer = client.post(path, content=body, headers={"content-type": JSON})
         if path == "/v1/small" and not body:
-            assert answer.status_code == 422  # a body is missing, which is told as a field
+            assert answer.status_code == 422  # a missing body is reported as a field
         else:
             assert (answer.status_code, answer.json()["code"]) == (400, "malformed_json")
 

@@ -62,7 +62,7 @@ def test_missing_authentication_says_how(app, client):
     assert client.get("/").headers["www-authenticate"] == "Bearer"
 
 
-def test_an_old_protocol_is_told_both_versions(app, client):
+def test_an_old_protocol_gets_both_versions(app, client):
     raise_at_root(app, errors.ProtocolVersionError("old"))
     answer = client.get("/")
     versions = {"protocol_version": 1, "min_protocol_version": 1}
@@ -91,7 +91,7 @@ def test_a_rule_file_lists_every_mistake_with_its_line(app, client):
     [ValueError("secret /etc/path"), errors.ControlError("secret"), errors.TelemetryError("s")],
     ids=["unexpected", "of another room", "of the agent"],
 )
-def test_a_mistake_of_ours_tells_nothing_of_the_inside(app, client, caplog, error):
+def test_an_unexpected_error_reveals_no_details(app, client, caplog, error):
     raise_at_root(app, error)
     with caplog.at_level(logging.ERROR):
         answer = client.get("/")

@@ -57,7 +57,7 @@ def test_hello_comes_at_once_and_names_the_start():
     assert (name, data) == ("hello", {"start_id": start_id})
 
 
-def test_what_changed_before_is_not_told():
+def test_what_changed_before_is_not_reported():
     async def scenario(world):
         world.frames("before")
         async with world.follow() as stream:
@@ -69,7 +69,7 @@ def test_what_changed_before_is_not_told():
     assert data["run_id"] == "after"
 
 
-def test_what_changes_between_hello_and_the_next_look_is_told():
+def test_what_changes_between_hello_and_the_next_look_is_reported():
     async def scenario(world):
         async with world.follow() as stream:
             await anext(stream)
@@ -93,7 +93,7 @@ def test_a_waiting_stream_is_woken_from_another_thread():
     assert together(scenario)[0][1]["run_id"] == "a"
 
 
-def test_changes_in_quick_succession_are_one_event_and_the_last_is_told():
+def test_changes_in_quick_succession_are_one_event_and_the_last_is_reported():
     async def scenario(world):
         async with world.follow() as stream:
             await anext(stream)

@@ -1,4 +1,4 @@
-"""Sweeps: again and again, through failures, until told to stop."""
+"""Sweeps are repeated through failures until they are stopped."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ NEVER = 60.0
 
 
 class Services:
-    """Counts sweeps; fails as often as it was told to."""
+    """Counts sweeps; fails a given number of times."""
 
     def __init__(self, *failures):
         self.failures = list(failures)
@@ -83,7 +83,7 @@ def test_a_sweep_that_fails_is_counted_and_the_next_follows(metrics, caplog):
     assert levels == ["ERROR", "INFO"]  # once when it began, once when it was over
 
 
-def test_after_a_mistake_of_ours_it_is_told_loudly_and_tried_again(metrics, caplog):
+def test_after_a_mistake_of_ours_it_is_logged_and_retried(metrics, caplog):
     services = Services(ValueError("mistake"), TypeError("another"))
     services.wanted = 4
     with caplog.at_level(logging.ERROR):

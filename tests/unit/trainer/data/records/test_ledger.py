@@ -50,7 +50,7 @@ def vars_of(each):
     return {name: getattr(each, name) for name in LedgerEntry.__slots__}
 
 
-def test_losses_that_are_not_finite_are_told_apart(begin):
+def test_losses_that_are_not_finite_are_distinguished(begin):
     ledger = begin()
     ledger.write(entry(1, losses=(math.nan, math.inf)))
     ledger.write(entry(2, losses=(-math.inf, None)))
@@ -70,7 +70,7 @@ def test_attempts_stand_one_behind_the_other(begin):
     assert steps(ledger.folder) == [(1, 1, 0), (1, 2, 0), (1, 3, 0), (2, 2, 0), (2, 3, 0)]
 
 
-def test_a_run_that_goes_on_keeps_what_is_there_and_a_new_one_does_not(begin):
+def test_a_run_that_continues_keeps_what_is_there_and_a_new_one_does_not(begin):
     for attempt in (1, 2, 3):
         ledger = begin(resumes=True)
         assert ledger.attempt == attempt
@@ -130,7 +130,7 @@ def test_a_line_that_was_cut_off_is_left_out(begin):
     assert [step for _, step, _ in steps(ledger.folder)] == [1]
 
 
-def test_a_full_disk_costs_the_ledger_and_is_told_once(begin, caplog):
+def test_a_full_disk_costs_the_ledger_and_is_reported_once(begin, caplog):
     ledger = begin()
     ledger.write(entry(1))
     (ledger.folder / "attempt-0001-step-00000002-rank-0.jsonl").mkdir()

@@ -87,7 +87,7 @@ def test_packed_documents_stand_with_their_rows(make_job):
     assert set(entry.rows) == {0, 1}
 
 
-def test_a_rewind_begins_an_attempt_and_tells_what_was_skipped(make_job):
+def test_a_rewind_begins_an_attempt_and_shows_what_was_skipped(make_job):
     job = make_job()
     job.train(4)
     job.rewind(step=2, samples=4, skip=6)
@@ -101,7 +101,7 @@ def test_a_rewind_begins_an_attempt_and_tells_what_was_skipped(make_job):
     assert [list(map(list, e.skipped_windows)) for e in entries] == [[]] * 4 + [[[4, 10]], []]
 
 
-def test_what_was_passed_over_is_told(make_job):
+def test_what_was_passed_over_is_reported(make_job):
     job = make_job(**{"data.filters.max_pictures": 1})
     job.train(4)
     skipped = [skip for entry in job.entries() for skip in entry.skipped]
@@ -110,7 +110,7 @@ def test_what_was_passed_over_is_told(make_job):
     }
 
 
-def test_a_loss_that_is_nan_is_told_apart_from_nothing_predicted(make_job):
+def test_a_loss_that_is_nan_is_distinguished_from_nothing_predicted(make_job):
     job = make_job()
     batch = next(iter(job.loader))
     job.module.last_document_losses = torch.full((2,), math.nan), torch.tensor([3.0, 0.0])

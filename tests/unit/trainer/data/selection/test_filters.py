@@ -97,7 +97,7 @@ def test_flagged_words_are_read_from_a_file(tmp_path):
     assert judge(document("the inn"), flagged_words=str(file)).rejected == ()
 
 
-def test_a_file_of_flagged_words_that_is_not_there_is_told():
+def test_a_file_of_flagged_words_that_is_not_there_is_reported():
     with pytest.raises(ConfigurationError, match=r"data\.filters\.flagged_words: /none"):
         DocumentFilter(FiltersConfig(flagged_words="/none"))
 

@@ -55,7 +55,7 @@ def test_a_line_that_says_something_else_is_named(file, line):
         read_quarantine(file)
 
 
-def test_a_file_that_is_not_there_is_told(file):
+def test_a_file_that_is_not_there_is_reported(file):
     with pytest.raises(ConfigurationError, match="cannot be read"):
         read_quarantine(file)
 

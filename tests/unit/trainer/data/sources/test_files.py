@@ -65,7 +65,7 @@ def test_another_kind_of_file_is_refused_by_name(tree, name):
 
 
 @pytest.mark.parametrize("url", ["nowhere://bucket/a", "s3://bucket/a"])
-def test_a_file_system_that_is_not_there_is_told(url):
+def test_a_file_system_that_is_not_there_is_reported(url):
     with pytest.raises(ConfigurationError, match="cannot be listed"):
         list_files("data.sources.x", url, ".tar")
 

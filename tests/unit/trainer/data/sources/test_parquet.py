@@ -114,7 +114,7 @@ def test_a_file_that_is_no_parquet_is_refused(tmp_path):
         open_source(tmp_path / "web")
 
 
-def test_an_unusable_file_among_others_is_left_out_and_told(tmp_path):
+def test_an_unusable_file_among_others_is_left_out_and_reported(tmp_path):
     for number in range(3):
         write(tmp_path / "web", [row([None], [str(number)])], name=f"{number}.parquet")
     (tmp_path / "web" / "1.parquet").write_bytes(b"PAR1 but not really")
@@ -135,7 +135,7 @@ def test_too_many_unusable_files_in_a_row_are_refused(tmp_path):
         open_source(tmp_path / "web", max_bad_in_a_row=2)
 
 
-def test_addresses_instead_of_pictures_are_told_as_such(tmp_path):
+def test_addresses_instead_of_pictures_are_reported_as_such(tmp_path):
     schema = pa.schema([("images", pa.list_(pa.string())), SCHEMA.field("texts")])
     write(tmp_path / "web", [], schema=schema)
     with pytest.raises(ConfigurationError, match="addresses instead of pictures"):

@@ -125,7 +125,7 @@ def test_a_shard_with_another_ending_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:700], lambda b: b"\xff" * 512 + b])
-def test_a_damaged_shard_is_left_out_and_told(tmp_path, damage):
+def test_a_damaged_shard_is_left_out_and_reported(tmp_path, damage):
     for shard in range(3):
         write(tmp_path / f"{shard}.tar", pair(f"{shard}"))
     (tmp_path / "1.tar").write_bytes(damage((tmp_path / "1.tar").read_bytes()))
