@@ -41,7 +41,8 @@ class FaultCallback(Callback):
 
     def __new__(cls, *_args: object, **_fields: object) -> Self:
         """Create an instance of the class that is a callback."""
-        created: Self = object.__new__(_callback_class(cls))
+        kind: Any = cls
+        created: Self = object.__new__(_callback_class(kind))
         return created
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -154,7 +154,7 @@ def test_config_explain_shows_what_a_field_means(run):
     assert told.exit_code == 0
     assert told.stdout.splitlines() == [
         "optimizer.gradient_clip: number = 1.0",
-        "    Largest global L2 norm of a gradient; 0: no clipping.",
+        "    Largest global L2 norm of the gradient; 0: no clipping.",
     ]
     assert len(run("config", "explain").stdout.splitlines()) > 300
 
