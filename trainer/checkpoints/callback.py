@@ -30,20 +30,19 @@ _log = logging.getLogger(__name__)
 class RandomStates(Callback):
     """Saves the global generators of python, numpy and torch, and restores them on a resume.
 
-    A checkpoint holds the state of every rank when it is written inside `of_all_ranks`, on all
-    ranks together; otherwise only this rank's, since a copy in memory is every rank's own affair:
-    one may take it and another not. The states come back when training starts, behind everything
-    that draws while a job is set up.
+    A checkpoint that is written inside `of_all_ranks` holds the states of all ranks; any other only
+    that of this rank, since ranks take copies in memory independently. The states are restored when
+    training starts, after everything that draws random numbers during setup.
     """
 
     def __init__(self) -> None:
-        """Have nothing to restore."""
+        """Start with nothing to restore."""
         self._pending: list[dict[str, Any]] = []
         self._gathers = False
 
     @contextmanager
     def of_all_ranks(self) -> Iterator[None]:
-        """Gather what is saved in here from all ranks, which must all come here."""
+        """Save the states of all ranks inside this context; all ranks must enter it."""
         self._gathers = True
         try:
             yield
@@ -139,15 +138,15 @@ class SnapshotHealth(Protocol):
 class Checkpoints(Callback):
     """Write a checkpoint every `every` steps and after the last one, and keep the newest.
 
-    When the job is rewound, the checkpoints behind that step are abandoned, and one is written with
+    When the job is rewound, the checkpoints after that step are abandoned, and one is written with
     the next step. A failed write is logged and costs only that checkpoint; training continues.
 
-    A checkpoint is healthy when all weights and moments are finite and, in a watched job, the
-    collector calls a snapshot healthy that was taken at its step or less than `every` steps later.
+    A checkpoint is healthy if all weights and moments are finite and, in a monitored job, the
+    collector marks a snapshot healthy that was taken at its step or less than `every` steps later.
 
     Args:
-        store: Where they go; only rank 0 changes it.
-        every: Optimizer steps between two.
+        store: Where checkpoints are kept; only rank 0 changes it.
+        every: Optimizer steps between two checkpoints.
         facts: Stored in each checkpoint, for the resume.
         health: The agent's status, if the job is monitored. None: finite is healthy.
         resumed: The checkpoint that the job resumes from; if it is in the store, later ones

@@ -101,7 +101,7 @@ class CheckpointStore:
         Args:
             checkpoint: Which one.
             healthy: Whether it is known to be healthy now.
-            abandoned: Whether the run went back behind it.
+            abandoned: Whether the run was rewound to before it.
             finite: Whether all its numbers are finite; None: as known before.
 
         Raises:

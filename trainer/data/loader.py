@@ -146,7 +146,7 @@ class StreamLoader:
 
     Batch k after position p holds the samples [p + k*g + rank*b, p + k*g + (rank+1)*b), g being the
     global microbatch of `world_size * b` samples. The position counts the batches that the newest
-    iterator handed out, not those that workers hold ready; an iteration that is given up in the
+    iterator has returned, not those that workers have prefetched; an iteration that stops in the
     middle continues there with the next `iter()`.
     """
 

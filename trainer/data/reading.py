@@ -28,11 +28,10 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamFaults:
-    """Failures on demand.
+    """Injected failures of the data.
 
-    Each is a function of the position, so that it is there whenever the position is read, and not
-    elsewhere. Positions are those of the stream; packed, `document` and `position` count documents
-    and `tokens` counts sequences.
+    Each is a function of the position in the stream, so that it recurs whenever the position is
+    read. With packing, `document` and `position` count documents, `tokens` counts sequences.
     """
 
     tokens: TokenFault | None = None
@@ -72,7 +71,7 @@ class DocumentReader:
             filters: Limits by source; a source without any has none.
             quarantine: Documents and positions that are left out.
             faults: Failures on demand.
-            max_bad_in_a_row: Damaged documents passed over for one position before giving up.
+            max_bad_in_a_row: Damaged documents skipped for one position before the job fails.
         """
         self._sources = sources
         self._order = order

@@ -98,7 +98,7 @@ def _read_segment(path: Path) -> Iterator[LedgerEntry]:
 
 @dataclass(slots=True)
 class SampleLedger:
-    """Writes the ledger of one rank. A disk that is full costs the ledger, never the training."""
+    """Writes the ledger of one rank. A full disk ends the ledger, never the training."""
 
     folder: Path
     """Where the files go; created with the first one."""
@@ -107,7 +107,7 @@ class SampleLedger:
     rank: int = 0
     """Of this process."""
     attempt: int = 1
-    """Number of the present attempt."""
+    """Number of the current attempt."""
     has_failed: bool = False
     """Whether writing has failed; then nothing more is written."""
     _file: TextIO | None = field(default=None, init=False)
@@ -117,15 +117,15 @@ class SampleLedger:
     def begin(cls, folder: Path, max_bytes: int, *, rank: int, resumes: bool) -> SampleLedger:
         """Begin a ledger, or the next attempt of one.
 
-        All ranks call this before one of them writes: a run's attempts are counted over all of
-        them, so that a rank that is new begins where the others do.
+        All ranks call this before one of them writes: attempts are counted over all ranks, so that
+        a new rank starts with the same number.
 
         Args:
             folder: Where its files are.
             max_bytes: Most bytes of all files of this rank.
             rank: Of this process.
-            resumes: Whether the run resumes; else files of an earlier run are removed, by
-                rank 0 that of ranks which there are no more, too.
+            resumes: Whether the run resumes; otherwise files of an earlier run are removed, those
+                of ranks that no longer exist by rank 0.
         """
         found = segments(folder)
         if resumes:
@@ -217,11 +217,11 @@ def _from_json(value: float | str | None) -> float | None:
 
 
 class StreamRecorder(Callback):
-    """Writes down, at every step, which documents this rank read for it, and their losses.
+    """Records the documents of every step on this rank, and their losses.
 
-    Losses are those that the module leaves in `last_document_losses`: two tensors [D] for the D
-    documents of a microbatch, the mean of each and its number of predicted tokens. A step that does
-    not lie above the one before begins a new attempt.
+    Losses come from `last_document_losses` of the module: two tensors [D] for the D documents of a
+    microbatch, the mean loss and the number of predicted tokens of each. A step that is not above
+    the one before begins a new attempt.
     """
 
     def __init__(self, ledger: SampleLedger, loader: StreamLoader) -> None:

@@ -204,7 +204,7 @@ class RunFolder:
         if len(absent) == window.end - window.start:
             return (
                 f"The ledger does not know {window}: shown is what the stream holds there for a "
-                "run that never skipped anything or went back."
+                "run that never skipped anything and was never rewound."
             )
         texts = []
         if absent:
@@ -214,19 +214,18 @@ class RunFolder:
         return " ".join(texts)
 
     def remark(self) -> str:
-        """Say what this run read otherwise than the corpus holds it; empty: nothing."""
+        """Return sentences on faults that changed the data of this run; empty: none."""
         faults, texts = self.config.faults, []
         bad, corrupted = fault_of(faults, BadDocuments), fault_of(faults, CorruptedShard)
         if bad is not None:
             texts.append(
                 f"In this run the text at samples {bad.first_sample} to {bad.last_sample} was "
-                "garbage on demand "
-                "(faults.bad_documents); shown is what the corpus holds."
+                "replaced by garbage (faults.bad_documents); shown is the corpus."
             )
         if corrupted is not None:
             texts.append(
-                f"This run read a damaged copy of {corrupted.shard} on demand "
-                "(faults.corrupted_shard); shown is what the corpus holds."
+                f"This run read a damaged copy of {corrupted.shard} "
+                "(faults.corrupted_shard); shown is the corpus."
             )
         return " ".join(texts)
 

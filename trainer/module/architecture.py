@@ -1,7 +1,7 @@
 """The IDEFICS model of transformers, built from our configuration.
 
-Big models are built on the meta device and given memory once, in the formats asked for: weights
-that are loaded are never drawn first, and none is held twice.
+Large models are built on the meta device and allocated once, in their final number formats: loaded
+weights are not initialized first, and no weight is held twice.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def build_model(config: ModelConfig, *, pad_token_id: int = 0) -> IdeficsForVisi
     Random weights come from torch's global random state.
 
     Args:
-        config: Sizes and knobs.
+        config: Sizes and options.
         pad_token_id: Id whose embedding is never trained.
 
     Raises:
-        ConfigurationError: Pretrained weights cannot be had, or do not fit; with all that is wrong.
+        ConfigurationError: Pretrained weights are missing or do not fit; lists all errors.
     """
     if not config.pretrained.is_given:
         return _assemble(config, pad_token_id)
@@ -54,12 +54,12 @@ def materialise(
     *,
     device: torch.device,
 ) -> None:
-    """Give a skeleton memory and weights, in place; sharded parameters stay sharded.
+    """Allocate a skeleton and set its weights, in place; sharded parameters stay sharded.
 
     Args:
         model: As `build_skeleton` made it, sharded since or not.
-        weights: What is loaded; the rest, and all without it, is drawn from torch's random state.
-        device: Where it lives from now on.
+        weights: Pretrained weights; all others are drawn from torch's random state.
+        device: Device of the weights.
     """
     model.to_empty(device=device)
     reset_added_norms(model)

@@ -18,10 +18,10 @@ from trainer.module.parts import UnfreezeSchedule
 
 
 class Inputs(TypedDict):
-    """What the module reads of a batch, wherever it is from.
+    """The fields of a batch that the module reads.
 
-    Shape letters: B batch, S sequence, I pictures, C colours, H, W image size, D documents. What
-    is not required is for reporting; several documents may stand in one sequence.
+    Shape letters: B batch, S sequence, I pictures, C colours, H, W image size, D documents. The
+    optional fields are for reporting; a sequence may hold several documents.
     """
 
     input_ids: Tensor  # [B, S] int64
@@ -36,14 +36,14 @@ class Inputs(TypedDict):
 
 
 class MetricLog(Protocol):
-    """What the module needs of the job that watches it."""
+    """What the module needs of the monitored job."""
 
     def log(self, name: str, value: Tensor | float, **labels: str) -> None:
         """Report one value of this microbatch; device tensors stay on their device."""
         ...
 
     def phase(self, text: str) -> None:
-        """Report that a new phase of training begins, and which."""
+        """Report the start of a new phase of training."""
         ...
 
 
@@ -52,8 +52,8 @@ class IdeficsModule(LightningModule):
 
     `stabilizer_job` is set by `StabilizerCallback`; while it is None nothing is reported.
     `last_losses` holds the unweighted losses of the newest microbatch, on its device, and
-    `last_document_losses` the mean of every document in it, where the batch separates them, with
-    how many tokens it is of.
+    `last_document_losses` the mean loss and the number of tokens of every document in it, if the
+    batch separates documents.
     """
 
     stabilizer_job: MetricLog | None = None

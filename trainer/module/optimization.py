@@ -160,11 +160,11 @@ def follow_configuration(
     changed: Collection[str],
     peak_before: float,
 ) -> None:
-    """Give what a checkpoint has restored the values that are configured otherwise by now.
+    """Apply changes of the configuration to a restored optimizer and schedule.
 
-    What has not changed stays as it was restored, to the bit. Rates are recomputed for the step at
-    which the schedule stands, if one of their fields changed; a factor that something has put onto
-    the peak rate since it was configured stays on it.
+    Unchanged values stay as restored, to the bit. If a field of the rates changed, they are
+    recomputed for the current step of the schedule; a factor that was applied to the peak rate
+    since it was configured is kept.
 
     Args:
         optimizer: Restored.

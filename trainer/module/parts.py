@@ -80,9 +80,9 @@ def freeze(model: nn.Module, parts: Collection[Part]) -> None:
 class UnfreezeSchedule(Callback):
     """Unfreeze parts at their step, and report the new phase to the monitored job.
 
-    With several ranks, or shards, the weights count as learning from the start, since DDP and FSDP
-    fix when they wrap a model which gradients they will reduce; until their step these are thrown
-    away. That costs the memory and time of the gradients, which the later phase needs anyway.
+    With several ranks or shards the weights are trainable from the start, since DDP and FSDP decide
+    which gradients to reduce when they wrap a model; until their step the gradients are dropped.
+    The memory and time of the gradients are needed in the later phase anyway.
     """
 
     def __init__(self, changes: Sequence[UnfreezeConfig]) -> None:

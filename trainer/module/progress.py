@@ -20,10 +20,9 @@ from trainer.module.idefics_module import IdeficsModule
 
 
 class ProgressLine(Callback):
-    """Shows completed steps, loss and the time that is left.
+    """Shows completed steps, loss and remaining time.
 
-    In a log, where nothing can be redrawn, a line is written every `log_seconds`; a job that is
-    shorter writes none.
+    Without a terminal, a line is logged every `log_seconds`.
     """
 
     def __init__(
@@ -36,9 +35,9 @@ class ProgressLine(Callback):
         """Show on a console; on standard output by default.
 
         Args:
-            console: Where to.
-            clock: Says when a line is due.
-            log_seconds: Between two lines of a log.
+            console: Output.
+            clock: Source of time.
+            log_seconds: Seconds between two lines of a log.
         """
         self._console = console or Console()
         self._clock = clock or SystemClock()
@@ -114,9 +113,9 @@ class ProgressLine(Callback):
 class LossRecorder(Callback):
     """Writes attempt, step, loss, z_loss, lr and seconds of every optimizer step, and flushes.
 
-    A step that does not lie above the one before begins a new attempt: the job was rewound. So does
-    a resume, which appends to the file. Losses are means over the microbatches of
-    the step. Numbers that are not finite are written as the strings "NaN", "Infinity" and
+    A step that is not above the one before begins a new attempt: the job was rewound. A resume
+    appends to the file and begins a new attempt as well. Losses are means over the microbatches of
+    the step. Non-finite numbers are written as the strings "NaN", "Infinity" and
     "-Infinity", which `float()` reads.
     """
 

@@ -34,15 +34,15 @@ from trainer.run.summary import Summary, heldout_loss
 from trainer.run.throughput import DataWait, Throughput, training_flops
 
 _SECRETS: Final = re.compile(r"(?<=://)[^/@\s]*@|\?[\w.-]+=\S*\Z")
-"""What an address may carry besides the place: a user with a password, and a signed query."""
+"""Credentials in a URL: a user with a password, and a signed query."""
 
 
 def build_watcher(monitor: MonitorConfig, *, token: str | None) -> StabilizerCallback | None:
     """Return the agent's callback; None without monitoring.
 
     Args:
-        monitor: Who watches.
-        token: For the collector, where it wants one.
+        monitor: The connection to a collector.
+        token: Token for the collector, if it requires one.
 
     Raises:
         ConfigurationError: The policy file is missing or invalid.
@@ -64,7 +64,7 @@ def build_watcher(monitor: MonitorConfig, *, token: str | None) -> StabilizerCal
 def registered_config(config: RunConfig) -> dict[str, Any]:
     """Return a configuration for the collector: without credentials.
 
-    Addresses of data lose everything before the host and after the path.
+    URLs of data lose everything before the host and after the path.
     """
     fields: dict[str, Any] = json.loads(json.dumps(asdict(config)), object_pairs_hook=_without)
     return fields

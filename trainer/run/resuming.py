@@ -72,7 +72,7 @@ def facts_of(config: RunConfig) -> dict[str, Any]:
 
 
 def choose_resume(config: RunConfig, wanted: str | None) -> Resume | None:
-    """Find the checkpoint that is asked for, and compare its run with this one.
+    """Find the checkpoint to resume from, and compare its run with this one.
 
     Args:
         config: Of the resumed run.
@@ -160,8 +160,8 @@ _UNKNOWN: Final = object()
 class ConfiguredRates(Callback):
     """Applies another learning rate, decay, schedule or number of steps on a resume.
 
-    Optimizer and schedule restore their own values from a checkpoint, over those of the
-    configuration. What has not changed in the configuration stays as it was restored: so do a cut
+    Optimizer and schedule restore their values from a checkpoint, which replace those of the
+    configuration. Values that are unchanged in the configuration stay as restored, including a cut
     by the agent and the rate of a fault. Put it before the callback of the agent.
     """
 

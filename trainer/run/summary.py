@@ -63,8 +63,8 @@ def heldout_loss(
 ) -> float | None:
     """Return the loss per token over one pass of the held-out documents, dropout off.
 
-    Every source's documents count as often as its weight in the mixture says. All ranks must ask
-    together; each reads all documents.
+    Sources count by their weight in the mixture. All ranks must call this together; each reads all
+    documents.
 
     Args:
         config: Of the run.
@@ -72,8 +72,8 @@ def heldout_loss(
         agree: Returns whether something is true on all ranks.
 
     Returns:
-        The loss; None where there are no such documents, or where they cannot be read any more,
-        which is logged: it must not cost a finished run its summary.
+        The loss; None if there are no such documents, or if they can no longer be read, which is
+        logged: a finished run must not lose its summary.
     """
     if job.heldout is None:
         return None

@@ -20,12 +20,12 @@ from trainer.module import MetricLog, build_skeleton
 
 
 def training_flops(config: RunConfig) -> int:
-    """Return the operations of one sequence in one step, forward and backward.
+    """Return the floating-point operations of one sequence in one step, forward and backward.
 
-    Counted is what a step has to compute: a frozen matrix has no gradient of its own, though
-    gradients go through it to what learns before it, and a frozen vision encoder has no backward
-    pass at all. Parts that unfreeze later count as frozen. What is computed again for activation
-    checkpointing is no work of the model (PaLM, arXiv:2204.02311, appendix B).
+    Only necessary operations count: a frozen matrix has no gradient of its own, although gradients
+    pass through it, and a frozen vision encoder has no backward pass. Parts that unfreeze later
+    count as frozen. Recomputation for activation checkpointing does not count (PaLM,
+    arXiv:2204.02311, appendix B).
     """
     data, size = config.data, config.model.vision.image_size
     model = build_skeleton(_without_looking(config.model)).train()
@@ -46,10 +46,10 @@ def training_flops(config: RunConfig) -> int:
 
 
 def _without_looking(model: ModelConfig) -> ModelConfig:
-    """Return a model of the same operations that never looks at a value, since none has memory.
+    """Return a model with the same operations that reads no values, since none are allocated.
 
-    The fused attention looks into the mask, and additional tokens are searched for in the input:
-    here they are rows of the vocabulary like others.
+    Fused attention reads the mask, and additional tokens are searched for in the input: here they
+    are ordinary rows of the vocabulary.
     """
     return replace(
         model,
@@ -65,7 +65,7 @@ _RECENT_STEPS: Final = 50
 
 
 class DataWait(Profiler):
-    """Measures the time in which training waits for the next batch; Lightning says when."""
+    """Measures how long training waits for the next batch, as a profiler of Lightning."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         """Start at zero."""
@@ -81,13 +81,13 @@ class DataWait(Profiler):
 
     @override
     def start(self, action_name: str) -> None:
-        """An action begins."""
+        """Begin an action."""
         if action_name == _FETCH:
             self._began = self._clock.monotonic()
 
     @override
     def stop(self, action_name: str) -> None:
-        """An action ends."""
+        """End an action."""
         if action_name == _FETCH:
             self._seconds += self._clock.monotonic() - self._began
 
@@ -104,11 +104,10 @@ class _Step:
 class Throughput(Callback):
     """Reports, at every step, `tokens_per_second`, `mfu`, `data_wait_seconds` and `loss_scale`.
 
-    Tokens are those of the sequences without padding, counted on this rank and multiplied by the
-    number of ranks, which all get as many sequences. The time is that from the end of one step to
-    the end of the next, everything included. `mfu` is the part of `peak_flops` that the model's own
-    operations use. The health of the data goes with them. Put it before the agent's callback,
-    which closes the step.
+    Tokens are counted without padding on this rank and multiplied by the number of ranks, which all
+    read the same number of sequences. Times are measured from the end of one step to the end of the
+    next. `mfu` is the fraction of `peak_flops` that the operations of the model use. The counters
+    of the data are reported as well. Put it before the agent's callback, which closes the step.
     """
 
     def __init__(

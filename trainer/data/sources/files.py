@@ -230,7 +230,7 @@ class Shards(Generic[Index]):
             source: Its name.
             files: In order.
             read: Looks into a file; raises BadShardError where nothing of it is of use.
-            max_bad_in_a_row: Unusable files passed over, one after another, before giving up.
+            max_bad_in_a_row: Consecutive unusable files skipped before the job fails.
 
         Raises:
             ConfigurationError: No file is usable, too many in a row are not, or none holds a

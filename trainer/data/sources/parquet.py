@@ -47,7 +47,7 @@ class ParquetSource:
             name: Of the source.
             files: In order.
             cache_bytes: Most bytes of row groups that are kept; the newest one always is.
-            max_bad_in_a_row: Unusable files passed over, one after another.
+            max_bad_in_a_row: Consecutive unusable files that are skipped.
 
         Raises:
             ConfigurationError: Too many files are no Parquet or have another schema; there is no
