@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
-import click
 import pytest
 import typer
 from ruamel.yaml import YAML
@@ -186,7 +185,7 @@ def test_configurations_are_shown_and_described_without_torch():
         for arguments in ("list", "show", "explain", "explain faults.lr_restart", "count --help"):
             app(["config", *arguments.split()], standalone_mode=False)
         heavy = {"torch", "lightning", "transformers", "matplotlib", "sklearn", "pyarrow"}
-        sys.exit(" ".join(heavy & sys.modules.keys()))
+        sys.exit(" ".join(heavy & sys.modules.keys()) or 0)
     """
     result = subprocess.run(
         [sys.executable, "-c", dedent(script)], capture_output=True, text=True, check=False
@@ -202,7 +201,7 @@ def test_every_command_of_the_guide_exists_with_its_options():
     assert len(lines) > 15
     for line in lines:
         command, words = typer.main.get_command(main_app), line.split()
-        while isinstance(command, click.Group):
+        while hasattr(command, "commands"):
             command = command.commands[words.pop(0)]
         options = {name for parameter in command.params for name in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= options, line
