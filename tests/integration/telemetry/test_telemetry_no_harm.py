@@ -226,7 +226,9 @@ def test_job_that_ends_leaves_the_rest_to_the_next(server, collector, kit, make_
     second.start()
     second.put(kit.Pending(51))
     server.wait_for(lambda: len(collector.steps) == 302)
-    assert collector.steps == [(1, 51), *((2, step) for step in range(300)), (3, 101)]
+    # The new process may be idle for a moment before its first frame: only then comes the rest.
+    steps = [[step for found, step in collector.steps if found == number] for number in (1, 2, 3)]
+    assert steps == [[51], list(range(300)), [101]]
     assert first.health.frames_dropped == 0
 
 
