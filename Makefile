@@ -85,13 +85,13 @@ docs: $(VENV)/.dev
 
 # Everything that pip needs to install the project where there is no index.
 EXTRAS ?= collector,dashboard,trainer
-BUNDLE := build/bundle/stabilizer-bundle
+BUNDLE := build/stabilizer-bundle
 bundle: $(VENV)/.run
 	rm -rf $(BUNDLE) && mkdir -p $(BUNDLE)/wheels
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check -c constraints.txt -w $(BUNDLE)/wheels '.[$(EXTRAS)]'
 	cp constraints.txt LICENSE docs/install.md $(BUNDLE) && echo '$(EXTRAS)' > $(BUNDLE)/EXTRAS
-	tar -cf build/$$(basename $(BUNDLE)/wheels/stabilizer-*.whl | cut -d- -f1,2)-bundle.tar -C build/bundle stabilizer-bundle
-	@ls -sh build/*-bundle.tar
+	tar -cf $(dir $(BUNDLE))$$(basename $(BUNDLE)/wheels/stabilizer-*.whl | cut -d- -f1,2)-bundle.tar -C $(dir $(BUNDLE)) stabilizer-bundle
+	@ls -sh $(dir $(BUNDLE))*-bundle.tar
 
 bench: $(VENV)/.dev
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file; done
