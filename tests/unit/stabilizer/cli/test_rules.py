@@ -141,7 +141,7 @@ class TestTest:
             "tests:\n"
             "  - {series: {loss: 2..0}}\n"
             "  - {series: {loss: 2.0}, expect: [soon alert]}\n"
-            "  - {serie: {}}\n",
+            "  - {sets: {}}\n",
         )
         result = run("rules", "test", file)
         assert result.exit_code == 2
