@@ -169,4 +169,4 @@ class TestNarrow:
 
 def test_the_api_documentation_needs_no_other_host(stack, open_page):
     page = open_page("/docs", url=stack.url)
-    expect(page.get_by_text("Add one line to a training job")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("Register a job")).to_be_visible(timeout=30_000)
