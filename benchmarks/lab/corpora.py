@@ -112,13 +112,13 @@ def _images(generator: np.random.Generator, classes: np.ndarray, noise: float) -
 
 @cache
 def image_pools(seed: int) -> Pools:
-    """Return labelled pictures by source: `images` and `labels`; a tenth of the labels is wrong."""
+    """Return labelled pictures by source: `images` and `labels`; a quarter of them is wrong."""
     pools = []
     for number in range(len(SOURCES)):
         generator = np.random.default_rng([seed, number, 4])
         labels = generator.integers(CLASSES, size=POOL)
         images = _images(generator, labels, 1.0 + 0.5 * number)
-        wrong = generator.random(POOL) < 0.1
+        wrong = generator.random(POOL) < 0.25
         labels = np.where(wrong, generator.integers(CLASSES, size=POOL), labels)
         pools.append({"images": images, "labels": labels})
     return _stacked(pools)

@@ -24,7 +24,7 @@ from benchmarks.lab.members import Change, Member
 from benchmarks.lab.oracle import HURT, is_evaluated, outcome
 from benchmarks.lab.training import Setting, World
 from benchmarks.rescue.peers import PEERS, TICKS, GuardedRuns
-from benchmarks.rescue.scenarios import Scenario, list_scenarios
+from benchmarks.rescue.scenarios import Scenario, compute_truths, list_scenarios
 from benchmarks.rescue.watched import WatchedJob
 
 WORSE: Final = 1.02
@@ -66,13 +66,19 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("stabilizer").setLevel(logging.CRITICAL)
     seeds = 1 if options.smoke else options.seeds
     wanted = set(filter(None, options.causes.split(",")))
-    score, twins = Score(), {}
-    for scenario in list_scenarios(seeds, options.steps, options.family):
-        if not wanted or scenario.cause.name in wanted:
-            if scenario.setting not in twins:
-                twins[scenario.setting] = train_twin(scenario.setting, options.policy)
-                score.healthy_disturbed += twins[scenario.setting].disturbed
-            try_scenario(scenario, twins[scenario.setting], score, options)
+    scenarios = [
+        scenario
+        for scenario in list_scenarios(seeds, options.steps, options.family)
+        if not wanted or scenario.cause.name in wanted
+    ]
+    compute_truths(scenarios, options.out)
+    score = Score()
+    twins = {}
+    for setting in dict.fromkeys(scenario.setting for scenario in scenarios):
+        twins[setting] = train_twin(setting, options.policy)
+        score.healthy_disturbed += twins[setting].disturbed
+    for scenario in scenarios:
+        try_scenario(scenario, twins[scenario.setting], score, options)
     print(json.dumps(vars(score) | {"peers": dict(score.peers)}))
     return 0
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -92,8 +93,7 @@ class SkipStep(Unprotected):
         skipped = False
         for window, value in zip(self._windows, (norm, loss), strict=True):
             if len(window) >= 64:
-                limit = statistics.fmean(window) + 6 * statistics.pstdev(window)
-                skipped |= value > limit
+                skipped |= bool(value > np.mean(window) + 6 * np.std(window))  # NaN: as there
             window.append(value)
         return 0.0 if skipped else 1.0
 
