@@ -17,12 +17,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.lab.export import event_of, export_run, write_events
 from benchmarks.lab.groups import LabRun, run_group
 from benchmarks.lab.members import Change
 from benchmarks.lab.oracle import ACTIONS, GRID
 from benchmarks.lab.outcomes import rescue_table, summarise, write_table
 from benchmarks.lab.plan import ROUNDS, Group, plan
-from benchmarks.lab.storage import list_runs, load_run, path_of, save_run
+from benchmarks.lab.storage import iterate, list_runs, load_run, path_of, save_run
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=360, help="steps of a run")
     parser.add_argument("--family", help="only this family")
     parser.add_argument("--summary", type=Path, help="also write the table of outcomes here")
+    parser.add_argument("--export", type=Path, help="also write labelled logs (CSV) here")
+    parser.add_argument("--split", choices=("fit", "test"), help="export only this split")
     parser.add_argument("--table", action="store_true", help="train nothing")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -40,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
             if options.family in (None, group.setting.family):
                 generate(options.out, group)
     report(options.out, options.summary)
+    if options.export is not None:
+        export(options.out, options.export, options.split)
     return 0
 
 
@@ -121,6 +126,17 @@ def report(folder: Path, summary: Path | None) -> None:
         own = [row for row in rows if row["split"] == split]
         acts = sum(row["verdict"] == "act" for row in own)
         print(f"{split}: {len(own)} runs, {acts} to act on")
+
+
+def export(folder: Path, target: Path, split: str | None) -> None:
+    """Write the stored runs as labelled logs."""
+    events = []
+    for run in iterate(folder, split):
+        export_run(target, run)
+        event = event_of(run, summarise(run, load_run(folder, run.facts["twin"])))
+        if event is not None:
+            events.append(event)
+    write_events(target, events)
 
 
 if __name__ == "__main__":

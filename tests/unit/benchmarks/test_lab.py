@@ -1,5 +1,6 @@
 """The laboratory: its copies of a job train as a job does, and its truth is what it says."""
 
+import csv
 import math
 
 import numpy as np
@@ -20,6 +21,8 @@ from benchmarks.lab.plan import Group, plan
 from benchmarks.lab.storage import list_runs, load_run, save_run
 from benchmarks.lab.training import Ensemble, Setting, World
 from stabilizer.agent.probes.probe_set import ProbeSet
+from stabilizer.logs.formats import read_rows
+from stabilizer.logs.names import series_of
 
 STEPS = 44
 ONSET = 22
@@ -194,6 +197,20 @@ def test_fresh_weights_hurt_and_a_rollback_rescues(stored):
     assert row["rollback_10"] == pytest.approx(1.0, abs=0.03)
     assert row["verdict"] in ("act", "either")
     assert row["saved_10"] > 0.8
+
+
+def test_exported_runs_are_logs_that_the_backtest_reads(stored, tmp_path):
+    folder, runs = stored
+    command.export(folder, tmp_path, "fit")
+    path = tmp_path / "runs" / f"{runs[1].name}.csv"
+    rows = list(read_rows(path))
+    assert len(rows) == STEPS
+    sent = {series_of(column) for row in rows for column in row.columns}
+    assert sent == set(load_run(folder, runs[1].name).series.keys)
+    with (tmp_path / "events.csv").open() as file:
+        events = list(csv.DictReader(file))
+    assert [event["run"] for event in events] == [runs[1].name], "healthy runs have no event"
+    assert events[0]["step_start"] == str(ONSET)
 
 
 def test_a_healthy_run_is_left_alone_whatever_would_have_been_better():
