@@ -14,7 +14,8 @@ from trainer.demo.processes import Processes
 SECONDS = 90.0
 
 
-expect.set_options(timeout=20_000)
+# Bounds, not waits: other tests run at the same time.
+expect.set_options(timeout=60_000)
 
 
 class Stack:
@@ -109,6 +110,7 @@ def open_page(browser, stack, request):
         context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme
         )
+        context.set_default_timeout(60_000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -152,7 +154,7 @@ def wait_for_step(page, step, chart="chart-loss"):
         "([id, step]) => { const plot = document.querySelector(`#${id} .js-plotly-plot`);"
         " return plot && plot.data && plot.data[0] && plot.data[0].x.includes(step); }",
         arg=[chart, step],
-        timeout=30_000,
+        timeout=60_000,
     )
 
 
