@@ -106,7 +106,7 @@ def test_the_rollback_stands_on_the_page_of_the_run(trained, find_run, reach, br
     page.get_by_label("Your name").fill("Ada")
     page.get_by_label("Token").fill("not-one-of-ours-not-one-of-ours")
     page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("alert")).to_contain_text("does not take this token")
+    expect(page.get_by_role("alert")).to_contain_text("rejected this token")
     page.get_by_label("Token").fill(secrets.person)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", name=RUN)).to_be_visible(timeout=30_000)
