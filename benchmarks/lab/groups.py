@@ -15,6 +15,7 @@ from benchmarks.lab.oracle import (
     GRID,
     MARGIN,
     SNAPSHOT_EVERY,
+    Rollbacks,
     Truth,
     is_evaluated,
 )
@@ -88,9 +89,10 @@ def run_group(
     kept = {*range(0, setting.steps, SNAPSHOT_EVERY), *points}
     twin = _watch(world, world.first_state(Member(healthy)), kept)
     snapshots = {s: state for s, state in twin.states.items() if s % SNAPSHOT_EVERY == 0}
+    shared: Rollbacks = {}
     run = LabRun(setting, healthy, 0, twin.series, twin.curve)
     if wanted(run.name):
-        run.truth = Truth(world, healthy, points, snapshots, twin.states)
+        run.truth = Truth(world, healthy, points, snapshots, twin.states, shared)
         yield run
     before = {s: state for s, state in snapshots.items() if s <= max(0, onset - MARGIN)}
     start = twin.states[onset]
@@ -104,7 +106,7 @@ def run_group(
         member.change = change
         trace = _watch(world, State(member, start.weights, start.moments), set(points))
         run.series, run.curve = trace.series, earlier | trace.curve
-        run.truth = Truth(world, change, points, before, trace.states | {onset: start})
+        run.truth = Truth(world, change, points, before, trace.states | {onset: start}, shared)
         yield run
 
 

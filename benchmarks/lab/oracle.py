@@ -85,6 +85,10 @@ def outcome(curve: Mapping[int, float], end: int) -> float:
     return float(np.mean([curve[step] for step in steps[-len(LAST) :]]))
 
 
+Rollbacks = dict[tuple[str, int], Fork]
+"""Forks of a group by action and start, of rollbacks that undo all that happened: a twin's."""
+
+
 class Truth:
     """The snapshots of a job and, from them, its forks.
 
@@ -94,6 +98,7 @@ class Truth:
         points: Steps of the grid.
         before: Snapshots to roll back to, by step.
         at: States at the points, by step.
+        shared: Rollbacks of the group that are known already; new ones are added.
     """
 
     def __init__(
@@ -103,6 +108,7 @@ class Truth:
         points: Sequence[int],
         before: Mapping[int, State],
         at: Mapping[int, State],
+        shared: Rollbacks,
     ) -> None:
         self.change = change
         self.points = points
@@ -110,6 +116,7 @@ class Truth:
         self._world = world
         self._before = before
         self._at = at
+        self._shared = {} if change.environment else shared
         self._plan()
         self._train()
 
@@ -125,19 +132,22 @@ class Truth:
         return by_start.get(self.target(point) if is_back else point)
 
     def _plan(self) -> None:
-        seen = set()
+        planned: Rollbacks = {}
         for place, point in enumerate(self.points):
             for action in ACTIONS:
-                start = self.target(point) if action.back else point
-                if place % action.every == 0 and (action.name, start) not in seen:
-                    seen.add((action.name, start))
-                    self.forks.append(Fork(action, start, self._begin(action, start)))
+                key = action.name, self.target(point) if action.back else point
+                if place % action.every == 0 and key not in planned:
+                    known = self._shared.get(key) if action.back else None
+                    planned[key] = known or Fork(action, key[1], self._begin(action, key[1]))
+        self.forks = list(planned.values())
+        self._shared |= {key: fork for key, fork in planned.items() if fork.action.back}
 
     def _train(self) -> None:
         """Train the forks to the end, in batches that begin close to each other."""
-        ordered = sorted(self.forks, key=lambda fork: fork.start)
-        for first in range(0, len(ordered), _TOGETHER):
-            self._train_together(ordered[first : first + _TOGETHER])
+        untrained = [fork for fork in self.forks if not fork.curve]
+        untrained.sort(key=lambda fork: fork.start)
+        for first in range(0, len(untrained), _TOGETHER):
+            self._train_together(untrained[first : first + _TOGETHER])
 
     def _train_together(self, forks: list[Fork]) -> None:
         end = self._world.setting.steps

@@ -14,7 +14,7 @@ from benchmarks.lab.lookalikes import LOOKALIKES
 from benchmarks.lab.members import Change
 from benchmarks.lab.training import Setting
 
-ROUNDS: Final = 24
+ROUNDS: Final = 18
 """Groups of each family."""
 _FAULTS: Final = 5
 _LOOKALIKES: Final = 3

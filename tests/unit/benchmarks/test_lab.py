@@ -186,6 +186,8 @@ def test_every_point_of_the_grid_has_every_rollback_and_cut(stored):
             assert action.every > 1 or f"{action.name}_{later}" in starts
     assert starts["rollback_10"] == 0, "the newest snapshot from well before the onset"
     assert starts["cut_10"] == ONSET + 10
+    undone = runs[1].truth.find("rollback", ONSET + 10)
+    assert undone is runs[0].truth.find("rollback", ONSET), "nothing is left of the fault"
 
 
 def test_fresh_weights_hurt_and_a_rollback_rescues(stored):
