@@ -1,35 +1,24 @@
-"""The order of all tests, which of them share a process, and what is loaded once in it."""
+"""The order of the end-to-end tests, and what is loaded once in a process."""
 
 import functools
 import ssl
 from unittest import mock
 
 import pytest
-from xdist.scheduler import LoadFileScheduling
 
-# The slowest first, each in one process, so that no more than two stacks of processes run at a time
-# while the others compute.
-END_TO_END = ("tests/e2e/dashboard/", "tests/e2e/")
-
-
-def end_to_end(name):
-    return next((folder for folder in END_TO_END if name.startswith(folder)), None)
+# The longest first, so that all processes end at the same time; each file stays in one process.
+LONGEST_FIRST = (
+    "tests/e2e/test_demo.py",
+    "tests/e2e/dashboard/test_connection.py",
+    "tests/e2e/test_by_hand.py",
+    "tests/e2e/dashboard/test_real_run.py",
+    "tests/e2e/dashboard/test_pages.py",
+)
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: end_to_end(item.nodeid) is None)
-
-
-class Scheduling(LoadFileScheduling):
-    """As `--dist loadfile`, with the files of end-to-end tests taken together."""
-
-    def _split_scope(self, nodeid):
-        return end_to_end(nodeid) or super()._split_scope(nodeid)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config, log):
-    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+    rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.nodeid.split("::")[0], len(rank)))
 
 
 @pytest.fixture(scope="session", autouse=True)

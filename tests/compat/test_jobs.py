@@ -1,6 +1,8 @@
 """A job of version 0.1 goes on under today's agent: from its checkpoint, and with its spool."""
 
 import re
+import threading
+import time
 
 import httpx
 import pytest
@@ -40,6 +42,12 @@ class Collector:
         (run,) = [run for run in self.get("/runs")["runs"] if run["name"] == name]
         return self.get(f"/runs/{run['id']}")
 
+    def wait_until_lost(self, run):
+        deadline, pause = time.monotonic() + SECONDS, threading.Event()
+        while self.get(f"/runs/{run['id']}")["state"] != "lost":
+            assert time.monotonic() < deadline
+            pause.wait(0.1)
+
     def samples(self, run, series, attempt):
         found = self.get(f"/runs/{run['id']}/series/data", series=series)
         return {
@@ -67,9 +75,10 @@ def test_a_checkpoint_is_resumed_with_the_cuts_of_its_job(serve, sqlite_database
 
 
 def test_the_spool_of_a_killed_job_is_delivered(serve, sqlite_database, fit):
-    with serve(sqlite_database, lost_after="3") as url:
+    with serve(sqlite_database, lost_after="1") as url:
         collector = Collector(url)
         before = collector.run("killed")
+        collector.wait_until_lost(before)  # until then it counts as live, and its name is taken
         known = collector.samples(before, "loss", 1)
         fit("killed", url, 6, "--set", "monitor.snapshot_every=10")
         runs = [run for run in collector.get("/runs")["runs"] if run["name"] == "killed"]

@@ -37,7 +37,7 @@ def test_from_the_first_step_to_the_verified_command_over_a_restart_of_the_colle
     charts.wait_for_step(page, 40)
 
     stack.stop_collector()
-    expect(page.locator("#link-badge")).to_contain_text("collector away")
+    expect(page.locator("#link-badge")).to_contain_text("collector not responding")
     stack.start_collector_again()
     expect(page.locator("#link-badge")).to_contain_text("live")
 

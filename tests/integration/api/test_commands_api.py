@@ -61,6 +61,7 @@ class TestCreate:
         assert answer.json()["parameters"]["target"] == {
             "snapshot_id": "s-100",
             "attempt": 1,
+            "attempt_id": None,  # set on delivery
             "step": 100,
         }
 
@@ -265,7 +266,8 @@ class TestPreview:
         before = client.get(f"{job.path}/audit").json()
         asked = {"parameters": {"kind": "rollback", "skip_steps": 2}, "attempt": 1}
         found = client.post(f"{job.path}/commands/preview", json=asked).json()
-        assert found["parameters"]["target"] == {"snapshot_id": "s10", "attempt": 1, "step": 10}
+        target = {"snapshot_id": "s10", "attempt": 1, "attempt_id": None, "step": 10}
+        assert found["parameters"]["target"] == target
         assert (found["steps_lost"], found["skip_from_sample"]) == (389, 640)
         assert (found["seconds_lost"], found["warnings"]) == (None, ["global_batch_unknown"])
         assert client.get(f"{job.path}/audit").json() == before

@@ -70,6 +70,7 @@ class TestRollback:
         assert found.parameters.target.model_dump() == {
             "snapshot_id": "s20",
             "attempt": 1,
+            "attempt_id": None,  # set on delivery
             "step": 20,
         }
         assert (found.attempt, found.step, found.steps_lost) == (1, 40, 20)

@@ -9,7 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stabilizer import errors
 from stabilizer.collector.api.error_handlers import STATUSES, status_of
-from stabilizer.protocol.message import PROBLEM_CONTENT_TYPE, Problem
+from stabilizer.protocol.message import (
+    MIN_PROTOCOL_VERSION,
+    PROBLEM_CONTENT_TYPE,
+    PROTOCOL_VERSION,
+    Problem,
+)
 
 
 def raise_at_root(app, error):
@@ -65,9 +70,12 @@ def test_missing_authentication_says_how(app, client):
 def test_an_old_protocol_gets_both_versions(app, client):
     raise_at_root(app, errors.ProtocolVersionError("old"))
     answer = client.get("/")
-    versions = {"protocol_version": 1, "min_protocol_version": 1}
+    versions = {
+        "protocol_version": PROTOCOL_VERSION,
+        "min_protocol_version": MIN_PROTOCOL_VERSION,
+    }
     assert problem_of(answer).model_extra == versions
-    assert answer.headers["upgrade"] == "stabilizer/1"
+    assert answer.headers["upgrade"] == f"stabilizer/{PROTOCOL_VERSION}"
 
 
 def test_a_rule_file_lists_every_mistake_with_its_line(app, client):
