@@ -28,6 +28,9 @@ DETECTORS = {
     "drift": "drift: {window: 200, above: 5}",
     "collapse": "collapse: {window: 128, below: 0.01}",
     "spike": "spike: {window: 32, above: 50}",
+    "rise": "rise: {above: 100, scale: log}",
+    "fallen": "fallen: {share: 0.01}",
+    "stuck": "stuck: {steps: 1000}",
 }
 
 
@@ -94,7 +97,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     steps = parser.parse_args().steps
     print(f"{'series':>7}  {'rules':28} {'us/step':>9} {'ewma us':>9} {'ratio':>7}  state")
-    for num_series in (150, 2000):
+    for num_series in (150, 2000, 20_000):
         rows = frames(num_series)
         limit = Ewma(num_series)
         cases: dict[str, str | None] = {"default rules, with decide": None}

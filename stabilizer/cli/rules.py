@@ -14,8 +14,10 @@ from stabilizer.cli.failures import EXIT_UNUSABLE, exit_on_error
 from stabilizer.errors import ConfigurationError, RuleDefinitionError, RuleFileError
 from stabilizer.protocol.decisions import Severity
 from stabilizer.replay.cases import load_cases
+from stabilizer.rules.detector_specs import DetectSpec
 from stabilizer.rules.loader import RuleFile, default_rules, load_rules
 from stabilizer.rules.spec import PolicySpec, RuleSpec
+from stabilizer.rules.warnings import warnings_of
 
 app = typer.Typer(help="Rule files.", no_args_is_help=True)
 
@@ -24,7 +26,10 @@ app = typer.Typer(help="Rule files.", no_args_is_help=True)
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Rule files (YAML).")],
 ) -> None:
-    """Check rule files; print one line `file:line: field: message` per error."""
+    """Check rule files; print one line `file:line: field: message` per error.
+
+    A warning names what would never have an effect; the file is valid all the same.
+    """
     num_bad = 0
     for file in files:
         mistakes = _mistakes(file)
@@ -43,6 +48,8 @@ def _mistakes(file: Path) -> list[str]:
     except RuleFileError as group:
         return [str(error) for error in _leaves(group)]
     typer.echo(f"{file}: ok, {len(rules.rules)} rules, hash {rules.hash}")
+    for warning in warnings_of(rules):
+        typer.echo(f"{file}: warning: {warning}", err=True)
     return []
 
 
@@ -120,13 +127,13 @@ def _explain(rule: RuleSpec, policy: PolicySpec) -> Iterator[str]:
     yield from (f"  {line}" for line in rule.doc.splitlines())
     if rule.source:
         yield f"  Source: {rule.source}"
-    yield f"  Watches: {rule.select}"
-    detector = rule.detect.detector
-    given = next(name for name in type(rule.detect).model_fields if getattr(rule.detect, name))
-    yield f"  Detector: {given}. {(detector.__doc__ or '').strip()}"
-    yield from _values(detector, "    ")
+    yield from _condition(rule)
     yield "  Fires:"
-    yield from _values(rule, "    ", leave_out={"name", "doc", "source", "select", "detect"})
+    known = {"name", "doc", "source", "select", "detect", "when"}
+    yield from _values(rule, "    ", leave_out=known)
+    if rule.signal:
+        yield "  Policy: none; it is a signal for other rules"
+        return
     yield f"  Policy, in mode {policy.mode}:"
     yield from (f"    {line}" for line in _reasons(rule, policy))
     yield "  Ladder:"
@@ -135,12 +142,24 @@ def _explain(rule: RuleSpec, policy: PolicySpec) -> Iterator[str]:
         yield f"    {number}. {json.dumps({name: part for name, part in content.items() if part})}"
 
 
+def _condition(rule: RuleSpec) -> Iterator[str]:
+    if rule.when is not None:
+        condition = rule.when.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        yield f"  When: {json.dumps(condition)}"
+    if rule.select is not None and rule.detect is not None:
+        yield f"  Watches: {rule.select}"
+        detector, parts = rule.detect.detector, DetectSpec.model_fields
+        given = next(name for name in parts if getattr(rule.detect, name) is not None)
+        yield f"  Detector: {given}. {(detector.__doc__ or '').strip()}"
+        yield from _values(detector, "    ")
+
+
 def _values(model: BaseModel, indent: str, leave_out: Collection[str] = ()) -> Iterator[str]:
     """Show the fields of a model; those that the file does not give are defaults."""
-    content = model.model_dump(mode="json", by_alias=True)
+    content = model.model_dump(mode="json", by_alias=True, exclude_none=True)
     for name, field in type(model).model_fields.items():
         shown = field.alias or name
-        value = content[shown]
+        value = content.get(shown)
         if name in leave_out or value is None or value == "":
             continue
         default = "" if name in model.model_fields_set else "  (default)"

@@ -251,6 +251,8 @@ class RuleHealthInfo(Message):
     """Message of its last error; null if there was none."""
     evaluations: int
     """Number of evaluations."""
+    note: str = ""
+    """Why it cannot judge yet: it selects no series, or is learning; empty if it can."""
 
 
 class RunRules(Message):

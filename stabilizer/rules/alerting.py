@@ -15,6 +15,7 @@ import numpy.typing as npt
 from stabilizer.protocol.decisions import AlertState, Severity
 from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State, grown
 from stabilizer.rules.outcome import AlertChange, AlertKey
+from stabilizer.rules.spec import RuleSpec, SpanSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,14 @@ class ActiveAlert:
     """None while it is pending."""
     is_flagged: bool = True
     """Whether its condition held at the last sample; False while it is only kept firing."""
+    sign_step: int | None = None
+    """The first sign, where that is earlier: of a rule on other rules, theirs."""
+
+    @property
+    def first_step(self) -> int:
+        """The step of the first sign."""
+        pending = self.key.pending_step
+        return pending if self.sign_step is None else min(pending, self.sign_step)
 
     @property
     def is_firing(self) -> bool:
@@ -41,16 +50,18 @@ class AlertSample:
     Args:
         known: Shape [I]; the instance was evaluated.
         flagged: Shape [I]; its condition holds. Implies known.
-        values: Shape [I]; the samples, as data for the alert.
+        values: Shape [I]; the samples, as data for the alert. None for a rule on other rules.
         scores: Shape [I]; what was compared with the threshold.
         message: For all that change with this sample.
+        sign_step: The first sign, if it is earlier than the sample.
     """
 
     known: BoolArray
     flagged: BoolArray
-    values: FloatArray
+    values: FloatArray | None
     scores: FloatArray
     message: str = ""
+    sign_step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +70,24 @@ class AlertingSpec:
 
     rule: str
     severity: Severity
-    for_: int
-    keep_firing_for: int
+    for_: SpanSpec
+    keep_firing_for: SpanSpec
     threshold: float | None
+
+    @classmethod
+    def of(cls, spec: RuleSpec, threshold: float | None) -> AlertingSpec:
+        """Take the part out of a rule; a number is a number of samples."""
+        return cls(
+            rule=spec.name,
+            severity=spec.severity,
+            for_=_span(spec.for_),
+            keep_firing_for=_span(spec.keep_firing_for),
+            threshold=threshold,
+        )
+
+
+def _span(span: int | SpanSpec) -> SpanSpec:
+    return SpanSpec(samples=span) if isinstance(span, int) else span
 
 
 class AlertTable:
@@ -76,11 +102,13 @@ class AlertTable:
         self.active: dict[int, ActiveAlert] = {}
         self._flagged_in_a_row = np.empty(0, np.int64)
         self._clear_in_a_row = np.empty(0, np.int64)
+        self._clear_since = np.empty(0, np.int64)
 
     def resize(self, num_instances: int) -> None:
         """Make room for more instances."""
         self._flagged_in_a_row = grown(self._flagged_in_a_row, num_instances, 0)
         self._clear_in_a_row = grown(self._clear_in_a_row, num_instances, 0)
+        self._clear_since = grown(self._clear_since, num_instances, -1)
 
     def advance(
         self, attempt: int, step: int, sample: AlertSample, names: list[str]
@@ -92,6 +120,7 @@ class AlertTable:
         self._flagged_in_a_row[clear] = 0
         self._flagged_in_a_row[sample.flagged] += 1
         self._clear_in_a_row[sample.flagged] = 0
+        self._clear_since[clear & (self._clear_in_a_row == 0)] = step
         self._clear_in_a_row[clear] += 1
         changes: list[AlertChange] = []
         touched = sorted({*np.flatnonzero(sample.flagged).tolist(), *self.active})
@@ -107,12 +136,11 @@ class AlertTable:
         step = key.pending_step
         if sample.flagged[instance]:
             if alert is None:
-                alert = ActiveAlert(key, self._spec.severity)
+                alert = ActiveAlert(key, self._spec.severity, sign_step=sample.sign_step)
                 self.active[instance] = alert
-                if self._spec.for_ > 1:
+                if not self._is_due(instance, alert, step):
                     yield self._change(alert, AlertState.PENDING, step, instance, sample)
-            is_due = self._flagged_in_a_row[instance] >= self._spec.for_
-            if is_due and not alert.is_firing:
+            if not alert.is_firing and self._is_due(instance, alert, step):
                 alert = replace(alert, firing_step=step)
                 self.active[instance] = alert
                 yield self._change(alert, AlertState.FIRING, step, instance, sample)
@@ -121,11 +149,21 @@ class AlertTable:
         elif alert is not None and not alert.is_firing:
             del self.active[instance]
             yield self._change(alert, AlertState.INACTIVE, step, instance, sample)
-        elif alert is not None and self._clear_in_a_row[instance] >= self._spec.keep_firing_for:
+        elif alert is not None and self._is_over(instance, step):
             del self.active[instance]
             yield self._change(alert, AlertState.RESOLVED, step, instance, sample)
         elif alert is not None:
             self.active[instance] = replace(alert, is_flagged=False)
+
+    def _is_due(self, instance: int, alert: ActiveAlert, step: int) -> bool:
+        span = self._spec.for_
+        has_samples = self._flagged_in_a_row[instance] >= span.samples
+        return bool(has_samples) and step - alert.key.pending_step >= span.steps
+
+    def _is_over(self, instance: int, step: int) -> bool:
+        span = self._spec.keep_firing_for
+        has_samples = self._clear_in_a_row[instance] >= span.samples
+        return bool(has_samples) and step - int(self._clear_since[instance]) >= span.steps
 
     def _change(
         self, alert: ActiveAlert, state: AlertState, step: int, instance: int, sample: AlertSample
@@ -138,7 +176,7 @@ class AlertTable:
             step=step,
             firing_step=alert.firing_step,
             resolved_step=step if state is AlertState.RESOLVED else None,
-            value=float(sample.values[instance]),
+            value=None if sample.values is None else float(sample.values[instance]),
             score=None if np.isnan(score) else score,
             threshold=self._spec.threshold,
             message=sample.message,
@@ -173,13 +211,15 @@ class AlertTable:
                 alert.key.pending_step,
                 -1 if alert.firing_step is None else alert.firing_step,
                 alert.is_flagged,
+                -1 if alert.sign_step is None else alert.sign_step,
             )
             for instance, alert in sorted(self.active.items())
         ]
-        active = np.array(rows, np.int64).reshape(-1, 5)
+        active = np.array(rows, np.int64).reshape(-1, 6)
         return {
             "flagged": self._flagged_in_a_row,
             "clear": self._clear_in_a_row,
+            "clear_since": self._clear_since,
             "active": active,
         }
 
@@ -187,9 +227,14 @@ class AlertTable:
         """Take over the arrays."""
         self._flagged_in_a_row = np.array(state["flagged"], np.int64)
         self._clear_in_a_row = np.array(state["clear"], np.int64)
+        never = np.full(len(self._clear_in_a_row), -1, np.int64)  # saved by version 0.1
+        self._clear_since = np.array(state.get("clear_since", never), np.int64)
         table: npt.NDArray[np.int64] = np.array(state["active"], np.int64)
         self.active = {}
-        for instance, attempt, pending, firing, is_flagged in table.tolist():
+        for instance, attempt, pending, firing, is_flagged, *signs in table.tolist():
             key = AlertKey(attempt, self._spec.rule, names[instance], pending)
             fired = None if firing < 0 else firing
-            self.active[instance] = ActiveAlert(key, self._spec.severity, fired, bool(is_flagged))
+            sign = next((step for step in signs if step >= 0), None)  # version 0.1 has no column
+            self.active[instance] = ActiveAlert(
+                key, self._spec.severity, fired, bool(is_flagged), sign
+            )

@@ -23,6 +23,7 @@ from stabilizer.protocol.decisions import Severity
 from stabilizer.protocol.frames import Float32Array
 from stabilizer.protocol.series import Catalog
 from stabilizer.rules.alerting import ActiveAlert
+from stabilizer.rules.compound import CompoundRule
 from stabilizer.rules.detectors.interface import BoolArray, State, part_of
 from stabilizer.rules.loader import RuleFile
 from stabilizer.rules.outcome import (
@@ -55,14 +56,21 @@ class Brain:
 
     def __init__(self, rules: RuleFile) -> None:
         self._file = rules
-        self._rules = [Rule(spec) for spec in rules.rules]
+        self._set_rules(_build(rules))
         spoiling = frozenset(spec.name for spec in rules.rules if spec.needs_rollback)
-        self._policy = Policy(rules.policy, spoiling)
+        remedies = {spec.name: spec.remedy for spec in rules.rules if spec.remedy is not None}
+        self._policy = Policy(rules.policy, spoiling, remedies)
         self._catalogs: dict[str, Catalog] = {}
         self._loss_columns: dict[str, tuple[int, bool] | None] = {}
         self._last_steps: dict[str, int] = {}
         self._attempt = 0
         self._burst_until: int | None = None
+
+    def _set_rules(self, rules: list[Rule | CompoundRule]) -> None:
+        self._rules = rules
+        self._on_series = [rule for rule in rules if isinstance(rule, Rule)]
+        self._on_rules = [rule for rule in rules if isinstance(rule, CompoundRule)]
+        self._by_name = {rule.spec.name: rule for rule in rules}
 
     def add_catalog(self, catalog: Catalog) -> None:
         """Add a catalog; idempotent."""
@@ -81,7 +89,8 @@ class Brain:
         is_first = number == 1 and from_step == 0  # nothing is resumed at the start of a run
         self._attempt = number
         for rule in self._rules:
-            out.alerts += rule.begin_attempt(from_step, None if is_first else reason)
+            changes = rule.begin_attempt(from_step, None if is_first else reason)
+            out.alerts += () if rule.spec.signal else changes
         for change in out.alerts:
             self._policy.memory.lineage.alert_changed(change)
         self._policy.begin_attempt(number, from_step)
@@ -93,7 +102,7 @@ class Brain:
 
     def marker(self, marker: Marker) -> None:
         """Process an event of the job."""
-        for rule in self._rules:
+        for rule in self._on_series:
             rule.marker(marker)
 
     def set_snapshots(self, snapshots: Sequence[SnapshotInfo]) -> None:
@@ -123,13 +132,18 @@ class Brain:
         self._last_steps[catalog_id] = step
         if self._attempt == 0:
             self.begin_attempt(1, 0, MarkerKind.RESUME)
-        self._observe_loss(catalog_id, values, present)
-        for rule in self._rules:
-            out.alerts += rule.observe(self._attempt, step, catalog, values, present)
-        for change in out.alerts:
+        self._observe_loss(catalog_id, step, values, present)
+        with np.errstate(all="ignore"):  # NaN and Inf are data
+            for rule in self._on_series:
+                changes = rule.observe(self._attempt, step, catalog, values, present)
+                out.alerts += () if rule.spec.signal else changes
+        self._note_changes(out.alerts)
+        return out
+
+    def _note_changes(self, changes: Sequence[AlertChange]) -> None:
+        for change in changes:
             self._policy.memory.lineage.alert_changed(change)
             self._extend_burst(change)
-        return out
 
     def _checked(self, catalog_id: str, values: Float32Array, present: BoolArray | None) -> Catalog:
         catalog = self._catalogs.get(catalog_id)
@@ -148,14 +162,15 @@ class Brain:
         return catalog
 
     def _observe_loss(
-        self, catalog_id: str, values: Float32Array, present: BoolArray | None
+        self, catalog_id: str, step: int, values: Float32Array, present: BoolArray | None
     ) -> None:
         found = self._loss_columns[catalog_id]
         if found is None:
             return
         column, is_total = found
         if present is None or present[column]:
-            self._policy.memory.loss.observe(float(values[column]), is_total=is_total)
+            loss = self._policy.memory.loss
+            loss.observe(float(values[column]), is_total=is_total, step=step)
 
     def _extend_burst(self, change: AlertChange) -> None:
         if change.severity is Severity.NOTICE or change.resolved_step is not None:
@@ -165,13 +180,20 @@ class Brain:
 
     def decide(self, step: int, context: PolicyContext) -> Outcome:
         """Decide what to do; called once after all frames of a step."""
+        changes: list[AlertChange] = []
+        for compound in self._on_rules:
+            own = compound.evaluate(self._attempt, step, self._by_name)
+            changes += () if compound.spec.signal else own
+        self._note_changes(changes)
         active: dict[AlertKey, ActiveAlert] = {}
         for rule in self._rules:
-            for alert in rule.alerts.active.values():
-                active[alert.key] = alert
+            if not rule.spec.signal:
+                active |= {alert.key: alert for alert in rule.alerts.active.values()}
         if self._burst_until is not None and step >= self._burst_until:
             self._burst_until = None
-        return self._policy.decide(step, context, active)
+        out = self._policy.decide(step, context, active)
+        out.alerts = [*changes, *out.alerts]
+        return out
 
     def command_changed(self, command: Command) -> Outcome:
         """Process the new state of a command, the policy's own or a manual one."""
@@ -179,7 +201,9 @@ class Brain:
 
     def end_run(self, step: int) -> Outcome:
         """Close open alerts and the incident: the run has ended."""
-        alerts = [change for rule in self._rules for change in rule.end(step)]
+        alerts = [
+            change for rule in self._rules if not rule.spec.signal for change in rule.end(step)
+        ]
         out = self._policy.end_run(step)
         out.alerts = alerts
         return out
@@ -198,6 +222,8 @@ class Brain:
     @property
     def rule_health(self) -> list[RuleHealth]:
         """The health of every rule, in the order of the file."""
+        for rule in self._on_series:
+            rule.health.note = rule.note
         return [rule.health for rule in self._rules]
 
     def state_dict(self) -> bytes:
@@ -231,7 +257,7 @@ class Brain:
                 f"not to {self._file.hash}"
             )
         try:
-            rules = [Rule(spec) for spec in self._file.rules]
+            rules = _build(self._file)
             for index, (rule, own) in enumerate(zip(rules, head["rules"], strict=True)):
                 rule.load(own, part_of(arrays, f"{index}."))
             memory = _MEMORY.validate_python(head["memory"])
@@ -239,8 +265,19 @@ class Brain:
             last_steps = {str(name): int(step) for name, step in head["last_steps"].items()}
         except (KeyError, ValueError, TypeError, ValidationError) as error:
             raise ConfigurationError(f"the saved state is damaged: {error}") from error
-        self._rules, self._policy.memory = rules, memory
+        self._set_rules(rules)
+        self._policy.memory = memory
         self._attempt, self._burst_until, self._last_steps = attempt, burst, last_steps
+
+
+def _build(file: RuleFile) -> list[Rule | CompoundRule]:
+    rules: list[Rule | CompoundRule] = []
+    for spec in file.rules:
+        if spec.when is not None:
+            rules.append(CompoundRule(spec, spec.when))
+        elif spec.select is not None and spec.detect is not None:
+            rules.append(Rule(spec, spec.select, spec.detect))
+    return rules
 
 
 def encode_state(head: Mapping[str, Any], arrays: State) -> bytes:

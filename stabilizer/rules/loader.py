@@ -87,7 +87,8 @@ def default_rules() -> RuleFile:
 
 def _schema_mistakes(source: YamlSource, error: ValidationError) -> Iterator[YamlMistake]:
     for detail in error.errors(include_url=False, include_context=False):
-        location: Path = detail["loc"]
+        # tags of unions, such as (span), are no fields
+        location: Path = tuple(part for part in detail["loc"] if not str(part).startswith("("))
         kind, value = detail["type"], detail["input"]
         if kind == "missing":
             yield source.mistake("is missing", location)
@@ -112,9 +113,11 @@ def _reference_mistakes(source: YamlSource) -> Iterator[YamlMistake]:
     rules = [_mapping(rule) for rule in _list(data.get("rules"))]
     act_on = _mapping(_mapping(data.get("policy")).get("act_on"))
     names = {rule.get("name") for rule in rules if isinstance(rule.get("name"), str)}
+    yield from _missing_parts(source, rules)
     yield from _duplicate_names(source, rules)
     yield from _unknown_labels(source, rules)
     yield from _unknown_items(source, act_on, names)
+    yield from _unknown_conditions(source, rules)
 
 
 def _mapping(value: JsonValue) -> dict[str, JsonValue]:
@@ -123,6 +126,13 @@ def _mapping(value: JsonValue) -> dict[str, JsonValue]:
 
 def _list(value: JsonValue) -> list[JsonValue]:
     return value if isinstance(value, list) else []
+
+
+def _missing_parts(source: YamlSource, rules: list[dict[str, JsonValue]]) -> Iterator[YamlMistake]:
+    for index, rule in enumerate(rules):
+        for field in ("select", "detect"):
+            if rule.get("when") is None and rule.get(field) is None:
+                yield source.mistake("is missing", ("rules", index, field))
 
 
 def _duplicate_names(
@@ -149,6 +159,36 @@ def _unknown_labels(source: YamlSource, rules: list[dict[str, JsonValue]]) -> It
                 if isinstance(value, str) and value != ANY_VALUE and value not in allowed:
                     message = f"is {value!r}; allowed: {', '.join(sorted(allowed))}, null, *"
                     yield source.mistake(message, ("rules", index, "select", label))
+
+
+def _unknown_conditions(
+    source: YamlSource, rules: list[dict[str, JsonValue]]
+) -> Iterator[YamlMistake]:
+    """Find conditions on rules that are not above: there are no circles then."""
+    above: set[str] = set()
+    for index, rule in enumerate(rules):
+        for other, where in _names_in(rule.get("when"), ("rules", index, "when")):
+            if other not in above:
+                yield source.mistake(f"there is no rule {other!r} above this one", where)
+        name = rule.get("name")
+        if isinstance(name, str):
+            above.add(name)
+
+
+def _names_in(condition: JsonValue, where: Path) -> Iterator[tuple[str, Path]]:
+    fields = _mapping(condition)
+    for field in ("rule", "ready"):
+        name = fields.get(field)
+        if isinstance(name, str):
+            yield name, (*where, field)
+    for field in ("first", "second"):
+        name = _mapping(fields.get("then")).get(field)
+        if isinstance(name, str):
+            yield name, (*where, "then", field)
+    for field in ("all", "any"):
+        for index, part in enumerate(_list(fields.get(field))):
+            yield from _names_in(part, (*where, field, index))
+    yield from _names_in(fields["not"], (*where, "not")) if "not" in fields else ()
 
 
 def _unknown_items(

@@ -139,6 +139,8 @@ class RuleHealth:
     last_error: str | None = None
     """Its last failure, kept when it works again."""
     evaluations: int = 0
+    note: str = ""
+    """Why it cannot judge yet: it selects nothing, or is learning."""
 
 
 @dataclass(frozen=True, slots=True)

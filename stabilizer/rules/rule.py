@@ -12,6 +12,7 @@ from stabilizer.protocol.batches import Marker, MarkerKind
 from stabilizer.protocol.frames import Float32Array
 from stabilizer.protocol.series import Catalog
 from stabilizer.rules.alerting import AlertingSpec, AlertSample, AlertTable
+from stabilizer.rules.detector_specs import DetectSpec
 from stabilizer.rules.detectors import build_detector
 from stabilizer.rules.detectors.interface import (
     BoolArray,
@@ -23,29 +24,28 @@ from stabilizer.rules.detectors.interface import (
 )
 from stabilizer.rules.outcome import AlertChange, RuleHealth
 from stabilizer.rules.selection import Selection
-from stabilizer.rules.spec import RuleSpec
+from stabilizer.rules.spec import RuleSpec, SelectSpec
 
 
 class Rule:
-    """Evaluates one rule on the frames of one run."""
+    """Evaluates one rule on the frames of one run.
 
-    def __init__(self, spec: RuleSpec) -> None:
+    Attributes:
+        is_ready: Whether it has judged a series.
+    """
+
+    def __init__(self, spec: RuleSpec, select: SelectSpec, detect: DetectSpec) -> None:
         self.spec = spec
         self.health = RuleHealth(spec.name)
-        self._selection = Selection(spec.select)
-        self._detector = build_detector(spec.detect.detector)
-        self.alerts = AlertTable(
-            AlertingSpec(
-                rule=spec.name,
-                severity=spec.severity,
-                for_=spec.for_,
-                keep_firing_for=spec.keep_firing_for,
-                threshold=self._detector.threshold,
-            )
-        )
+        self._select = select
+        self._selection = Selection(select)
+        self._detector = build_detector(detect.detector)
+        self.alerts = AlertTable(AlertingSpec.of(spec, self._detector.threshold))
+        self.is_ready = False
         self._rows = 0
         self._inhibited_until = -1
         self._flagged = np.empty(0, np.bool_)
+        self._everything = np.empty(0, np.bool_)
 
     def observe(
         self,
@@ -75,25 +75,49 @@ class Rule:
         if columns.size == 0 or step <= self.spec.after_step or step <= self._inhibited_until:
             return []
         self._resize()
-        samples = np.full(self._rows, np.nan)
-        samples[rows] = values[columns]
-        usable = np.zeros(self._rows, np.bool_)
-        usable[rows] = True if present is None else present[columns]
-        if not usable.any():
-            return []
+        if present is None and columns.size == self._rows:
+            samples, usable = np.empty(self._rows), self._everything
+            samples[rows] = values[columns]
+        else:
+            samples, usable = np.full(self._rows, np.nan), np.zeros(self._rows, np.bool_)
+            samples[rows] = values[columns]
+            usable[rows] = True if present is None else present[columns]
+            if not usable.any():
+                return []
         self.health.evaluations += 1
-        with np.errstate(all="ignore"):  # NaN and Inf are data
-            verdict = self._detector.update(step, samples, usable)
-        sample = self._sample(samples, verdict)
-        changes = self.alerts.advance(attempt, step, sample, self._names)
+        verdict = self._detector.update(step, samples, usable)
         self.health.ok = True
-        return changes
+        self.is_ready = self.is_ready or bool(verdict.known.any())
+        if not self.alerts.active and not verdict.flagged.any():
+            self._note_clear(verdict)
+            return []
+        return self.alerts.advance(attempt, step, self._sample(samples, verdict), self._names)
+
+    def _note_clear(self, verdict: Detection) -> None:
+        """Take note of a verdict without a flag while no alert is active."""
+        if self.spec.quorum is not None:
+            self._flagged[verdict.known] = False
+
+    @property
+    def is_firing(self) -> bool:
+        """Whether one of its alerts fires."""
+        return any(alert.is_firing for alert in self.alerts.active.values())
+
+    @property
+    def note(self) -> str:
+        """Why the rule cannot judge yet; empty if it can."""
+        if not self._selection.series:
+            return "selects nothing"
+        learned = self._detector.learned()
+        if self.is_ready or learned is None:
+            return ""
+        return "learning {} of {}".format(*learned)
 
     @property
     def _names(self) -> list[str]:
         if self.spec.quorum is None:
             return self._selection.series
-        return [str(self.spec.select)]
+        return [str(self._select)]
 
     def _resize(self) -> None:
         num_series = len(self._selection.series)
@@ -103,6 +127,7 @@ class Rule:
         self._detector.resize(num_series)
         self.alerts.resize(len(self._names))
         self._flagged = grown(self._flagged, num_series, 0)
+        self._everything = np.ones(num_series, np.bool_)
 
     def _sample(self, samples: FloatArray, verdict: Detection) -> AlertSample:
         if self.spec.quorum is None:
@@ -167,6 +192,7 @@ class Rule:
             "ok": self.health.ok,
             "last_error": self.health.last_error,
             "evaluations": self.health.evaluations,
+            "is_ready": self.is_ready,
         }
         arrays = {f"detector.{name}": array for name, array in self._detector.state().items()}
         arrays |= {f"alerts.{name}": array for name, array in self.alerts.state().items()}
@@ -186,6 +212,8 @@ class Rule:
         self.health.ok = head["ok"]
         self.health.last_error = head["last_error"]
         self.health.evaluations = head["evaluations"]
+        self.is_ready = head.get("is_ready", False)  # absent in a state of version 0.1
         self._detector.load(part_of(arrays, "detector."))
         self.alerts.load(part_of(arrays, "alerts."), self._names)
         self._flagged = np.array(arrays["flagged"], np.bool_)
+        self._everything = np.ones(self._rows, np.bool_)

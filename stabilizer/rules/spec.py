@@ -1,22 +1,26 @@
 """The schema of a rule file: rules and policy.
 
-Every count of samples is of evaluated samples: a metric measured every 10 steps has one sample in
-10 steps. Every count of steps is of optimizer steps.
+Every count of steps is of optimizer steps, whatever the sampling. Every count of samples is of
+evaluated samples: a metric measured every 10 steps has one sample in 10 steps.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from enum import StrEnum
 from typing import Annotated, Final, Self
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    Tag,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -25,13 +29,8 @@ from stabilizer.protocol.commands import Factor
 from stabilizer.protocol.commands import Steps as CommandSteps
 from stabilizer.protocol.decisions import Mode, Severity
 from stabilizer.protocol.metrics import Kind, Tower
+from stabilizer.rules.detector_specs import DetectSpec, RulePart, Samples, Share, Steps
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-Samples = Annotated[int, Field(ge=1, le=100_000)]
-Window = Annotated[int, Field(ge=4, le=10_000)]
-Steps = Annotated[int, Field(ge=0, le=10_000_000)]
 RuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,79}$")]
 MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=120)]
 
@@ -53,162 +52,7 @@ OneOrMore = BeforeValidator(_as_tuple)
 LabelMatch = Annotated[tuple[str | None, ...], OneOrMore]
 
 
-class _RulePart(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Scale(StrEnum):
-    """The scale on which a sample is compared."""
-
-    LINEAR = "linear"
-    LOG = "log"
-
-
-class Direction(StrEnum):
-    """The bad direction."""
-
-    UP = "up"
-    DOWN = "down"
-    BOTH = "both"
-
-
-class NonfiniteSpec(_RulePart):
-    """The sample is NaN or Inf."""
-
-
-class ThresholdSpec(_RulePart):
-    """The sample is beyond a bound; exactly one of the two."""
-
-    above: Number | None = None
-    below: Number | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        if (self.above is None) == (self.below is None):
-            raise ValueError("give exactly one of above, below")
-        return self
-
-
-class _BaselineSpec(_RulePart):
-    """What detectors with a learned baseline have in common."""
-
-    window: Window = 128
-    """Samples of the baseline."""
-    min_samples: Samples | None = None
-    """Samples before anything is judged; None takes half the window."""
-    relearn: Samples | None = None
-    """After so many flagged samples in a row the new level is accepted: the baseline restarts.
-    None takes four windows."""
-
-    @model_validator(mode="after")
-    def _samples_fit(self) -> Self:
-        if self.min_samples is not None and self.min_samples > self.window:
-            raise ValueError(f"min_samples is {self.min_samples}; allowed: 1 to {self.window}")
-        return self
-
-    @property
-    def warm_up(self) -> int:
-        """Samples before anything is judged."""
-        return self.window // 2 if self.min_samples is None else self.min_samples
-
-    @property
-    def patience(self) -> int:
-        """Flagged samples in a row after which the new level is accepted."""
-        return 4 * self.window if self.relearn is None else self.relearn
-
-
-class RobustZscoreSpec(_BaselineSpec):
-    """Distance from the median of the window, in scaled median absolute deviations."""
-
-    above: Positive
-    scale: Annotated[Scale, Field(strict=False)] = Scale.LINEAR
-    two_sided: bool = False
-    relative_floor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.005
-    """Smallest spread as a share of the median; on a log scale the same in its units."""
-    absolute_floor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Smallest spread in units of the scale; 0.0156 (two quanta) for losses in bf16."""
-
-
-class DriftSpec(_BaselineSpec):
-    """Relative rise of a smoothed value over the best level of the window."""
-
-    window: Window = 200
-    above: Number
-    """Largest relative rise; 0.03 is 3 percent. Zero or less requires progress: -0.01 flags a value
-    that is not 1 percent better than the best level of the window."""
-    direction: Annotated[Direction, Field(strict=False)] = Direction.UP
-    """The bad direction, up or down."""
-    smooth: Samples | None = None
-    """Samples of the running median; None takes a tenth of the window."""
-    noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 6.0
-    """The rise must also be so many standard errors of the smoothed value."""
-    recovered: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
-    """A rise that has fallen by this share of its peak is recovering, and no longer flagged.
-    1 flags it until it is gone."""
-
-    @field_validator("direction")
-    @classmethod
-    def _one_way(cls, direction: Direction) -> Direction:
-        if direction is Direction.BOTH:
-            raise ValueError("allowed: up, down")
-        return direction
-
-    @property
-    def smoothing(self) -> int:
-        """Samples of the running median."""
-        return max(3, self.window // 10) if self.smooth is None else self.smooth
-
-
-class CollapseSpec(_BaselineSpec):
-    """The sample is under a bound and clearly under its own baseline."""
-
-    below: Number
-    drop: Share = 0.3
-    """The sample must also be this share under the upper decile of the window."""
-
-
-class SpikeSpec(_BaselineSpec):
-    """A sudden move away from the last few samples, in robust units of their own steps."""
-
-    window: Window = 32
-    above: Positive = 6.0
-    direction: Annotated[Direction, Field(strict=False)] = Direction.UP
-    relative_floor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.005
-    absolute_floor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-
-
-DetectorSpec = (
-    NonfiniteSpec | ThresholdSpec | RobustZscoreSpec | DriftSpec | CollapseSpec | SpikeSpec
-)
-
-
-class DetectSpec(_RulePart):
-    """Exactly one detector."""
-
-    nonfinite: NonfiniteSpec | None = None
-    threshold: ThresholdSpec | None = None
-    robust_zscore: RobustZscoreSpec | None = None
-    drift: DriftSpec | None = None
-    collapse: CollapseSpec | None = None
-    spike: SpikeSpec | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        given = [name for name in DetectSpec.model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            allowed = ", ".join(DetectSpec.model_fields)
-            raise ValueError(f"give exactly one of {allowed}; given: {', '.join(given) or 'none'}")
-        return self
-
-    @property
-    def detector(self) -> DetectorSpec:
-        """The detector that is given."""
-        given = (getattr(self, name) for name in DetectSpec.model_fields)
-        chosen: DetectorSpec = next(spec for spec in given if spec is not None)
-        return chosen
-
-
-class LayerSpec(_RulePart):
+class LayerSpec(RulePart):
     """Layers by index, or a share of a tower's layers from the bottom or the top."""
 
     bottom: Share | None = None
@@ -264,46 +108,7 @@ class SelectSpec(BaseModel):
         return metric + ("{" + ",".join(parts) + "}" if parts else "")
 
 
-class RuleSpec(_RulePart):
-    """A condition and its severity."""
-
-    name: RuleName
-    doc: str = ""
-    source: str = ""
-    """Where its thresholds come from."""
-    select: SelectSpec
-    detect: DetectSpec
-    severity: Annotated[Severity, Field(strict=False)]
-    quorum: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Series that must be flagged together: a count from 1, or a share below 1 of those selected.
-    With a quorum the rule has one alert; without, every series has its own."""
-    for_: Annotated[int, Field(ge=1, le=100_000, alias="for")] = 1
-    """Flagged samples in a row with which an alert fires."""
-    keep_firing_for: Samples = 1
-    """Clear samples in a row with which a firing alert is resolved."""
-    after_step: Steps = 0
-    """Samples up to this step are neither judged nor learned: the warm-up."""
-    inhibit_after: dict[Annotated[MarkerKind, Field(strict=False)], Steps] = Field(
-        default={MarkerKind.RESUME: 50, MarkerKind.PHASE_CHANGE: 50}
-    )
-    """Steps after an event of the job in which samples are neither judged nor learned."""
-    message: Annotated[str, Field(max_length=300)] = ""
-    """Shown with the alert."""
-
-    @field_validator("quorum")
-    @classmethod
-    def _share_or_count(cls, quorum: float | None) -> float | None:
-        if quorum is not None and quorum >= 1 and quorum != int(quorum):
-            raise ValueError(f"{quorum} is neither a share below 1 nor a whole number")
-        return quorum
-
-    @property
-    def needs_rollback(self) -> bool:
-        """Whether only a rollback helps: it detects a divergence by non-finite values."""
-        return self.severity is Severity.DIVERGENCE and self.detect.nonfinite is not None
-
-
-class ReduceLrRung(_RulePart):
+class ReduceLrRung(RulePart):
     """A cut of the learning rate."""
 
     factor: Factor
@@ -319,7 +124,7 @@ class ReduceLrRung(_RulePart):
         return (self.steps or 0) if self.ramp is None else self.ramp
 
 
-class RollbackRung(_RulePart):
+class RollbackRung(RulePart):
     """A rewind to a healthy snapshot."""
 
     margin: CommandSteps = 100
@@ -328,7 +133,7 @@ class RollbackRung(_RulePart):
     """Steps' worth of data left out from there on."""
 
 
-class RungSpec(_RulePart):
+class RungSpec(RulePart):
     """One step of the ladder: a cut, a rollback, both, or a pause."""
 
     reduce_lr: ReduceLrRung | None = None
@@ -348,7 +153,138 @@ class RungSpec(_RulePart):
         return self
 
 
-class ActOnSpec(_RulePart):
+class SpanSpec(RulePart):
+    """How long a condition must hold: so many steps, and at least so many samples."""
+
+    steps: Steps = 0
+    """Optimizer steps, whatever the sampling."""
+    samples: Samples = 1
+
+
+def _span_tag(value: object) -> str:
+    return "(span)" if isinstance(value, dict | SpanSpec) else "(samples)"
+
+
+Span = Annotated[
+    Annotated[Samples, Tag("(samples)")] | Annotated[SpanSpec, Tag("(span)")],
+    Discriminator(_span_tag),
+]
+"""A number is a number of samples."""
+
+
+class ThenSpec(RulePart):
+    """One rule fires after another."""
+
+    first: RuleName
+    second: RuleName
+    within: Steps = 100
+    """Steps between the two at most."""
+
+
+class ConditionSpec(RulePart):
+    """A condition on rules above: exactly one of `rule`, `ready`, `all`, `any`, `not`, `then`."""
+
+    rule: RuleName | None = None
+    """The rule fires."""
+    within: Steps = 0
+    """It counts for so many steps after it was resolved; with `times`, the steps they lie in."""
+    times: Annotated[int, Field(ge=1, le=100)] = 1
+    """The rule has begun to fire so often within `within` steps."""
+    ready: RuleName | None = None
+    """The rule judges: its series are measured and its baseline is learned."""
+    all: Annotated[tuple[ConditionSpec, ...] | None, Field(strict=False, min_length=1)] = None
+    any: Annotated[tuple[ConditionSpec, ...] | None, Field(strict=False, min_length=1)] = None
+    not_: Annotated[ConditionSpec | None, Field(alias="not")] = None
+    then: ThenSpec | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        parts = (self.rule, self.ready, self.all, self.any, self.not_, self.then)
+        if sum(part is not None for part in parts) != 1:
+            raise ValueError("give exactly one of rule, ready, all, any, not, then")
+        if self.rule is None and (self.within or self.times > 1):
+            raise ValueError("within and times belong to a rule")
+        if self.times > 1 and not self.within:
+            raise ValueError("times needs within: the steps in which to count")
+        return self
+
+    def rules(self) -> frozenset[str]:
+        """Names of all rules that the condition refers to."""
+        parts = [*(self.all or ()), *(self.any or ())]
+        parts += [self.not_] if self.not_ is not None else []
+        names = {name for part in parts for name in part.rules()}
+        names |= {name for name in (self.rule, self.ready) if name is not None}
+        if self.then is not None:
+            names |= {self.then.first, self.then.second}
+        return frozenset(names)
+
+
+class RuleSpec(RulePart):
+    """A condition and its severity: on series (`select`, `detect`), or on other rules (`when`)."""
+
+    name: RuleName
+    doc: str = ""
+    source: str = ""
+    """Where its thresholds come from."""
+    select: SelectSpec | None = None
+    detect: DetectSpec | None = None
+    when: ConditionSpec | None = None
+    severity: Annotated[Severity, Field(strict=False)]
+    quorum: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Series that must be flagged together: a count from 1, or a share below 1 of those selected.
+    With a quorum the rule has one alert; without, every series has its own."""
+    for_: Annotated[Span, Field(alias="for")] = 1
+    """Flagged samples in a row, or steps, with which an alert fires."""
+    keep_firing_for: Span = 1
+    """Clear samples in a row, or steps, with which a firing alert is resolved."""
+    after_step: Steps = 0
+    """Samples up to this step are neither judged nor learned: the warm-up."""
+    inhibit_after: dict[Annotated[MarkerKind, Field(strict=False)], Steps] = Field(
+        default={MarkerKind.RESUME: 50, MarkerKind.PHASE_CHANGE: 50}
+    )
+    """Steps after an event of the job in which samples are neither judged nor learned."""
+    message: Annotated[str, Field(max_length=300)] = ""
+    """Shown with the alert."""
+    signal: bool = False
+    """Only for the conditions of other rules: it raises no alert of its own."""
+    remedy: RungSpec | None = None
+    """The first action on an incident that this rule opens or decides; then the ladder."""
+
+    @field_validator("quorum")
+    @classmethod
+    def _share_or_count(cls, quorum: float | None) -> float | None:
+        if quorum is not None and quorum >= 1 and quorum != int(quorum):
+            raise ValueError(f"{quorum} is neither a share below 1 nor a whole number")
+        return quorum
+
+    @model_validator(mode="after")
+    def _series_or_rules(self) -> Self:
+        if self.when is not None and (self.select is not None or self.detect is not None):
+            raise ValueError("give either select and detect, or when")
+        if self.when is not None and self.quorum is not None:
+            raise ValueError("quorum belongs to select and detect")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        """Leave out what a file of version 0.1 does not have, so that its hash stays the same."""
+        content: dict[str, JsonValue] = handler(self)
+        for name in _ADDED:
+            if not content.get(name):
+                content.pop(name, None)
+        return content
+
+    @property
+    def needs_rollback(self) -> bool:
+        """Whether only a rollback helps: it detects a divergence by non-finite values."""
+        is_nonfinite = self.detect is not None and self.detect.nonfinite is not None
+        return self.severity is Severity.DIVERGENCE and is_nonfinite
+
+
+_ADDED: Final = ("when", "signal", "remedy")
+
+
+class ActOnSpec(RulePart):
     """When an incident calls for an action.
 
     Items are `severity:<word>`, `rule:<name>`, or several of them with `|` between, of which one is
@@ -379,7 +315,7 @@ class ActOnSpec(_RulePart):
         return {"any": self.any, "or_all": self.or_all, "after_wait": self.after_wait}
 
 
-class BudgetSpec(_RulePart):
+class BudgetSpec(RulePart):
     """How many interventions within so many steps of training; None is without limit."""
 
     rollback: Count | None = 3
@@ -387,7 +323,7 @@ class BudgetSpec(_RulePart):
     per_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 2000
 
 
-class GuardsSpec(_RulePart):
+class GuardsSpec(RulePart):
     """Reasons to hold an action back. Counted in trained steps: repeated steps count again."""
 
     budget: BudgetSpec = BudgetSpec()
@@ -399,7 +335,7 @@ class GuardsSpec(_RulePart):
     """Attempts at one rung whose command fails."""
 
 
-class SamplingSpec(_RulePart):
+class SamplingSpec(RulePart):
     """How often modules are measured."""
 
     every: Annotated[int, Field(ge=1, le=10_000)] = 10
@@ -407,7 +343,7 @@ class SamplingSpec(_RulePart):
     """Steps measured one by one after a precursor or worse becomes pending."""
 
 
-class PolicySpec(_RulePart):
+class PolicySpec(RulePart):
     """What turns an incident into a command."""
 
     mode: Annotated[Mode, Field(strict=False)] = Mode.PROPOSE
@@ -435,7 +371,7 @@ class PolicySpec(_RulePart):
         return SamplingPlan(every=self.sampling.every)
 
 
-class RuleFileSpec(_RulePart):
+class RuleFileSpec(RulePart):
     """The content of a rule file."""
 
     rules: Annotated[tuple[RuleSpec, ...], Field(strict=False)]

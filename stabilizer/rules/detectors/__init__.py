@@ -5,35 +5,45 @@
 
 from __future__ import annotations
 
-from stabilizer.rules.detectors.collapse import Collapse
-from stabilizer.rules.detectors.drift import Drift
-from stabilizer.rules.detectors.interface import Detector
-from stabilizer.rules.detectors.nonfinite import Nonfinite
-from stabilizer.rules.detectors.robust_zscore import RobustZscore
-from stabilizer.rules.detectors.spike import Spike
-from stabilizer.rules.detectors.threshold import Threshold
-from stabilizer.rules.spec import (
+from collections.abc import Callable
+from typing import Any, Final
+
+from stabilizer.rules.detector_specs import (
     CollapseSpec,
     DetectorSpec,
     DriftSpec,
+    FallenSpec,
+    NonfiniteSpec,
+    RiseSpec,
     RobustZscoreSpec,
     SpikeSpec,
+    StuckSpec,
     ThresholdSpec,
 )
+from stabilizer.rules.detectors.collapse import Collapse
+from stabilizer.rules.detectors.drift import Drift
+from stabilizer.rules.detectors.fallen import Fallen
+from stabilizer.rules.detectors.interface import Detector
+from stabilizer.rules.detectors.nonfinite import Nonfinite
+from stabilizer.rules.detectors.rise import Rise
+from stabilizer.rules.detectors.robust_zscore import RobustZscore
+from stabilizer.rules.detectors.spike import Spike
+from stabilizer.rules.detectors.stuck import Stuck
+from stabilizer.rules.detectors.threshold import Threshold
+
+_DETECTORS: Final[dict[type[DetectorSpec], Callable[[Any], Detector]]] = {
+    CollapseSpec: Collapse,
+    DriftSpec: Drift,
+    FallenSpec: Fallen,
+    RiseSpec: Rise,
+    RobustZscoreSpec: RobustZscore,
+    SpikeSpec: Spike,
+    StuckSpec: Stuck,
+    ThresholdSpec: Threshold,
+    NonfiniteSpec: lambda _spec: Nonfinite(),
+}
 
 
 def build_detector(spec: DetectorSpec) -> Detector:
     """Make the detector that a rule declares, without series yet."""
-    match spec:
-        case ThresholdSpec():
-            return Threshold(spec)
-        case RobustZscoreSpec():
-            return RobustZscore(spec)
-        case DriftSpec():
-            return Drift(spec)
-        case CollapseSpec():
-            return Collapse(spec)
-        case SpikeSpec():
-            return Spike(spec)
-        case _:
-            return Nonfinite()
+    return _DETECTORS[type(spec)](spec)

@@ -58,6 +58,10 @@ class Baseline:
         self.ring.push(step, values, np.isfinite(values) & ~flagged)
         self._since += 1
 
+    def learned(self) -> tuple[int, int]:
+        """Return how many samples the furthest series has, and how many it needs."""
+        return min(int(self.ring.count.max(initial=0)), self.warm_up), self.warm_up
+
     def is_stale(self) -> bool:
         """Return whether the statistics must be recomputed; the caller then does so.
 

@@ -6,9 +6,9 @@ from typing import Final
 
 import numpy as np
 
+from stabilizer.rules.detector_specs import CollapseSpec
 from stabilizer.rules.detectors.baseline import Baseline
 from stabilizer.rules.detectors.interface import BoolArray, Detection, FloatArray, State, grown
-from stabilizer.rules.spec import CollapseSpec
 
 BEST_SHARE: Final = 0.9
 """The baseline is the upper decile: a slow collapse drags a median along, but not the best."""
@@ -47,6 +47,10 @@ class Collapse:
     def _refresh(self) -> None:
         if self._baseline.is_stale():
             self._best = self._baseline.ring.quantile(BEST_SHARE)
+
+    def learned(self) -> tuple[int, int] | None:
+        """Return how much of the baseline is learned."""
+        return self._baseline.learned()
 
     def rewind(self, step: int) -> None:
         """Forget what was learned after a step."""

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from stabilizer.rules.detector_specs import Direction, DriftSpec
 from stabilizer.rules.detectors.baseline import Baseline
 from stabilizer.rules.detectors.interface import (
     BoolArray,
@@ -16,7 +17,6 @@ from stabilizer.rules.detectors.interface import (
     part_of,
 )
 from stabilizer.rules.detectors.ring import MAD_TO_SIGMA, SampleRing
-from stabilizer.rules.spec import Direction, DriftSpec
 
 MEDIAN_TO_MEAN_ERROR = 1.2533
 """Standard error of a median in standard errors of a mean (normal noise): sqrt(pi / 2)."""
@@ -111,6 +111,10 @@ class Drift:
         """Recompute the best level from time to time: the old one may have left the window."""
         if self._levels.is_stale():
             self._best = self._levels.ring.values.min(axis=1).astype(np.float64)
+
+    def learned(self) -> tuple[int, int] | None:
+        """Return how much of the baseline is learned."""
+        return self._levels.learned()
 
     def rewind(self, step: int) -> None:
         """Forget what was learned after a step, and the smoothing, which must not span a jump."""

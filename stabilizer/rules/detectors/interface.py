@@ -34,6 +34,12 @@ class Detection:
     score: FloatArray
 
 
+def unknown(num_series: int) -> Detection:
+    """Return the result of a step at which nothing can be judged; not to be changed."""
+    nothing = np.zeros(num_series, np.bool_)
+    return Detection(nothing, nothing, np.full(num_series, np.nan))
+
+
 class Detector(Protocol):
     """A condition on every series of a rule, each by itself."""
 
@@ -49,10 +55,19 @@ class Detector(Protocol):
     def update(self, step: int, values: FloatArray, usable: BoolArray) -> Detection:
         """Judge one sample of every series, then learn from those that are healthy.
 
+        Called with floating-point warnings off: NaN and Inf are data.
+
         Args:
             step: Completed optimizer steps; ascends within an attempt.
             values: Shape [N]; anything where not usable.
             usable: Shape [N]; measured, and not inhibited.
+        """
+        ...
+
+    def learned(self) -> tuple[int, int] | None:
+        """Return how many samples the furthest series has learned, and how many it needs.
+
+        None for a detector that learns nothing.
         """
         ...
 

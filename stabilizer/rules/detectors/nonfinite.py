@@ -20,6 +20,10 @@ class Nonfinite:
         flagged = usable & ~np.isfinite(values)
         return Detection(usable, flagged, flagged.astype(np.float64))
 
+    def learned(self) -> tuple[int, int] | None:
+        """Return None: it judges from the first sample on."""
+        return None
+
     def rewind(self, step: int) -> None:
         """Has no state."""
 

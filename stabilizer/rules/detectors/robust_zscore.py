@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from stabilizer.rules.detector_specs import RobustZscoreSpec, Scale
 from stabilizer.rules.detectors.baseline import ROUNDING, Baseline
 from stabilizer.rules.detectors.interface import BoolArray, Detection, FloatArray, State, grown
-from stabilizer.rules.spec import RobustZscoreSpec, Scale
 
 
 class RobustZscore:
@@ -59,6 +59,10 @@ class RobustZscore:
         relative = share if self._is_log else share * np.abs(self._center)
         floor = np.maximum(relative, max(self._spec.absolute_floor, _TINY))
         self._spread = np.maximum(ring.spread(self._center), floor)
+
+    def learned(self) -> tuple[int, int] | None:
+        """Return how much of the baseline is learned."""
+        return self._baseline.learned()
 
     def rewind(self, step: int) -> None:
         """Forget what was learned after a step."""

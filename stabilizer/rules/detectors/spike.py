@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from stabilizer.rules.detector_specs import Direction, SpikeSpec
 from stabilizer.rules.detectors.baseline import ROUNDING, Baseline
 from stabilizer.rules.detectors.interface import (
     BoolArray,
@@ -16,7 +17,6 @@ from stabilizer.rules.detectors.interface import (
     part_of,
 )
 from stabilizer.rules.detectors.ring import MAD_TO_SIGMA
-from stabilizer.rules.spec import Direction, SpikeSpec
 
 _TINY = 1e-12
 
@@ -74,6 +74,10 @@ class Spike:
         self._spread = np.maximum(
             self._spread, np.maximum(floor, max(self._spec.absolute_floor, _TINY))
         )
+
+    def learned(self) -> tuple[int, int] | None:
+        """Return how much of the baseline is learned."""
+        return self._levels.learned()
 
     def rewind(self, step: int) -> None:
         """Forget what was learned after a step."""

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from stabilizer.rules.detector_specs import ThresholdSpec
 from stabilizer.rules.detectors.interface import BoolArray, Detection, FloatArray, State
-from stabilizer.rules.spec import ThresholdSpec
 
 
 class Threshold:
@@ -26,6 +26,10 @@ class Threshold:
         known = usable & np.isfinite(values)
         beyond = (values > self._above) | (values < self._below)
         return Detection(known, known & beyond, np.where(known, values, np.nan))
+
+    def learned(self) -> tuple[int, int] | None:
+        """Return None: it judges from the first sample on."""
+        return None
 
     def rewind(self, step: int) -> None:
         """Has no state."""

@@ -12,6 +12,11 @@ from stabilizer.protocol.series import Catalog
 
 WINDOW: Final = 15
 LATEST: Final = 3
+SPACING: Final = 8
+"""Steps between two levels that are remembered."""
+REMEMBERED: Final = 64
+BEFORE: Final = 8
+"""Levels before an incident of which the reference is the median."""
 TOLERANCE: Final = 0.01
 """A loss within 1 percent of another is as good: less is noise in most runs."""
 
@@ -22,19 +27,35 @@ class LossLevel:
 
     recent: list[float] = field(default_factory=list)
     is_total: bool = False
+    past: list[tuple[int, float]] = field(default_factory=list)
+    """Steps and levels, oldest first: what an incident is compared with."""
 
-    def observe(self, value: float, *, is_total: bool) -> None:
+    def observe(self, value: float, *, is_total: bool, step: int) -> None:
         """Add a sample of the loss or the total loss."""
         if is_total and self.recent and not self.is_total:
             return
         if self.is_total and not is_total:
             self.recent.clear()
+            self.past.clear()
         self.is_total = is_total
         self.recent = [*self.recent[1 - WINDOW :], value]
+        if not self.past or step >= self.past[-1][0] + SPACING:
+            level = self.level
+            if math.isfinite(level):
+                self.past = [*self.past[1 - REMEMBERED :], (step, level)]
 
-    def begin_attempt(self) -> None:
-        """Forget the samples of the last attempt."""
+    def begin_attempt(self, from_step: int) -> None:
+        """Forget the samples after a step."""
         self.recent.clear()
+        self.past = [(step, level) for step, level in self.past if step <= from_step]
+
+    def before(self, step: int) -> tuple[float, float]:
+        """Return the level before a step and its spread; NaN and 0 if nothing is known of it."""
+        levels = [level for at, level in self.past if at < step][-BEFORE:]
+        if not levels:
+            return math.nan, 0.0
+        middle = statistics.median(levels)
+        return middle, statistics.median(abs(level - middle) for level in levels)
 
     @property
     def is_finite(self) -> bool:
@@ -57,8 +78,8 @@ class LossLevel:
         latest = [value for value in self.recent[-LATEST:] if math.isfinite(value)]
         return max(level, statistics.median(latest))
 
-    def is_as_good_as(self, reference: float) -> bool:
-        """Return whether the loss is no worse than an earlier level.
+    def is_as_good_as(self, reference: float, spread: float = 0.0) -> bool:
+        """Return whether the loss is no worse than an earlier level, within its spread.
 
         A loss that is not finite is never as good. Any finite loss is as good as a reference that
         is not finite. A loss that is not reported cannot be worse.
@@ -68,7 +89,8 @@ class LossLevel:
         now = self.level
         if math.isnan(now):
             return False
-        return not math.isfinite(reference) or now <= reference + TOLERANCE * abs(reference)
+        tolerance = max(TOLERANCE * abs(reference), 2 * spread)
+        return not math.isfinite(reference) or now <= reference + tolerance
 
     def is_better_than(self, reference: float) -> bool:
         """Return whether the loss is clearly below an earlier level; False if unknown."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -76,6 +77,9 @@ class IncidentRecord:
     """An intervention was applied in it."""
     reference: float = float("nan")
     """Level of the loss when the last command was made."""
+    before: float = float("nan")
+    """Level of the loss before the first sign; NaN if it is not known."""
+    before_spread: float = 0.0
     acted_step: int = 0
     last: tuple[DecisionKind, DecisionReason, int | None] | None = None
     missing: list[int] = field(default_factory=list)
@@ -116,11 +120,20 @@ class IncidentRecord:
         if is_old:
             return
         self.unreported.append(key)
-        self.first_step = min(self.first_step, key.pending_step)
+        self.first_step = min(self.first_step, alert.first_step)
         if key.rule not in self.rules:
             self.rules.append(key.rule)
         if RANKS[alert.severity] > RANKS[self.severity]:
             self.severity = alert.severity
+
+    def has_recovered(self, loss: LossLevel) -> bool:
+        """Return whether the loss is back at its level before the incident.
+
+        The level at which a command was made stands in for one that is not known.
+        """
+        if math.isfinite(self.before):
+            return loss.is_as_good_as(self.before, self.before_spread)
+        return loss.is_as_good_as(self.reference)
 
     def is_quiet(self, now: int, steps: int) -> bool:
         """Return whether nothing has fired for so many steps."""
@@ -179,13 +192,16 @@ class IncidentRecord:
 
 
 def open_incident(
-    number: int, attempt: int, step: int, alerts: Iterable[ActiveAlert]
+    number: int, attempt: int, step: int, alerts: Iterable[ActiveAlert], loss: LossLevel
 ) -> IncidentRecord:
     """Open an incident for alerts that fire."""
     alerts = list(alerts)
     severity = max((alert.severity for alert in alerts), key=RANKS.__getitem__)
-    first = min(alert.key.pending_step for alert in alerts)
-    return IncidentRecord(number, attempt, first, step, severity)
+    first = min(alert.first_step for alert in alerts)
+    before, spread = loss.before(first)
+    return IncidentRecord(
+        number, attempt, first, step, severity, before=before, before_spread=spread
+    )
 
 
 @dataclass(slots=True)

@@ -54,7 +54,15 @@ class Ladder:
     def __init__(self, rungs: tuple[RungSpec, ...]) -> None:
         self._rungs = rungs
 
-    def plan(self, rung: int, first_step: int, lineage: Lineage, *, needs_rollback: bool) -> Plan:
+    def plan(
+        self,
+        rung: int,
+        first_step: int,
+        lineage: Lineage,
+        *,
+        needs_rollback: bool,
+        remedy: RungSpec | None = None,
+    ) -> Plan:
         """Plan the rung, or the next one that can be carried out.
 
         Args:
@@ -62,10 +70,11 @@ class Ladder:
             first_step: Step of the first sign of the incident.
             lineage: Knows the healthy snapshots.
             needs_rollback: The weights may be corrupt: a cut alone would not help.
+            remedy: Takes the place of the first rung.
         """
         missing: list[int] = []
         for index in range(rung, len(self._rungs)):
-            spec = self._rungs[index]
+            spec = self._rungs[index] if index or remedy is None else remedy
             if spec.pause:
                 return _pause(index, missing)
             if spec.rollback is not None:
@@ -118,6 +127,8 @@ class CompiledPolicy:
     ladder: Ladder
     spoiling: frozenset[str]
     """Rules whose alerts mean that the weights may be corrupt: only a rollback helps."""
+    remedies: Mapping[str, RungSpec]
+    """The first action by rule, in the order of the file."""
 
 
 class Policy:
@@ -126,12 +137,18 @@ class Policy:
     Args:
         spec: The policy of the rule file.
         spoiling: Rules whose alerts mean that the weights may be corrupt: only a rollback helps.
+        remedies: The first action by rule, in the order of the file; then the ladder.
     """
 
-    def __init__(self, spec: PolicySpec, spoiling: frozenset[str]) -> None:
-        self._policy = CompiledPolicy(
-            spec, ActOn(spec.act_on, spec.wait), Ladder(spec.ladder), spoiling
-        )
+    def __init__(
+        self,
+        spec: PolicySpec,
+        spoiling: frozenset[str],
+        remedies: Mapping[str, RungSpec] | None = None,
+    ) -> None:
+        act_on = ActOn(spec.act_on, spec.wait)
+        ladder = Ladder(spec.ladder)
+        self._policy = CompiledPolicy(spec, act_on, ladder, spoiling, remedies or {})
         self._desk = CommandDesk(spec.guards)
         self._look_back = max(spec.guards.budget.per_steps, spec.guards.cooldown)
         self.memory = Memory(Lineage(spec.healthy_after))
@@ -143,7 +160,7 @@ class Policy:
         memory.step = from_step
         memory.ledger.begin_attempt(from_step)
         memory.lineage.begin_attempt(number, from_step)
-        memory.loss.begin_attempt()
+        memory.loss.begin_attempt(from_step)
         memory.left_over = []
         if memory.incident is not None and memory.incident.watch is not None:
             memory.incident.watch.awaits_attempt = False
@@ -178,7 +195,8 @@ class Policy:
         if not fresh:
             return None
         memory.num_incidents += 1
-        memory.incident = open_incident(memory.num_incidents, memory.attempt, step, fresh)
+        number = memory.num_incidents
+        memory.incident = open_incident(number, memory.attempt, step, fresh, memory.loss)
         return memory.incident
 
     def command_changed(self, command: Command) -> Outcome:
@@ -261,7 +279,7 @@ class PolicyStep:
         incident = self._incident
         if not incident.was_treated:
             self._resolve(DecisionReason.RECOVERED_BY_ITSELF, None)
-        elif self._memory.loss.is_as_good_as(incident.reference):
+        elif incident.has_recovered(self._memory.loss):
             self._resolve(DecisionReason.INTERVENTION_HELPED, True)
         else:
             self._resolve(DecisionReason.RECOVERED_BY_ITSELF, False)
@@ -287,7 +305,11 @@ class PolicyStep:
             return
         is_spoilt = self._is_spoilt()
         plan = self._policy.ladder.plan(
-            incident.rung, incident.first_step, memory.lineage, needs_rollback=is_spoilt
+            incident.rung,
+            incident.first_step,
+            memory.lineage,
+            needs_rollback=is_spoilt,
+            remedy=self._remedy(),
         )
         self._record_missing(plan)
         refusal = self._refusal(plan, is_spoilt=is_spoilt)
@@ -298,6 +320,11 @@ class PolicyStep:
             )
             return
         self._issue(plan, cause, f"{why}: {plan.text}" if why else plan.text)
+
+    def _remedy(self) -> RungSpec | None:
+        firing = {signal.key.rule for signal in self._audible if signal.is_firing}
+        remedies = self._policy.remedies
+        return next((remedies[name] for name in remedies if name in firing), None)
 
     def _is_spoilt(self) -> bool:
         return not self._memory.loss.is_finite or any(
@@ -382,9 +409,9 @@ class PolicyStep:
             return
         elif persists:
             self._prolong(loss.is_better_than(watch.reference), "the alerts still fire")
-        elif loss.is_as_good_as(incident.reference):
+        elif incident.has_recovered(loss):
             self._resolve(DecisionReason.INTERVENTION_HELPED, True)
-        elif not watch.is_extended:
+        elif not watch.is_extended or loss.is_better_than(watch.reference):
             self._prolong(True, "")
         elif not loss.is_finite:
             self._relapse("the loss is not finite")

@@ -5,18 +5,21 @@ import pytest
 
 from stabilizer.protocol.decisions import Severity
 from stabilizer.rules.alerting import AlertingSpec, AlertSample, AlertTable
+from stabilizer.rules.spec import SpanSpec
 
 
-def table(for_: int = 1, keep: int = 1, instances: int = 1) -> AlertTable:
-    alerts = AlertTable(AlertingSpec("r", Severity.NOTICE, for_, keep, 3.0))
+def table(for_: int | SpanSpec = 1, keep: int | SpanSpec = 1, instances: int = 1) -> AlertTable:
+    spans = [SpanSpec(samples=x) if isinstance(x, int) else x for x in (for_, keep)]
+    alerts = AlertTable(AlertingSpec("r", Severity.NOTICE, *spans, 3.0))
     alerts.resize(instances)
     return alerts
 
 
-def play(alerts: AlertTable, text: str, start: int = 1) -> list[tuple[int, str]]:
+def play(alerts: AlertTable, text: str, start: int = 1, every: int = 1) -> list[tuple[int, str]]:
     """Feed one instance: `x` flagged, `.` clear, `?` unknown. Return transitions by step."""
     changes = []
-    for step, mark in enumerate(text, start=start):
+    for index, mark in enumerate(text):
+        step = start + index * every
         sample = AlertSample(
             known=np.array([mark != "?"]),
             flagged=np.array([mark == "x"]),
@@ -43,6 +46,24 @@ def play(alerts: AlertTable, text: str, start: int = 1) -> list[tuple[int, str]]
 )
 def test_transitions(for_, keep, text, expected):
     assert play(table(for_, keep), text) == expected
+
+
+@pytest.mark.parametrize(("every", "fires"), [(1, 21), (2, 21), (10, 21), (50, 51)])
+def test_steps_are_counted_whatever_the_sampling(every, fires):
+    alerts = table(for_=SpanSpec(steps=20, samples=2))
+    assert play(alerts, "x" * (fires // every + 1), every=every)[-1] == (fires, "firing")
+
+
+def test_steps_alone_are_not_enough_samples():
+    alerts = table(for_=SpanSpec(steps=20, samples=4))
+    assert play(alerts, "xxx", every=50) == [(1, "pending")]
+    assert play(alerts, "x", start=151) == [(151, "firing")]
+
+
+def test_alert_is_kept_for_steps():
+    alerts = table(keep=SpanSpec(steps=20))
+    assert play(alerts, "x..", every=10) == [(1, "firing")]
+    assert play(alerts, ".", start=31) == [(31, "resolved")]
 
 
 def test_change_tells_what_was_seen():

@@ -420,3 +420,28 @@ def _text() -> str:
             if "window" in options:
                 options.update(window=8, min_samples=3)
     return json.dumps({"rules": fast, "policy": policy})
+
+
+def test_health_says_why_a_rule_cannot_judge_yet(rules):
+    parts = [
+        {**LEARNING[1], "name": "learning"},
+        {**LEARNING[1], "name": "elsewhere", "select": {"metric": "z_loss"}},
+        {
+            "name": "rising",
+            "select": {"metric": "loss"},
+            "detect": {"rise": {}},
+            "severity": "notice",
+        },
+    ]
+    brain = Brain(rules(parts, act_on={}))
+    catalog = Catalog.of(["loss"])
+    brain.add_catalog(catalog)
+    notes = []
+    for step in range(1, 101):
+        frame = np.array([1 + 0.01 * math.sin(step * step)], np.float32)
+        brain.observe(catalog.id, step, frame)
+        if step in {4, 40, 100}:
+            notes.append([health.note for health in brain.rule_health])
+    assert notes[0] == ["learning 4 of 8", "selects nothing", "learning 0 of 12"]
+    assert notes[1] == ["", "selects nothing", "learning 6 of 12"]
+    assert notes[2] == ["", "selects nothing", ""]

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from stabilizer.errors import RuleFileError
 from stabilizer.protocol.decisions import Mode
+from stabilizer.rules.detector_specs import DriftSpec
 from stabilizer.rules.loader import default_rules, load_rules
-from stabilizer.rules.spec import DriftSpec
 
 DESIGN = """\
 rules:
@@ -78,6 +80,10 @@ class TestGoodFiles:
         assert all(rule.doc and rule.source for rule in rules.rules)
         assert rules.policy.mode is Mode.PROPOSE
         assert default_rules() is rules
+
+    def test_a_file_of_version_0_1_keeps_its_hash(self):
+        file = Path(__file__).parents[3] / "compat/v0_1/rules.yaml"
+        assert load_rules(file.read_text()).hash == "19350d28ea68096c98eba96586ec36f5"
 
     def test_hash_is_of_the_content_not_of_the_layout(self):
         rules = load_rules(DESIGN)

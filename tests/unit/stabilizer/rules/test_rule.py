@@ -21,7 +21,8 @@ def make(**fields: object) -> Rule:
         "severity": "precursor",
         **fields,
     }
-    return Rule(RuleSpec.model_validate_json(json.dumps(given)))
+    spec = RuleSpec.model_validate_json(json.dumps(given))
+    return Rule(spec, spec.select, spec.detect)
 
 
 def see(rule: Rule, step: int, *values: float, present: list[bool] | None = None):

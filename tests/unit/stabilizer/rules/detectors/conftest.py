@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from stabilizer.rules.detector_specs import DetectSpec
 from stabilizer.rules.detectors import build_detector
 from stabilizer.rules.detectors.interface import Detector
-from stabilizer.rules.spec import DetectSpec
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,21 @@ CASES = [
         5 - CREEPING - 0.02 * np.arange(60),
     ),
     Case("collapse", {"collapse": {"window": 64, "below": 0.2}}, ENTROPY, COLLAPSING),
+    Case("rise", {"rise": {"window": 200, "above": 6}}, FALLING, CREEPING),
+    Case(
+        "rise_log",
+        {"rise": {"window": 200, "above": 6, "scale": "log", "direction": "both", "floor": 0.05}},
+        NORMS,
+        1 / EXPLODING,
+    ),
+    Case(
+        "fallen",
+        {"fallen": {"share": 0.5, "early": 100}},
+        ENTROPY,
+        COLLAPSING,
+        learns=False,
+    ),
+    Case("stuck", {"stuck": {"steps": 30}}, FALLING, np.zeros(60), learns=False),
     Case("spike", {"spike": {"window": 32, "above": 6, "direction": "down"}}, Z_LOSS, INVERSE),
 ]
 LEARNING = [case for case in CASES if case.learns]

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stabilizer.rules.detector_specs import DetectSpec
 from stabilizer.rules.detectors import build_detector
-from stabilizer.rules.spec import DetectSpec
 
 ANY_FLOAT = st.floats(width=32, allow_nan=True, allow_infinity=True)
 

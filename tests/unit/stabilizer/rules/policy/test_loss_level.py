@@ -11,7 +11,7 @@ from stabilizer.rules.policy.loss_level import LossLevel, loss_column
 def level(*values: float) -> LossLevel:
     loss = LossLevel()
     for value in values:
-        loss.observe(value, is_total=False)
+        loss.observe(value, is_total=False, step=0)
     return loss
 
 
@@ -31,10 +31,10 @@ def test_column_of_the_loss(series, expected):
 
 def test_loss_is_preferred_to_the_total():
     loss = LossLevel()
-    loss.observe(9.0, is_total=True)
+    loss.observe(9.0, is_total=True, step=0)
     assert loss.level == 9.0
-    loss.observe(2.0, is_total=False)
-    loss.observe(9.0, is_total=True)
+    loss.observe(2.0, is_total=False, step=0)
+    loss.observe(9.0, is_total=True, step=0)
     assert loss.level == 2.0
 
 
@@ -86,5 +86,5 @@ def test_reference_after_a_jump_is_where_the_loss_stands():
 
 def test_new_attempt_forgets():
     loss = level(2, 3)
-    loss.begin_attempt()
+    loss.begin_attempt(0)
     assert loss.recent == []

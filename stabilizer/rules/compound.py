@@ -1,0 +1,152 @@
+"""A rule on other rules: all, any, not, one after another, so often within so many steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from pydantic import JsonValue
+
+from stabilizer.rules.alerting import AlertingSpec, AlertSample, AlertTable
+from stabilizer.rules.detectors.interface import State, part_of
+from stabilizer.rules.outcome import AlertChange, RuleHealth
+from stabilizer.rules.rule import Rule
+from stabilizer.rules.spec import ConditionSpec, RuleSpec, ThenSpec
+
+MAX_ONSETS: Final = 100
+INSTANCE: Final = ""
+"""The series of its alert: the run as a whole."""
+
+
+class CompoundRule:
+    """Evaluates a condition on the rules above it, once per step after all frames."""
+
+    def __init__(self, spec: RuleSpec, when: ConditionSpec) -> None:
+        self.spec = spec
+        self.health = RuleHealth(spec.name)
+        self.alerts = AlertTable(AlertingSpec.of(spec, threshold=None))
+        self.alerts.resize(1)
+        self._when = when
+        self._parts = sorted(when.rules())
+        self._last: dict[str, int] = {}  # the last step at which a rule fired
+        self._onsets: dict[str, list[int]] = {}  # the steps at which a rule began to fire
+        self._is_firing: set[str] = set()
+
+    @property
+    def is_firing(self) -> bool:
+        """Whether its alert fires."""
+        return any(alert.is_firing for alert in self.alerts.active.values())
+
+    @property
+    def is_ready(self) -> bool:
+        """A condition can always be judged."""
+        return True
+
+    def evaluate(
+        self, attempt: int, step: int, others: Mapping[str, Rule | CompoundRule]
+    ) -> list[AlertChange]:
+        """Evaluate the condition at a step; return what changed. A failure goes into `health`."""
+        try:
+            return self._evaluate(attempt, step, others)
+        except Exception as error:  # noqa: BLE001  a broken rule marks itself and stops no other
+            self.health.ok = False
+            self.health.last_error = f"step {step}: {type(error).__name__}: {error}"[:500]
+            return []
+
+    def _evaluate(
+        self, attempt: int, step: int, others: Mapping[str, Rule | CompoundRule]
+    ) -> list[AlertChange]:
+        self.health.evaluations += 1
+        for name in self._parts:
+            self._note(name, step, others[name])
+        is_met = self._holds(self._when, step, others)
+        if not is_met and not self.alerts.active:
+            return []
+        signs = [
+            alert.first_step
+            for name in self._parts
+            for alert in others[name].alerts.active.values()
+        ]
+        firing = ", ".join(name for name in self._parts if name in self._is_firing)
+        sample = AlertSample(
+            known=np.array([True]),
+            flagged=np.array([is_met]),
+            values=None,
+            scores=np.array([np.nan]),
+            message=f"{firing}. {self.spec.message}".strip(". ") if is_met else self.spec.message,
+            sign_step=min(signs, default=None),
+        )
+        changes = self.alerts.advance(attempt, step, sample, [INSTANCE])
+        self.health.ok = True
+        return changes
+
+    def _note(self, name: str, step: int, rule: Rule | CompoundRule) -> None:
+        if not rule.alerts.active or not rule.is_firing:
+            self._is_firing.discard(name)
+            return
+        self._last[name] = step
+        if name not in self._is_firing:
+            self._is_firing.add(name)
+            self._onsets[name] = [*self._onsets.get(name, [])[1 - MAX_ONSETS :], step]
+
+    def _holds(
+        self, condition: ConditionSpec, step: int, others: Mapping[str, Rule | CompoundRule]
+    ) -> bool:
+        if condition.all is not None:
+            return all(self._holds(part, step, others) for part in condition.all)
+        if condition.any is not None:
+            return any(self._holds(part, step, others) for part in condition.any)
+        if condition.not_ is not None:
+            return not self._holds(condition.not_, step, others)
+        if condition.ready is not None:
+            return others[condition.ready].is_ready
+        if condition.then is not None:
+            return self._follows(condition.then)
+        return self._fires(condition, step)
+
+    def _fires(self, condition: ConditionSpec, step: int) -> bool:
+        name = condition.rule or ""
+        if condition.times > 1:
+            recent = [at for at in self._onsets.get(name, ()) if step - at <= condition.within]
+            return len(recent) >= condition.times
+        return name in self._last and step - self._last[name] <= condition.within
+
+    def _follows(self, then: ThenSpec) -> bool:
+        if then.second not in self._is_firing:
+            return False
+        at = self._onsets[then.second][-1]
+        return any(0 <= at - first <= then.within for first in self._onsets.get(then.first, ()))
+
+    def begin_attempt(self, from_step: int, reason: str | None) -> list[AlertChange]:
+        """End the alert, and forget what fired."""
+        self._last.clear()
+        self._onsets.clear()
+        self._is_firing.clear()
+        return self.alerts.reset(from_step, f"a new attempt began: {reason}")
+
+    def end(self, step: int) -> list[AlertChange]:
+        """End the alert: the run has ended."""
+        return self.alerts.reset(step, "the run ended")
+
+    def state(self) -> tuple[dict[str, JsonValue], State]:
+        """Return what `load` needs: plain data and arrays."""
+        head: dict[str, JsonValue] = {
+            "last": dict(self._last),
+            "onsets": {name: [*steps] for name, steps in self._onsets.items()},
+            "is_firing": [*sorted(self._is_firing)],
+            "evaluations": self.health.evaluations,
+        }
+        return head, {f"alerts.{name}": array for name, array in self.alerts.state().items()}
+
+    def load(self, head: dict[str, Any], arrays: State) -> None:
+        """Take over a state.
+
+        Raises:
+            KeyError: Something is missing.
+        """
+        self._last = {str(name): int(step) for name, step in head["last"].items()}
+        self._onsets = {str(name): [*map(int, steps)] for name, steps in head["onsets"].items()}
+        self._is_firing = set(head["is_firing"])
+        self.health.evaluations = head["evaluations"]
+        self.alerts.load(part_of(arrays, "alerts."), [INSTANCE])
