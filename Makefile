@@ -6,7 +6,7 @@ ARGS ?=
 # On a terminal the demo shows its plot and waits; elsewhere pass --exit yourself.
 SHELL := /bin/bash
 
-.PHONY: help venv demo test test-long test-containers coverage check docs bundle bench bench-rescue lab clean
+.PHONY: help venv demo test test-long test-containers coverage check docs bundle fit-rules bench bench-rescue lab clean
 
 help:
 	@echo "make demo    train, break, rewind, learn on: the whole loop on this machine (ARGS=\"--exit --report FILE --seed N\")"
@@ -16,6 +16,7 @@ help:
 	@echo "make check   format, lint, types, import layers, spelling"
 	@echo "make docs    the documentation site, in build/site"
 	@echo "make bundle  a wheelhouse for machines without a network (EXTRAS=collector,dashboard)"
+	@echo "make fit-rules  set the constants of the shipped rules on recorded runs (hours; ARGS='--leave-out each --out DIR')"
 	@echo "make bench   the benchmarks, printed as ratios against a peer or a limit"
 	@echo "make bench-rescue  faults against us and against what is used today, live (ARGS=--smoke: each once)"
 	@echo "make lab     small real runs with computed outcomes, in build/lab; continues where it was (ARGS=--table)"
@@ -98,8 +99,11 @@ bundle: $(VENV)/.run
 	tar -cf $(dir $(BUNDLE))$$(basename $(BUNDLE)/wheels/stabilizer-*.whl | cut -d- -f1,2)-bundle.tar -C $(dir $(BUNDLE)) stabilizer-bundle
 	@ls -sh $(dir $(BUNDLE))*-bundle.tar
 
+fit-rules: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fit_rules --out stabilizer/rules/default.yaml $(ARGS)
+
 bench: $(VENV)/.dev
-	@set -e; for file in benchmarks/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file; done
+	@set -e; for file in $$(ls benchmarks/*.py | grep -v fit_rules); do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file; done
 
 # Faults of the laboratory, live: unprotected, with what is used today, and with us; one JSON line.
 bench-rescue: $(VENV)/.dev
