@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,7 +24,10 @@ from stabilizer.collector.storage.engine import Database, parse_url
 from stabilizer.collector.storage.migrate import head, revision_of, upgrade
 from stabilizer.errors import ConfigurationError, StorageError
 from stabilizer.rules.loader import RuleFile, default_rules, load_rules
+from stabilizer.rules.warnings import warnings_of
 from stabilizer.settings import CollectorSettings
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,4 +105,7 @@ def _read_rules(file: Path | None) -> RuleFile:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"rules_file {str(file)!r} cannot be read: {error}") from error
-    return load_rules(text, str(file))
+    rules = load_rules(text, str(file))
+    for warning in warnings_of(rules):
+        logger.warning("%s: %s", file, warning)
+    return rules
