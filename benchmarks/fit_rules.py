@@ -87,10 +87,10 @@ CONSTANTS = (
     Constant("loss_rising_fast", "above", (8, 10, 12)),
     Constant("gradient_moved", "above", (4, 5, 6)),
     Constant("loss_jump", "least", (0.1, 0.2, 0.4)),
-    Constant("attention_collapsed", "share", (0.4, 0.5, 0.6)),
-    Constant("attention_layer_collapsed", "share", (0.3, 0.4, 0.5)),
+    Constant("attention_entropy_near_zero", "share", (0.4, 0.5, 0.6)),
+    Constant("attention_entropy_collapse", "share", (0.3, 0.4, 0.5)),
     Constant("attention_narrowing", "share", (0.74, 0.78, 0.82)),
-    Constant("grad_norm_tripled", "least", (0.8, 1, 1.3)),
+    Constant("grad_norm_drift", "least", (0.8, 1, 1.3)),
 )
 
 
