@@ -59,7 +59,7 @@ COVERAGE := $(if $(MEASURED),$(foreach room,$(COVERED),--cov=stabilizer/$(room))
 # and the browser's driver leaves an event loop in its process.
 test: $(VENV)/.dev
 	$(BIN)/python tests/browser.py # brings one if there is none, or says why not
-	$(PYTEST) -m "not e2e and not compose and not long" -n 2 --dist loadfile --no-loadscope-reorder --durations=15 $(COVERAGE) --junitxml=build/tests.xml $(ARGS) $(NONE_IS_FINE)
+	$(PYTEST) -m "not e2e and not compose and not long" -n 3 --dist loadfile --no-loadscope-reorder --durations=15 $(COVERAGE) --junitxml=build/tests.xml $(ARGS) $(NONE_IS_FINE)
 	$(if $(MEASURED),@$(MAKE) --no-print-directory coverage)
 	$(PYTEST) $(call FOLDER,tests/e2e) -m "e2e and not long" -n 2 --dist loadfile --no-loadscope-reorder --durations=15 --junitxml=build/e2e.xml $(ARGS) $(NONE_IS_FINE)
 

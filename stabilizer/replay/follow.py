@@ -100,7 +100,8 @@ def describe_alert(change: AlertChange) -> str:
     rule, series = change.key.rule, change.key.series
     if change.state is AlertState.FIRING:
         value = "" if change.value is None else f" at {change.value:.6g}"
-        return f"{change.severity}: {rule} fires on {series}{value}"
+        where = f" on {series}" if series else ""  # a rule on other rules has no series
+        return f"{change.severity}: {rule} fires{where}{value}"
     return f"{rule} is over" if change.state is AlertState.RESOLVED else ""
 
 
