@@ -125,7 +125,7 @@ class RowOptimizer(Optimizer):
         self._update = update
 
     @override
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closures here
         self._update([self.param_groups[0]["lr"]], torch.zeros(1, dtype=torch.bool))
 
 

@@ -92,7 +92,7 @@ class HttpRunStore:
         headers = {"Content-Type": kind or "application/json", **self._headers}
         request = urllib.request.Request(self._api + path, body, headers)  # noqa: S310  checked
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310  http(s)
                 content: bytes = answer.read()
                 return content
         except urllib.error.HTTPError as error:

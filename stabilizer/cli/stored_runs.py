@@ -12,6 +12,7 @@ from stabilizer.errors import ConfigurationError
 from stabilizer.logs.stream import LogStep
 from stabilizer.protocol.batches import Marker, MarkerKind
 from stabilizer.protocol.frames import FrameBlock
+from stabilizer.protocol.runs import RunState
 from stabilizer.protocol.series import Catalog
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def open_repositories(url: str) -> Iterator[Repositories]:
         from sqlalchemy.orm import Session  # noqa: PLC0415  an extra
 
         from stabilizer.collector.storage import engine, migrate  # noqa: PLC0415  an extra
-        from stabilizer.collector.storage.repositories import Repositories  # noqa: PLC0415
+        from stabilizer.collector.storage.repositories import Repositories  # noqa: PLC0415  an extra
     opened = engine.build_engine(engine.parse_url(url))
     try:
         revision, newest = migrate.current(opened), migrate.head()
@@ -69,8 +70,6 @@ def stored_names(repositories: Repositories, chosen: str | None) -> dict[str, st
     Raises:
         ConfigurationError: There is no such run.
     """
-    from stabilizer.protocol.runs import RunState  # noqa: PLC0415
-
     runs = [repositories.runs.require(run_id) for run_id in repositories.runs.ids(list(RunState))]
     names = {run.id: run.name for run in runs if chosen in {None, run.id, run.name}}
     if not names:

@@ -148,8 +148,8 @@ class LineParser:
 def parse_step(cell: object) -> int | None:
     """Parse a step: a whole number from 0; None if it is none."""
     try:
-        number = float(cell)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        number = float(cell)  # type: ignore[arg-type]  # TypeError is caught
+    except (TypeError, ValueError, OverflowError):
         return None
     return int(number) if math.isfinite(number) and 0 <= number < 2**53 else None
 
@@ -157,7 +157,7 @@ def parse_step(cell: object) -> int | None:
 def parse_number(cell: object) -> float | None:
     """Parse a value; NaN and Inf are values. None if it is no number."""
     try:
-        return float(cell)  # type: ignore[arg-type]
+        return float(cell)  # type: ignore[arg-type]  # TypeError is caught
     except (TypeError, ValueError, OverflowError):
         return None
 

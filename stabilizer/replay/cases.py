@@ -405,7 +405,7 @@ def load_cases(path: Path) -> list[Case]:
         mistakes.append((1, "(file): allowed: a mapping with series and expect, or with tests"))
     elif isinstance(data.get("tests"), list):
         shared = {name: value for name, value in data.items() if name != "tests"}
-        for index, one in enumerate(data["tests"]):  # type: ignore[arg-type]
+        for index, one in enumerate(data["tests"]):  # type: ignore[arg-type]  # a list by now
             merged = {**shared, **one} if isinstance(one, dict) else one
             cases += _read_case(path, merged, source, ("tests", index), mistakes)
     else:

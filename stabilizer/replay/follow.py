@@ -235,6 +235,6 @@ class LogWatcher:
             if path.is_dir():
                 yield from sorted(file for file in path.rglob("*tfevents*") if file.is_file())
             elif glob.has_magic(pattern):
-                yield from map(Path, sorted(glob.glob(pattern, recursive=True)))  # noqa: PTH207
+                yield from map(Path, sorted(glob.glob(pattern, recursive=True)))  # noqa: PTH207  may be absolute
             else:
                 yield path

@@ -75,7 +75,7 @@ class _ValidPart:
         values = given.kwargs if isinstance(given, ArgsKwargs) else given
         if not isinstance(values, Mapping):
             return
-        fields: dict[str, FieldInfo] = kind.__pydantic_fields__  # type: ignore[attr-defined]
+        fields: dict[str, FieldInfo] = kind.__pydantic_fields__  # type: ignore[attr-defined]  # pydantic
         for name, info in fields.items():
             with suppress(KeyError, ValidationError):
                 self.__dict__[name] = _valid_value(info, name, values)

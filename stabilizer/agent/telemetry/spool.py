@@ -61,7 +61,7 @@ _SCHEMA: Final = (
     )""",
 )
 _LOCAL_FILE_SYSTEMS: Final = frozenset(
-    "bcachefs btrfs ext2 ext3 ext4 f2fs overlay ramfs tmpfs xfs zfs".split()  # noqa: SIM905
+    "bcachefs btrfs ext2 ext3 ext4 f2fs overlay ramfs tmpfs xfs zfs".split()  # noqa: SIM905  one line
 )
 
 

@@ -1,6 +1,7 @@
 import pytest
 
 from stabilizer.logs.names import series_of
+from stabilizer.logs.rows import parse_number, parse_step
 from stabilizer.protocol.series import SeriesKey
 
 
@@ -79,3 +80,13 @@ def test_no_module_is_taken_for_the_whole_model():
 def test_names_that_are_too_long_are_cut():
     assert len(series_of("x" * 5000).metric) == 120
     assert len(series_of("loss/" + "x" * 5000).labels["source"]) == 400
+
+
+@pytest.mark.parametrize("cell", [10**400, "x", None, [], float("nan"), float("inf"), -1, 2**53])
+def test_a_cell_that_cannot_be_a_step_is_none(cell):
+    assert parse_step(cell) is None
+
+
+@pytest.mark.parametrize("cell", [10**400, "x", None, []])
+def test_a_cell_that_is_no_number_is_none(cell):
+    assert parse_number(cell) is None
