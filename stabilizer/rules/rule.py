@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,10 @@ from stabilizer.rules.detectors.interface import (
     Detection,
     FloatArray,
     State,
-    grown,
     part_of,
 )
 from stabilizer.rules.outcome import AlertChange, RuleHealth
+from stabilizer.rules.quorum import Quorum
 from stabilizer.rules.selection import Selection
 from stabilizer.rules.spec import RuleSpec, SelectSpec
 
@@ -37,14 +36,13 @@ class Rule:
     def __init__(self, spec: RuleSpec, select: SelectSpec, detect: DetectSpec) -> None:
         self.spec = spec
         self.health = RuleHealth(spec.name)
-        self._select = select
         self._selection = Selection(select)
         self._detector = build_detector(detect.detector)
         self.alerts = AlertTable(AlertingSpec.of(spec, self._detector.threshold))
         self.is_ready = False
         self._rows = 0
         self._inhibited_until = -1
-        self._flagged = np.empty(0, np.bool_)
+        self._quorum = None if spec.quorum is None else Quorum(spec, select, self._selection)
         self._everything = np.empty(0, np.bool_)
 
     def observe(
@@ -89,14 +87,10 @@ class Rule:
         self.health.ok = True
         self.is_ready = self.is_ready or bool(verdict.known.any())
         if not self.alerts.active and not verdict.flagged.any():
-            self._note_clear(verdict)
+            if self._quorum is not None:
+                self._quorum.note_clear(verdict)
             return []
         return self.alerts.advance(attempt, step, self._sample(samples, verdict), self._names)
-
-    def _note_clear(self, verdict: Detection) -> None:
-        """Take note of a verdict without a flag while no alert is active."""
-        if self.spec.quorum is not None:
-            self._flagged[verdict.known] = False
 
     @property
     def is_firing(self) -> bool:
@@ -115,9 +109,7 @@ class Rule:
 
     @property
     def _names(self) -> list[str]:
-        if self.spec.quorum is None:
-            return self._selection.series
-        return [str(self._select)]
+        return self._selection.series if self._quorum is None else self._quorum.names
 
     def _resize(self) -> None:
         num_series = len(self._selection.series)
@@ -125,37 +117,17 @@ class Rule:
             return
         self._rows = num_series
         self._detector.resize(num_series)
+        if self._quorum is not None:
+            self._quorum.resize(self._selection.series)
         self.alerts.resize(len(self._names))
-        self._flagged = grown(self._flagged, num_series, 0)
         self._everything = np.ones(num_series, np.bool_)
 
     def _sample(self, samples: FloatArray, verdict: Detection) -> AlertSample:
-        if self.spec.quorum is None:
-            return AlertSample(
-                verdict.known, verdict.flagged, samples, verdict.score, self.spec.message
-            )
-        np.copyto(self._flagged, verdict.flagged, where=verdict.known)
-        number, needed = int(self._flagged.sum()), self._needed(self.spec.quorum)
-        flagged = np.flatnonzero(verdict.flagged)
-        worst, message = -1, ""
-        if flagged.size:
-            worst = int(flagged[np.nanargmax(np.abs(verdict.score[flagged]))])
-            message = (
-                f"{number} of {self._selection.num_chosen} series, {needed} needed; "
-                f"most at {self._selection.series[worst]}. {self.spec.message}"
-            ).strip()
+        if self._quorum is not None:
+            return self._quorum.combine(samples, verdict)
         return AlertSample(
-            known=np.array([verdict.known.any()]),
-            flagged=np.array([verdict.known.any() and number >= needed]),
-            values=samples[[worst]] if worst >= 0 else np.array([np.nan]),
-            scores=verdict.score[[worst]] if worst >= 0 else np.array([np.nan]),
-            message=message,
+            verdict.known, verdict.flagged, samples, verdict.score, self.spec.message
         )
-
-    def _needed(self, quorum: float) -> int:
-        if quorum >= 1:
-            return int(quorum)
-        return max(1, math.ceil(quorum * self._selection.num_chosen))
 
     def marker(self, marker: Marker) -> None:
         """Process an event of the job."""
@@ -174,7 +146,8 @@ class Rule:
         """
         self._inhibited_until = -1
         self._detector.rewind(from_step)
-        self._flagged[:] = False
+        if self._quorum is not None:
+            self._quorum.reset()
         if reason is not None:
             self.marker(Marker(kind=reason, step=from_step))
         return self.alerts.reset(from_step, f"a new attempt began: {reason}")
@@ -196,7 +169,9 @@ class Rule:
         }
         arrays = {f"detector.{name}": array for name, array in self._detector.state().items()}
         arrays |= {f"alerts.{name}": array for name, array in self.alerts.state().items()}
-        return head, {**arrays, "flagged": self._flagged}
+        if self._quorum is not None:
+            arrays |= self._quorum.state()
+        return head, arrays
 
     def load(self, head: dict[str, Any], arrays: State) -> None:
         """Take over a state.
@@ -214,6 +189,7 @@ class Rule:
         self.health.evaluations = head["evaluations"]
         self.is_ready = head.get("is_ready", False)  # absent in a state of version 0.1
         self._detector.load(part_of(arrays, "detector."))
+        if self._quorum is not None:
+            self._quorum.load(arrays, self._selection.series)
         self.alerts.load(part_of(arrays, "alerts."), self._names)
-        self._flagged = np.array(arrays["flagged"], np.bool_)
         self._everything = np.ones(self._rows, np.bool_)

@@ -26,13 +26,13 @@ class Selection:
 
     Attributes:
         series: Text form of the series of every row.
-        num_chosen: Series that are selected now; fewer than rows if a layer fell out of a share.
+        chosen: By row, whether it is selected now; not if its layer fell out of a share.
     """
 
     def __init__(self, select: SelectSpec) -> None:
         self._select = select
         self.series: list[str] = []
-        self.num_chosen = 0
+        self.chosen = np.empty(0, np.bool_)
         self._rows: dict[str, int] = {}
         self._layers: dict[str, frozenset[int]] = {}
         self._columns: dict[str, tuple[IndexArray, IndexArray]] = {}
@@ -43,8 +43,15 @@ class Selection:
         if known is None:
             self._learn_layers(catalog)
             known = self._columns[catalog.id] = self._map(catalog)
-            self.num_chosen = sum(self._is_chosen(SeriesKey.parse(text)) for text in self.series)
+            self._choose()
         return known
+
+    def _choose(self) -> None:
+        if self._select.layer is None:
+            self.chosen = np.ones(len(self.series), np.bool_)
+        else:
+            chosen = [self._is_chosen(SeriesKey.parse(text)) for text in self.series]
+            self.chosen = np.array(chosen, np.bool_)
 
     def _map(self, catalog: Catalog) -> tuple[IndexArray, IndexArray]:
         columns, rows = [], []
@@ -101,7 +108,7 @@ class Selection:
         self._rows = {text: row for row, text in enumerate(self.series)}
         self._layers = {tower: frozenset(known) for tower, known in layers.items()}
         self._columns.clear()
-        self.num_chosen = sum(self._is_chosen(SeriesKey.parse(text)) for text in self.series)
+        self._choose()
 
 
 def _layer(key: SeriesKey) -> int | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Final, Self
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -39,6 +40,7 @@ Count = Annotated[int, Field(ge=0, le=100_000)]
 MAX_RULES: Final = 500
 MAX_RUNGS: Final = 50
 ANY_VALUE: Final = "*"
+ALL: Final = "all"
 CLOSED_LABELS: Final = {"kind": frozenset(Kind), "tower": frozenset(Tower)}
 """Labels whose values are those of the protocol and no others."""
 _ITEM: Final = re.compile(r"(severity|rule):[a-z][a-z0-9_]*(\|(severity|rule):[a-z][a-z0-9_]*)*\Z")
@@ -100,12 +102,16 @@ class SelectSpec(BaseModel):
         return self.__pydantic_extra__
 
     def __str__(self) -> str:
-        metric = "|".join(self.metric)
-        parts = [f'{n}="{"|".join(map(str, v))}"' for n, v in sorted(self.labels.items())]
-        if self.layer is not None:
+        return self.describe({})
+
+    def describe(self, group: Mapping[str, str]) -> str:
+        """Return the text form, with the labels of a group of the series in place of its own."""
+        labels = {name: "|".join(map(str, values)) for name, values in self.labels.items()}
+        parts = [f'{name}="{value}"' for name, value in sorted({**labels, **group}.items())]
+        if self.layer is not None and "layer" not in group:
             given = self.layer.model_dump(exclude_none=True)
             parts.append("layer=" + ",".join(f'"{name} {value}"' for name, value in given.items()))
-        return metric + ("{" + ",".join(parts) + "}" if parts else "")
+        return "|".join(self.metric) + ("{" + ",".join(parts) + "}" if parts else "")
 
 
 class ReduceLrRung(RulePart):
@@ -172,6 +178,40 @@ Span = Annotated[
 """A number is a number of samples."""
 
 
+class GroupsSpec(RulePart):
+    """How many groups must meet the quorum together, for one alert of the rule."""
+
+    least: float | Literal["all"] = 1.0
+    """A count from 1, a share below 1 of the groups judged, or `all` of them, of two at least."""
+    most: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """No more than so many, while others are judged and calm; 1 is "one alone"."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: object) -> object:
+        return value if isinstance(value, dict | GroupsSpec) else {"least": value}
+
+    @field_validator("least", mode="before")
+    @classmethod
+    def _count_or_share_or_all(cls, value: object) -> object:
+        if value == ALL:
+            return value
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        number = float(value) if is_number else math.nan  # type: ignore[arg-type]  # checked above
+        if 0 < number < 1 or (number >= 1 and number.is_integer()):
+            return number
+        raise ValueError("allowed: a count from 1, a share below 1, all")
+
+    @model_validator(mode="after")
+    def _least_is_no_more_than_most(self) -> Self:
+        least = self.least
+        if self.most is not None and least != ALL and float(least) > self.most:
+            raise ValueError(f"least is {least:g}; allowed: up to most, {self.most}")
+        if self.most is not None and least == ALL:
+            raise ValueError("give least: all, or most")
+        return self
+
+
 class ThenSpec(RulePart):
     """One rule fires after another."""
 
@@ -233,6 +273,10 @@ class RuleSpec(RulePart):
     quorum: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Series that must be flagged together: a count from 1, or a share below 1 of those selected.
     With a quorum the rule has one alert; without, every series has its own."""
+    by: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=120)] | None = None
+    """A label: the quorum is of the series of each of its values, and each has an alert."""
+    groups: GroupsSpec | None = None
+    """How many of those groups must meet the quorum; the rule then has one alert."""
     for_: Annotated[Span, Field(alias="for")] = 1
     """Flagged samples in a row, or steps, with which an alert fires."""
     keep_firing_for: Span = 1
@@ -263,6 +307,10 @@ class RuleSpec(RulePart):
             raise ValueError("give either select and detect, or when")
         if self.when is not None and self.quorum is not None:
             raise ValueError("quorum belongs to select and detect")
+        if self.by is not None and self.quorum is None:
+            raise ValueError("by needs quorum: how many series of a group")
+        if self.groups is not None and self.by is None:
+            raise ValueError("groups needs by: the label of the groups")
         return self
 
     @model_serializer(mode="wrap")
@@ -281,7 +329,7 @@ class RuleSpec(RulePart):
         return self.severity is Severity.DIVERGENCE and is_nonfinite
 
 
-_ADDED: Final = ("when", "signal", "remedy")
+_ADDED: Final = ("when", "signal", "remedy", "by", "groups")
 
 
 class ActOnSpec(RulePart):
