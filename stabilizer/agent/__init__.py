@@ -1,15 +1,14 @@
-"""Inside the training job: measures, reports, applies commands."""
+"""Inside the training job: measures, reports, obeys."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stabilizer.agent.control.limits import Limits
     from stabilizer.agent.integrations.job import Job
     from stabilizer.agent.integrations.lightning import StabilizerCallback
 
-__all__ = ["Job", "Limits", "StabilizerCallback"]
+__all__ = ["Job", "StabilizerCallback"]
 
 
 def __getattr__(name: str) -> object:
@@ -22,8 +21,4 @@ def __getattr__(name: str) -> object:
         from stabilizer.agent.integrations.job import Job  # noqa: PLC0415  lazy
 
         return Job
-    if name == "Limits":
-        from stabilizer.agent.control.limits import Limits  # noqa: PLC0415  lazy
-
-        return Limits
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

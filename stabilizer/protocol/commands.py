@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from stabilizer.protocol.message import Message
 
@@ -65,8 +66,6 @@ class RejectReason(StrEnum):
     STALE_FENCE = "stale_fence"
     REFUSED_BY_PERSON = "refused_by_person"
     SUPERSEDED = "superseded"
-    OTHER_RUN = "other_run"
-    BEYOND_LIMITS = "beyond_limits"
 
 
 class SnapshotTarget(Message):
@@ -190,7 +189,7 @@ class CommandResult(Message):
 class Command(Message):
     """An instruction to a job."""
 
-    id: Annotated[str, Field(min_length=1, max_length=100)]
+    id: str
     """Id of the command."""
     run_id: str
     """The run that it is for."""
@@ -214,13 +213,13 @@ class Command(Message):
     """Fencing number of the collector that issued it; the job refuses lower ones."""
     issued_step: int | None = None
     """Step of the run when it was issued; null if unknown."""
-    issued_at: AwareDatetime
+    issued_at: datetime
     """When it was issued."""
-    expires_at: AwareDatetime
+    expires_at: datetime
     """When it expires if no job has taken it."""
-    delivered_at: AwareDatetime | None = None
+    delivered_at: datetime | None = None
     """When it was first delivered; null if it was not."""
-    settled_at: AwareDatetime | None = None
+    settled_at: datetime | None = None
     """When it reached a final state; null if it has not."""
     result: CommandResult | None = None
     """The result reported by the job; null if there is none."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from stabilizer.protocol.message import Message
 
@@ -181,7 +182,7 @@ class Incident(Message):
     """All decisions on it, oldest first."""
     helped: bool | None = None
     """Whether its last intervention helped; null if that is undecided."""
-    opened_at: AwareDatetime
+    opened_at: datetime
     """When it opened."""
-    resolved_at: AwareDatetime | None = None
+    resolved_at: datetime | None = None
     """When it was resolved; null while it is open."""

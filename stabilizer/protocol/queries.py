@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import AwareDatetime, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from stabilizer.protocol.batches import AttemptNumber, Step
 from stabilizer.protocol.commands import (
@@ -185,7 +186,7 @@ class SilenceCreate(Message):
     """The run that it is for; null is every run."""
     until_step: Step | None = None
     """Step at which it ends; needs `run_id`. Give this or `until`."""
-    until: AwareDatetime | None = None
+    until: datetime | None = None
     """Moment at which it ends, with a time zone. Give this or `until_step`."""
     reason: ReasonText
     """Why, for the audit log."""
@@ -196,6 +197,8 @@ class SilenceCreate(Message):
             raise ValueError("give exactly one of until and until_step")
         if self.until_step is not None and self.run_id is None:
             raise ValueError("until_step needs run_id: every run counts its own steps")
+        if self.until is not None and self.until.tzinfo is None:
+            raise ValueError("until needs a time zone")
         if self.until is not None and not 1970 < self.until.year < 9999:
             raise ValueError("until is not in the years 1971 to 9998")
         return self
@@ -212,13 +215,13 @@ class Silence(Message):
     """The run that it is for; null is every run."""
     until_step: int | None
     """Step at which it ends; null if it ends at a moment."""
-    until: AwareDatetime | None
+    until: datetime | None
     """Moment at which it ends; null if it ends at a step."""
     reason: str
     """Why it was created."""
     actor: str
     """Who created it."""
-    created_at: AwareDatetime
+    created_at: datetime
     """When it was created."""
 
 
@@ -231,7 +234,7 @@ class ControlState(Message):
     """Why it was last changed."""
     actor: str
     """Who changed it last."""
-    changed_at: AwareDatetime | None
+    changed_at: datetime | None
     """When it was last changed; null if never."""
     silences: tuple[Silence, ...] = ()
     """The silences in force."""
@@ -305,7 +308,7 @@ class AuditEntry(Message):
 
     id: int
     """Number of the entry, ascending."""
-    at: AwareDatetime
+    at: datetime
     """When it happened."""
     run_id: str | None
     """The run that it is about; null if it is about all."""

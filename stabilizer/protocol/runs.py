@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Final
 
-from pydantic import AwareDatetime, ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
 
 from stabilizer.protocol.batches import NamesAttempt, SamplingPlan, Step
 from stabilizer.protocol.commands import AttemptId
@@ -152,7 +153,7 @@ class Attempt(Message):
     """The command that caused it; null if none did."""
     skipped_samples: int
     """Samples of the stream left out between parent and attempt."""
-    started_at: AwareDatetime
+    started_at: datetime
     """When it was registered."""
     late: bool = False
     """It arrived after a later process had registered, and was never the newest."""
@@ -185,9 +186,9 @@ class Run(Message):
     """Hash of the rule file of the run."""
     config: dict[str, JsonValue]
     """Configuration that the job reported."""
-    created_at: AwareDatetime
+    created_at: datetime
     """When it was first registered."""
-    last_seen_at: AwareDatetime
+    last_seen_at: datetime
     """When the job last reported."""
     open_incident_id: str | None
     """The incident that is not resolved; null if there is none."""

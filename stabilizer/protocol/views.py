@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from stabilizer.protocol.batches import AttemptNumber, MarkerKind, SnapshotInfo, Step
 from stabilizer.protocol.commands import Command, CommandParameters
@@ -102,7 +103,7 @@ class MarkerInfo(Message):
     """What happened."""
     text: str
     """Detail, for example the name of a phase."""
-    at: AwareDatetime
+    at: datetime
     """When the collector received it."""
 
 

@@ -6,8 +6,10 @@ whose condition is that enough series are flagged together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -43,23 +45,40 @@ class ActiveAlert:
         return self.firing_step is not None
 
 
+class JudgedInstance(NamedTuple):
+    """An instance of a rule that was judged."""
+
+    instance: int
+    is_flagged: bool
+    """Its condition holds."""
+    value: float | None
+    """The sample, as data for the alert. None for a rule on other rules."""
+    score: float
+    """What was compared with the threshold."""
+
+
+def judged_instances(
+    instances: Iterable[int], flagged: BoolArray, values: FloatArray, scores: FloatArray
+) -> list[JudgedInstance]:
+    """Take instances that were judged out of arrays."""
+    return [
+        JudgedInstance(at, bool(flagged[at]), float(values[at]), float(scores[at]))
+        for at in instances
+    ]
+
+
 @dataclass(frozen=True, slots=True)
 class AlertSample:
-    """One evaluation of every instance of a rule.
+    """One evaluation of the instances of a rule.
 
     Args:
-        known: Shape [I]; the instance was evaluated.
-        flagged: Shape [I]; its condition holds. Implies known.
-        values: Shape [I]; the samples, as data for the alert. None for a rule on other rules.
-        scores: Shape [I]; what was compared with the threshold.
+        judged: Those that were judged, in ascending order. Those that are neither flagged nor
+            active may be left out.
         message: For all that change with this sample.
         sign_step: The first sign, if it is earlier than the sample.
     """
 
-    known: BoolArray
-    flagged: BoolArray
-    values: FloatArray | None
-    scores: FloatArray
+    judged: Sequence[JudgedInstance]
     message: str = ""
     sign_step: int | None = None
 
@@ -111,48 +130,50 @@ class AlertTable:
         self._clear_since = grown(self._clear_since, num_instances, -1)
 
     def advance(
-        self, attempt: int, step: int, sample: AlertSample, names: list[str]
+        self, attempt: int, step: int, sample: AlertSample, names: Sequence[str]
     ) -> list[AlertChange]:
         """Evaluate one sample of every instance; return what changed."""
-        if not self.active and not sample.flagged.any():
-            return []
-        clear = sample.known & ~sample.flagged
-        self._flagged_in_a_row[clear] = 0
-        self._flagged_in_a_row[sample.flagged] += 1
-        self._clear_in_a_row[sample.flagged] = 0
-        self._clear_since[clear & (self._clear_in_a_row == 0)] = step
-        self._clear_in_a_row[clear] += 1
         changes: list[AlertChange] = []
-        touched = sorted({*np.flatnonzero(sample.flagged).tolist(), *self.active})
-        for instance in touched:
-            if not sample.known[instance]:
+        for judged in sample.judged:
+            instance = judged.instance
+            if judged.is_flagged:
+                self._flagged_in_a_row[instance] += 1
+                self._clear_in_a_row[instance] = 0
+            elif instance in self.active:
+                self._flagged_in_a_row[instance] = 0
+                if not self._clear_in_a_row[instance]:
+                    self._clear_since[instance] = step
+                self._clear_in_a_row[instance] += 1
+            else:
                 continue
             key = AlertKey(attempt, self._spec.rule, names[instance], step)
-            changes.extend(self._move(instance, key, sample))
+            changes.extend(self._move(judged, key, sample))
         return changes
 
-    def _move(self, instance: int, key: AlertKey, sample: AlertSample) -> Iterator[AlertChange]:
+    def _move(
+        self, judged: JudgedInstance, key: AlertKey, sample: AlertSample
+    ) -> Iterator[AlertChange]:
+        instance, step = judged.instance, key.pending_step
         alert = self.active.get(instance)
-        step = key.pending_step
-        if sample.flagged[instance]:
+        if judged.is_flagged:
             if alert is None:
                 alert = ActiveAlert(key, self._spec.severity, sign_step=sample.sign_step)
                 self.active[instance] = alert
                 if not self._is_due(instance, alert, step):
-                    yield self._change(alert, AlertState.PENDING, step, instance, sample)
+                    yield self._change(alert, AlertState.PENDING, step, judged, sample)
             if not alert.is_firing and self._is_due(instance, alert, step):
                 alert = replace(alert, firing_step=step)
                 self.active[instance] = alert
-                yield self._change(alert, AlertState.FIRING, step, instance, sample)
+                yield self._change(alert, AlertState.FIRING, step, judged, sample)
             elif not alert.is_flagged:
                 self.active[instance] = replace(alert, is_flagged=True)
         elif alert is not None and not alert.is_firing:
             del self.active[instance]
-            yield self._change(alert, AlertState.INACTIVE, step, instance, sample)
+            yield self._change(alert, AlertState.INACTIVE, step, judged, sample)
         elif alert is not None and self._is_over(instance, step):
             del self.active[instance]
-            yield self._change(alert, AlertState.RESOLVED, step, instance, sample)
-        elif alert is not None:
+            yield self._change(alert, AlertState.RESOLVED, step, judged, sample)
+        elif alert is not None and alert.is_flagged:
             self.active[instance] = replace(alert, is_flagged=False)
 
     def _is_due(self, instance: int, alert: ActiveAlert, step: int) -> bool:
@@ -166,9 +187,13 @@ class AlertTable:
         return bool(has_samples) and step - int(self._clear_since[instance]) >= span.steps
 
     def _change(
-        self, alert: ActiveAlert, state: AlertState, step: int, instance: int, sample: AlertSample
+        self,
+        alert: ActiveAlert,
+        state: AlertState,
+        step: int,
+        judged: JudgedInstance,
+        sample: AlertSample,
     ) -> AlertChange:
-        score = float(sample.scores[instance])
         return AlertChange(
             key=alert.key,
             severity=alert.severity,
@@ -176,8 +201,8 @@ class AlertTable:
             step=step,
             firing_step=alert.firing_step,
             resolved_step=step if state is AlertState.RESOLVED else None,
-            value=None if sample.values is None else float(sample.values[instance]),
-            score=None if np.isnan(score) else score,
+            value=judged.value,
+            score=None if math.isnan(judged.score) else judged.score,
             threshold=self._spec.threshold,
             message=sample.message,
         )

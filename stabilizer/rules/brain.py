@@ -71,6 +71,9 @@ class Brain:
         self._on_series = [rule for rule in rules if isinstance(rule, Rule)]
         self._on_rules = [rule for rule in rules if isinstance(rule, CompoundRule)]
         self._by_name = {rule.spec.name: rule for rule in rules}
+        self._alerting = [rule for rule in rules if not rule.spec.signal]
+        self._plans: dict[str, list[Rule]] = {}  # the rules that watch a catalog
+        self._planned: set[str] = set()
 
     def add_catalog(self, catalog: Catalog) -> None:
         """Add a catalog; idempotent."""
@@ -134,11 +137,23 @@ class Brain:
             self.begin_attempt(1, 0, MarkerKind.RESUME)
         self._observe_loss(catalog_id, step, values, present)
         with np.errstate(all="ignore"):  # NaN and Inf are data
-            for rule in self._on_series:
+            for rule in self._watching(catalog):
                 changes = rule.observe(self._attempt, step, catalog, values, present)
-                out.alerts += () if rule.spec.signal else changes
+                if changes and not rule.spec.signal:
+                    out.alerts += changes
         self._note_changes(out.alerts)
         return out
+
+    def _watching(self, catalog: Catalog) -> list[Rule]:
+        """Return the rules that watch a series of a catalog."""
+        plan = self._plans.get(catalog.id)
+        if plan is None:
+            plan = [rule for rule in self._on_series if rule.watches(catalog)]
+            if catalog.id not in self._planned:
+                self._planned.add(catalog.id)
+                self._plans.clear()  # it may change what rules take of another
+            self._plans[catalog.id] = plan
+        return plan
 
     def _note_changes(self, changes: Sequence[AlertChange]) -> None:
         for change in changes:
@@ -151,13 +166,13 @@ class Brain:
             raise InvalidInputError(
                 f"catalog {catalog_id!r} is not known", field="catalog", value=catalog_id
             )
-        shapes = {values.shape} | ({present.shape} if present is not None else set())
-        if shapes != {(len(catalog),)}:
+        shape = (len(catalog),)
+        if values.shape != shape or (present is not None and present.shape != shape):
             raise InvalidInputError(
                 f"a frame of shape {values.shape} is not of catalog {catalog_id!r}",
                 field="values",
                 value=str(values.shape),
-                allowed=str((len(catalog),)),
+                allowed=str(shape),
             )
         return catalog
 
@@ -183,11 +198,12 @@ class Brain:
         changes: list[AlertChange] = []
         for compound in self._on_rules:
             own = compound.evaluate(self._attempt, step, self._by_name)
-            changes += () if compound.spec.signal else own
+            if own and not compound.spec.signal:
+                changes += own
         self._note_changes(changes)
         active: dict[AlertKey, ActiveAlert] = {}
-        for rule in self._rules:
-            if not rule.spec.signal:
+        for rule in self._alerting:
+            if rule.alerts.active:
                 active |= {alert.key: alert for alert in rule.alerts.active.values()}
         if self._burst_until is not None and step >= self._burst_until:
             self._burst_until = None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
-import numpy as np
 from pydantic import JsonValue
 
-from stabilizer.rules.alerting import AlertingSpec, AlertSample, AlertTable
+from stabilizer.rules.alerting import AlertingSpec, AlertSample, AlertTable, JudgedInstance
 from stabilizer.rules.detectors.interface import State, part_of
 from stabilizer.rules.outcome import AlertChange, RuleHealth
 from stabilizer.rules.rule import Rule
@@ -70,10 +70,7 @@ class CompoundRule:
         ]
         firing = ", ".join(name for name in self._parts if name in self._is_firing)
         sample = AlertSample(
-            known=np.array([True]),
-            flagged=np.array([is_met]),
-            values=None,
-            scores=np.array([np.nan]),
+            [JudgedInstance(0, is_met, None, math.nan)],
             message=f"{firing}. {self.spec.message}".strip(". ") if is_met else self.spec.message,
             sign_step=min(signs, default=None),
         )

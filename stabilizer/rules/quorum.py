@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stabilizer.protocol.series import SeriesKey
-from stabilizer.rules.alerting import AlertSample
+from stabilizer.rules.alerting import AlertSample, judged_instances
 from stabilizer.rules.detectors.interface import BoolArray, Detection, FloatArray, State, grown
 from stabilizer.rules.selection import Selection
 from stabilizer.rules.spec import ALL, GroupsSpec, RuleSpec, SelectSpec
@@ -177,4 +177,5 @@ def _sample(
     values, scores = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     values[has_row] = samples[rows[has_row]]
     scores[has_row] = verdict.score[rows[has_row]]
-    return AlertSample(known, known & flagged, values, scores, message)
+    rows_known = np.flatnonzero(known).tolist()
+    return AlertSample(judged_instances(rows_known, flagged, values, scores), message)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 from pydantic import JsonValue
@@ -10,20 +12,32 @@ from pydantic import JsonValue
 from stabilizer.protocol.batches import Marker, MarkerKind
 from stabilizer.protocol.frames import Float32Array
 from stabilizer.protocol.series import Catalog
-from stabilizer.rules.alerting import AlertingSpec, AlertSample, AlertTable
+from stabilizer.rules.alerting import (
+    AlertingSpec,
+    AlertSample,
+    AlertTable,
+    JudgedInstance,
+    judged_instances,
+)
 from stabilizer.rules.detector_specs import DetectSpec
 from stabilizer.rules.detectors import build_detector
 from stabilizer.rules.detectors.interface import (
     BoolArray,
     Detection,
+    Detector,
     FloatArray,
     State,
     part_of,
+    unknown,
 )
+from stabilizer.rules.detectors.scalar import MOST_SERIES, build_scalar_detector
+from stabilizer.rules.detectors.scalar.interface import Judgement, ScalarDetector
 from stabilizer.rules.outcome import AlertChange, RuleHealth
 from stabilizer.rules.quorum import Quorum
-from stabilizer.rules.selection import Selection
+from stabilizer.rules.selection import Selection, Watched
 from stabilizer.rules.spec import RuleSpec, SelectSpec
+
+_NAN: Final = math.nan
 
 
 class Rule:
@@ -37,13 +51,25 @@ class Rule:
         self.spec = spec
         self.health = RuleHealth(spec.name)
         self._selection = Selection(select)
-        self._detector = build_detector(detect.detector)
+        self._detect = detect.detector
+        self._detector = self._build_detector(num_series=0)
         self.alerts = AlertTable(AlertingSpec.of(spec, self._detector.threshold))
         self.is_ready = False
         self._rows = 0
         self._inhibited_until = -1
         self._quorum = None if spec.quorum is None else Quorum(spec, select, self._selection)
         self._everything = np.empty(0, np.bool_)
+
+    def _build_detector(self, num_series: int) -> Detector | ScalarDetector:
+        few = build_scalar_detector(self._detect) if num_series <= MOST_SERIES else None
+        return few or build_detector(self._detect)
+
+    def watches(self, catalog: Catalog) -> bool:
+        """Return whether it watches a series of a catalog that is measured now."""
+        try:
+            return bool(self._selection.columns(catalog).pairs)
+        except Exception:  # noqa: BLE001  `observe` reports it
+            return True
 
     def observe(
         self,
@@ -69,10 +95,76 @@ class Rule:
         values: Float32Array,
         present: BoolArray | None,
     ) -> list[AlertChange]:
-        columns, rows = self._selection.columns(catalog)
-        if columns.size == 0 or step <= self.spec.after_step or step <= self._inhibited_until:
+        watched = self._selection.columns(catalog)
+        if not watched.pairs or step <= self.spec.after_step or step <= self._inhibited_until:
             return []
-        self._resize()
+        if len(self._selection.series) != self._rows:
+            self._resize()
+        if isinstance(self._detector, ScalarDetector):
+            sample = self._judge_few(self._detector, step, watched, values, present)
+        else:
+            sample = self._judge_many(self._detector, step, watched, values, present)
+        if sample is None:
+            return []
+        return self.alerts.advance(attempt, step, sample, self._names)
+
+    def _judge_few(
+        self,
+        detector: ScalarDetector,
+        step: int,
+        watched: Watched,
+        values: Float32Array,
+        present: BoolArray | None,
+    ) -> AlertSample | None:
+        """Judge the samples of a frame; return what may change an alert."""
+        samples = [
+            (row, values.item(column))
+            for column, row in watched.pairs
+            if present is None or present[column]
+        ]
+        if not samples:
+            return None
+        self.health.evaluations += 1
+        judgements = detector.update(step, samples)
+        self.health.ok = True
+        if not judgements:
+            return None
+        self.is_ready = True
+        is_calm = not self.alerts.active and not any(j.is_flagged for j in judgements)
+        if self._quorum is not None:
+            return self._ask_quorum(samples, judgements, is_calm=is_calm)
+        if is_calm:
+            return None
+        of = dict(samples)
+        return AlertSample(
+            [JudgedInstance(j.row, j.is_flagged, of.get(j.row, _NAN), j.score) for j in judgements],
+            self.spec.message,
+        )
+
+    def _ask_quorum(
+        self,
+        samples: Sequence[tuple[int, float]],
+        judgements: Sequence[Judgement],
+        *,
+        is_calm: bool,
+    ) -> AlertSample | None:
+        values, verdict = np.full(self._rows, np.nan), unknown(self._rows)
+        for row, value in samples:
+            values[row] = value
+        for row, is_flagged, score in judgements:
+            verdict.known[row], verdict.flagged[row], verdict.score[row] = True, is_flagged, score
+        return self._sample(values, verdict, is_calm=is_calm)
+
+    def _judge_many(
+        self,
+        detector: Detector,
+        step: int,
+        watched: Watched,
+        values: Float32Array,
+        present: BoolArray | None,
+    ) -> AlertSample | None:
+        """Judge the samples of a frame; return what may change an alert."""
+        columns, rows, _ = watched
         if present is None and columns.size == self._rows:
             samples, usable = np.empty(self._rows), self._everything
             samples[rows] = values[columns]
@@ -81,16 +173,30 @@ class Rule:
             samples[rows] = values[columns]
             usable[rows] = True if present is None else present[columns]
             if not usable.any():
-                return []
+                return None
         self.health.evaluations += 1
-        verdict = self._detector.update(step, samples, usable)
+        verdict = detector.update(step, samples, usable)
         self.health.ok = True
-        self.is_ready = self.is_ready or bool(verdict.known.any())
-        if not self.alerts.active and not verdict.flagged.any():
-            if self._quorum is not None:
+        if not verdict.known.any():
+            return None
+        self.is_ready = True
+        is_calm = not self.alerts.active and not verdict.flagged.any()
+        return self._sample(samples, verdict, is_calm=is_calm)
+
+    def _sample(
+        self, samples: FloatArray, verdict: Detection, *, is_calm: bool
+    ) -> AlertSample | None:
+        if self._quorum is not None:
+            if is_calm:
                 self._quorum.note_clear(verdict)
-            return []
-        return self.alerts.advance(attempt, step, self._sample(samples, verdict), self._names)
+                return None
+            return self._quorum.combine(samples, verdict)
+        if is_calm:
+            return None
+        touched = sorted({*np.flatnonzero(verdict.flagged).tolist(), *self.alerts.active})
+        known = [row for row in touched if verdict.known[row]]
+        judged = judged_instances(known, verdict.flagged, samples, verdict.score)
+        return AlertSample(judged, self.spec.message)
 
     @property
     def is_firing(self) -> bool:
@@ -113,21 +219,16 @@ class Rule:
 
     def _resize(self) -> None:
         num_series = len(self._selection.series)
-        if num_series == self._rows:
-            return
+        if num_series > MOST_SERIES and isinstance(self._detector, ScalarDetector):
+            few, self._detector = self._detector, build_detector(self._detect)
+            if self._rows:
+                self._detector.load(few.state())
         self._rows = num_series
         self._detector.resize(num_series)
         if self._quorum is not None:
             self._quorum.resize(self._selection.series)
         self.alerts.resize(len(self._names))
         self._everything = np.ones(num_series, np.bool_)
-
-    def _sample(self, samples: FloatArray, verdict: Detection) -> AlertSample:
-        if self._quorum is not None:
-            return self._quorum.combine(samples, verdict)
-        return AlertSample(
-            verdict.known, verdict.flagged, samples, verdict.score, self.spec.message
-        )
 
     def marker(self, marker: Marker) -> None:
         """Process an event of the job."""
@@ -188,6 +289,7 @@ class Rule:
         self.health.last_error = head["last_error"]
         self.health.evaluations = head["evaluations"]
         self.is_ready = head.get("is_ready", False)  # absent in a state of version 0.1
+        self._detector = self._build_detector(self._rows)
         self._detector.load(part_of(arrays, "detector."))
         if self._quorum is not None:
             self._quorum.load(arrays, self._selection.series)

@@ -7,7 +7,7 @@ catalogs.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,16 @@ from stabilizer.rules.spec import ANY_VALUE, SelectSpec
 IndexArray = npt.NDArray[np.intp]
 
 _NO_TOWER: Final = ""
+
+
+class Watched(NamedTuple):
+    """What a rule watches of a catalog."""
+
+    columns: IndexArray
+    rows: IndexArray
+    """The rows that the columns belong to."""
+    pairs: tuple[tuple[int, int], ...]
+    """The same as pairs (column, row)."""
 
 
 class Selection:
@@ -35,9 +45,9 @@ class Selection:
         self.chosen = np.empty(0, np.bool_)
         self._rows: dict[str, int] = {}
         self._layers: dict[str, frozenset[int]] = {}
-        self._columns: dict[str, tuple[IndexArray, IndexArray]] = {}
+        self._columns: dict[str, Watched] = {}
 
-    def columns(self, catalog: Catalog) -> tuple[IndexArray, IndexArray]:
+    def columns(self, catalog: Catalog) -> Watched:
         """Return the columns of a catalog that the rule watches, and the rows they belong to."""
         known = self._columns.get(catalog.id)
         if known is None:
@@ -53,13 +63,14 @@ class Selection:
             chosen = [self._is_chosen(SeriesKey.parse(text)) for text in self.series]
             self.chosen = np.array(chosen, np.bool_)
 
-    def _map(self, catalog: Catalog) -> tuple[IndexArray, IndexArray]:
-        columns, rows = [], []
-        for column, key in enumerate(catalog.series):
-            if self._matches(key) and self._is_chosen(key):
-                columns.append(column)
-                rows.append(self._row(str(key)))
-        return np.array(columns, np.intp), np.array(rows, np.intp)
+    def _map(self, catalog: Catalog) -> Watched:
+        pairs = tuple(
+            (column, self._row(str(key)))
+            for column, key in enumerate(catalog.series)
+            if self._matches(key) and self._is_chosen(key)
+        )
+        table = np.array(pairs, np.intp).reshape(-1, 2).T.copy()
+        return Watched(table[0], table[1], pairs)
 
     def _row(self, text: str) -> int:
         row = self._rows.setdefault(text, len(self.series))

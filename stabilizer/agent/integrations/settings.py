@@ -1,4 +1,4 @@
-"""The settings of a monitored job."""
+"""What a person chooses about a watched job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from stabilizer.agent.control.limits import Limits
 from stabilizer.agent.control.optimizer_step import GuardPolicy
 from stabilizer.agent.telemetry.http import Endpoint, check_token
 from stabilizer.errors import ConfigurationError, RuleFileError
@@ -22,20 +21,20 @@ _KEY: Final = TypeAdapter(Key)
 
 @dataclass(frozen=True, kw_only=True)
 class JobSettings:
-    """The settings of a monitored job.
+    """What a person chooses about a watched job.
 
-    All are checked here, on every rank and before anything is set up: a mistake found later, by
-    rank 0 alone, would leave the others waiting.
+    All of it is checked here, on every rank and before anything is set up: a mistake found later,
+    by rank 0 alone, would leave the others waiting.
 
     Raises:
-        ConfigurationError: A value is invalid; lists every mistake of the policy.
+        ConfigurationError: Something cannot be used; every mistake of the policy is told.
     """
 
     url: str | None
     """Address of the collector; None evaluates the rules in the job itself."""
     run: str
     key: str = ""
-    """Distinguishes runs of the same name, for example a scheduler's job id."""
+    """Tells runs of the same name apart, for example a scheduler's job id."""
     token: str | None = field(default=None, repr=False)
     mode: Mode | None = None
     """None leaves it to the policy, which ships with `propose`."""
@@ -47,9 +46,8 @@ class JobSettings:
     snapshot_bytes: int | None = None
     """Host memory of one rank for snapshots; None shares a quarter of the machine's."""
     guard: GuardPolicy = GuardPolicy.OBSERVE
-    limits: Limits = field(default_factory=Limits)
     max_queries: int = 64
-    """Query positions sampled per attention and step."""
+    """Query positions of an attention that a sampled step looks at."""
     attention: bool = True
     head: str | None = None
     """Dotted name of the module whose outputs are the logits; None for `lm_head`."""
@@ -71,7 +69,7 @@ class JobSettings:
             object.__setattr__(self, "_policy_text", _read_policy(self.policy))
 
     def policy_text(self) -> str | None:
-        """Return the rule file as it was read; None without one."""
+        """The rule file as it was read; None for none."""
         return self._policy_text
 
 
@@ -97,5 +95,5 @@ def _read_policy(path: Path) -> str:
         mistakes = "\n".join(f"  {mistake}" for mistake in group.exceptions)
         raise ConfigurationError(
             f"policy {str(path)!r} has mistakes:\n{mistakes}"
-        ) from None  # the group would repeat them with stack frames
+        ) from None  # the group says the same again, in frames
     return text

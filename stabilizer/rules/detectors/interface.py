@@ -36,8 +36,8 @@ class Detection:
 
 def unknown(num_series: int) -> Detection:
     """Return the result of a step at which nothing can be judged; not to be changed."""
-    nothing = np.zeros(num_series, np.bool_)
-    return Detection(nothing, nothing, np.full(num_series, np.nan))
+    known, flagged = np.zeros(num_series, np.bool_), np.zeros(num_series, np.bool_)
+    return Detection(known, flagged, np.full(num_series, np.nan))
 
 
 class Detector(Protocol):

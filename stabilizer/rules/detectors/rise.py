@@ -39,7 +39,7 @@ RETURN: Final = math.log(10.0)
 """A rise has returned when a tenth of it is left."""
 FALL: Final = 3.0
 """Units of the noise below its peak from which a rise can be healing."""
-_TINY: Final = 1e-12
+TINY: Final = 1e-12
 
 
 class Rise:
@@ -140,7 +140,7 @@ class Rise:
         known = has_level & is_ready
         rise = level - self._reference
         scale = self._scale()
-        noise = np.maximum(self._noise, np.maximum(self._spec.floor * scale, _TINY))
+        noise = np.maximum(self._noise, np.maximum(self._spec.floor * scale, TINY))
         score = np.where(known, rise / noise, np.nan)
         suspect = known & (score > SUSPECT * self._spec.above)
         high = known & (score > self._spec.above) & (rise > self._spec.least * scale)
@@ -173,7 +173,7 @@ class Rise:
         self._peak[higher] = rise[higher]
         self._peak_step[higher] = step
         left = np.clip(rise / np.where(suspect, self._peak, 1.0), 0.0, 1.0)
-        decay = -np.log(np.maximum(left, _TINY))
+        decay = -np.log(np.maximum(left, TINY))
         elapsed = step - self._peak_step
         is_falling = suspect & (self._peak - rise > FALL * noise)
         is_falling &= elapsed * RETURN < decay * self._spec.heal_within
@@ -227,19 +227,19 @@ class Rise:
         """Return the arrays."""
         arrays = {f"levels.{name}": array for name, array in self._levels.state().items()}
         arrays |= {f"changes.{name}": array for name, array in self._changes.state().items()}
-        return arrays | {name: getattr(self, f"_{name}") for name in _OWN} | {"clock": self._clock}
+        return arrays | {name: getattr(self, f"_{name}") for name in OWN} | {"clock": self._clock}
 
     def load(self, state: State) -> None:
         """Take over the arrays."""
         self._levels.load(part_of(state, "levels."))
         self._changes.load(part_of(state, "changes."))
-        for name in _OWN:
+        for name in OWN:
             setattr(self, f"_{name}", np.array(state[name], np.float64))
         self._clock = np.array(state["clock"], np.int64)
         self._nothing = unknown(len(self._sum))
 
 
-_OWN: Final = (
+OWN: Final = (
     "means",
     "past",
     "heights",

@@ -18,7 +18,7 @@ from stabilizer.rules.detectors.interface import (
 )
 from stabilizer.rules.detectors.ring import MAD_TO_SIGMA
 
-_TINY = 1e-12
+TINY = 1e-12
 
 
 class Spike:
@@ -72,7 +72,7 @@ class Spike:
             self._spread = self._jumps.ring.median() * (MAD_TO_SIGMA / math.sqrt(2))
         floor = max(self._spec.relative_floor, ROUNDING) * np.abs(self._center)
         self._spread = np.maximum(
-            self._spread, np.maximum(floor, max(self._spec.absolute_floor, _TINY))
+            self._spread, np.maximum(floor, max(self._spec.absolute_floor, TINY))
         )
 
     def learned(self) -> tuple[int, int] | None:

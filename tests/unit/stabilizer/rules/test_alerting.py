@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-import numpy as np
+import math
+
 import pytest
 
 from stabilizer.protocol.decisions import Severity
-from stabilizer.rules.alerting import AlertingSpec, AlertSample, AlertTable
+from stabilizer.rules.alerting import AlertingSpec, AlertSample, AlertTable, JudgedInstance
 from stabilizer.rules.spec import SpanSpec
 
 
@@ -20,12 +21,8 @@ def play(alerts: AlertTable, text: str, start: int = 1, every: int = 1) -> list[
     changes = []
     for index, mark in enumerate(text):
         step = start + index * every
-        sample = AlertSample(
-            known=np.array([mark != "?"]),
-            flagged=np.array([mark == "x"]),
-            values=np.array([float(step)]),
-            scores=np.array([np.nan if mark == "?" else 4.0]),
-        )
+        judged = [JudgedInstance(0, mark == "x", float(step), 4.0)] if mark != "?" else []
+        sample = AlertSample(judged)
         changes += [(c.step, str(c.state)) for c in alerts.advance(1, step, sample, ["s"])]
     return changes
 
@@ -68,9 +65,7 @@ def test_alert_is_kept_for_steps():
 
 def test_change_tells_what_was_seen():
     alerts = table(for_=2)
-    sample = AlertSample(
-        np.array([True]), np.array([True]), np.array([7.0]), np.array([np.nan]), "look"
-    )
+    sample = AlertSample([JudgedInstance(0, True, 7.0, math.nan)], "look")
     alerts.advance(4, 10, sample, ["s"])
     (change,) = alerts.advance(4, 11, sample, ["s"])
     assert change.key == (4, "r", "s", 10)
@@ -86,8 +81,7 @@ def test_change_tells_what_was_seen():
 def test_instances_are_apart():
     alerts = table(for_=2, instances=3)
     for step, row in enumerate([(1, 0, 1), (1, 0, 0), (0, 0, 1)], start=1):
-        flagged = np.array(row, np.bool_)
-        sample = AlertSample(np.ones(3, np.bool_), flagged, np.zeros(3), np.zeros(3))
+        sample = AlertSample([JudgedInstance(i, bool(x), 0.0, 0.0) for i, x in enumerate(row)])
         changes = alerts.advance(1, step, sample, ["a", "b", "c"])
     assert [(c.key.series, c.state) for c in changes] == [("a", "resolved"), ("c", "pending")]
 

@@ -21,13 +21,13 @@ def selection(**select: object) -> Selection:
 
 
 def chosen(select: Selection, frame: Catalog) -> list[str]:
-    columns, rows = select.columns(frame)
+    columns, rows, _ = select.columns(frame)
     assert [select.series[row] for row in rows] == [str(frame.series[c]) for c in columns]
     return [str(frame.series[c]) for c in columns]
 
 
 def layers(select: Selection, frame: Catalog) -> list[tuple[str, str]]:
-    columns, _ = select.columns(frame)
+    columns = select.columns(frame).columns
     return [(frame.series[c].labels["tower"], frame.series[c].labels["layer"]) for c in columns]
 
 
