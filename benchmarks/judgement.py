@@ -1,7 +1,8 @@
 """Replay labelled runs through the rules, and score what they would do.
 
     python benchmarks/judgement.py [--set NAME]... [--rules FILE] [--left-out DIR]
-        [--only PREFIX,...] [--perturb NAME,...|all] [--seeds N] [--details] [--jobs N] [--json FILE]
+        [--only PREFIX,...] [--perturb NAME,...|all] [--seeds N] [--details] [--jobs N]
+        [--json FILE]
 
 Sets are folders of `../shared` beside the repository (`--shared DIR`): real-runs, small-runs,
 public-logs (runs/*.csv, events.csv; scored by real-runs/score.py) and cases (*.csv, expect.csv). A

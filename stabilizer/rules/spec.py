@@ -369,6 +369,16 @@ class BudgetSpec(RulePart):
     rollback: Count | None = 3
     reduce_lr: Count | None = None
     per_steps: Annotated[int, Field(ge=1, le=10_000_000)] = 2000
+    then_pause: bool = False
+    """When it is spent and another intervention is due: pause and call, instead of holding back."""
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        """Leave out what a file of version 0.1 does not have, so that its hash stays the same."""
+        content: dict[str, JsonValue] = handler(self)
+        if not self.then_pause:
+            del content["then_pause"]
+        return content
 
 
 class GuardsSpec(RulePart):
@@ -381,6 +391,17 @@ class GuardsSpec(RulePart):
     """Steps after an intervention in which its effect is measured."""
     max_tries: Annotated[int, Field(ge=1, le=100)] = 2
     """Attempts at one rung whose command fails."""
+
+
+class PaceSpec(RulePart):
+    """Fits wait, watch and cooldown to a run that is short or rarely sampled."""
+
+    share: Share = 0.25
+    """None is longer than this share of the steps trained so far,"""
+    least: CommandSteps = 30
+    """unless it has so many steps at most,"""
+    samples: Samples = 5
+    """or takes so many samples of the loss at most."""
 
 
 class SamplingSpec(RulePart):
@@ -405,6 +426,16 @@ class PolicySpec(RulePart):
     quiet: Annotated[int, Field(ge=1, le=100_000)] = 20
     """Steps without a firing alert with which an incident is resolved."""
     sampling: SamplingSpec = SamplingSpec()
+    pace: PaceSpec | None = None
+    """None takes wait, watch and cooldown as they are given."""
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        """Leave out what a file of version 0.1 does not have, so that its hash stays the same."""
+        content: dict[str, JsonValue] = handler(self)
+        if self.pace is None:
+            del content["pace"]
+        return content
 
     @field_validator("ladder")
     @classmethod

@@ -14,7 +14,7 @@ from stabilizer.protocol.decisions import DecisionKind, DecisionReason, Incident
 from stabilizer.rules.outcome import DecisionRecord, Outcome
 from stabilizer.rules.policy.guards import kinds
 from stabilizer.rules.policy.memory import Flight, IncidentRecord, Memory, Watch
-from stabilizer.rules.spec import GuardsSpec
+from stabilizer.rules.spec import PolicySpec
 
 POLICY_ACTOR: Final = "policy"
 
@@ -22,8 +22,9 @@ POLICY_ACTOR: Final = "policy"
 class CommandDesk:
     """Follows the commands of one run."""
 
-    def __init__(self, guards: GuardsSpec) -> None:
-        self._guards = guards
+    def __init__(self, spec: PolicySpec) -> None:
+        self._guards = spec.guards
+        self._pace = spec.pace
 
     def change(self, memory: Memory, command: Command) -> Outcome:
         """Process a command's new state. The same state again changes nothing."""
@@ -72,9 +73,7 @@ class CommandDesk:
         self, memory: Memory, incident: IncidentRecord, command: Command, out: Outcome
     ) -> None:
         incident.was_treated = True
-        incident.state = IncidentState.WATCHING
-        watch = _watch(memory, incident, command, self._guards.watch)
-        incident.watch = watch
+        watch = self._begin_watch(memory, incident, command)
         self._record(
             memory,
             incident,
@@ -84,6 +83,12 @@ class CommandDesk:
             f"{command.kind} applied; watching its effect",
             deadline=watch.until_step,
         )
+
+    def _begin_watch(self, memory: Memory, incident: IncidentRecord, command: Command) -> Watch:
+        watch = _watch(memory, incident, command, memory.paced(self._pace, self._guards.watch))
+        incident.state = IncidentState.WATCHING
+        incident.watch = watch
+        return watch
 
     def _failed(
         self,
@@ -106,7 +111,8 @@ class CommandDesk:
         reason = command.reason if command.result is None else command.result.reason
         was_refused = reason == RejectReason.REFUSED_BY_PERSON
         if was_refused or command.state is CommandState.CANCELLED:
-            incident.held_until = memory.ledger.trained + self._guards.cooldown
+            cooldown = memory.paced(self._pace, self._guards.cooldown)
+            incident.held_until = memory.ledger.trained + cooldown
         if incident.num_failed >= self._guards.max_tries:
             incident.is_escalated = not kinds(command.parameters)
             incident.next_rung(flight.rung + 1)
@@ -176,9 +182,7 @@ class CommandDesk:
         incident.was_treated = True
         incident.reference = memory.loss.reference
         incident.acted_step = memory.step
-        incident.state = IncidentState.WATCHING
-        watch = _watch(memory, incident, command, self._guards.watch)
-        incident.watch = watch
+        watch = self._begin_watch(memory, incident, command)
         self._record(
             memory,
             incident,
@@ -219,21 +223,27 @@ def _is_same(flight: Flight, command: Command) -> bool:
 
 
 def _watch(memory: Memory, incident: IncidentRecord, command: Command, num_steps: int) -> Watch:
-    """Start a watch: from the job's step, at least to its step at the time of the command."""
+    """Start a watch: from the job's step, and past its step at the time of the command.
+
+    What comes again at the same data comes there, and is noticed a little later.
+    """
     parameters, read_back = command.parameters, None
     if command.result is not None:
         read_back = command.result.read_back
     is_rollback = isinstance(parameters, RollbackParameters)
-    step = memory.step
+    step, skipped = memory.step, 0
     if isinstance(parameters, RollbackParameters):
-        step = parameters.target.step
+        step, skipped = parameters.target.step, parameters.skip_steps
     if read_back is not None:
         step = read_back.step
+    again = incident.acted_step + (num_steps // 4 if is_rollback else 0)
     return Watch(
         since=memory.ledger.trained,
         from_step=step,
-        until_step=max(step + num_steps, incident.acted_step),
+        until_step=max(step + num_steps, again),
         is_rollback=is_rollback,
         reference=incident.reference,
         awaits_attempt=is_rollback and memory.attempt <= command.attempt,
+        onset=incident.first_step,
+        skipped=skipped,
     )

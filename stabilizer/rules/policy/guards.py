@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from stabilizer.protocol.commands import CommandKind, CommandParameters, RollbackParameters
 from stabilizer.protocol.decisions import DecisionReason
-from stabilizer.rules.spec import GuardsSpec
+from stabilizer.rules.spec import GuardsSpec, PaceSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +83,28 @@ class InterventionLog:
         wait = spent[-limit] + budget.per_steps - self.trained if limit else None
         return Refusal(DecisionReason.BUDGET_SPENT, message, wait)
 
-    def check_cooldown(self, guards: GuardsSpec) -> Refusal | None:
+    @property
+    def last_intervention(self) -> int | None:
+        """Steps trained at the last intervention; None if there was none."""
+        return self.interventions[-1].at if self.interventions else None
+
+    def check_cooldown(self, cooldown: int) -> Refusal | None:
         """Return why the cooldown refuses an intervention; None if it has passed."""
         if not self.interventions:
             return None
-        wait = self.interventions[-1].at + guards.cooldown - self.trained
+        wait = self.interventions[-1].at + cooldown - self.trained
         if wait <= 0:
             return None
-        message = f"{wait} of {guards.cooldown} cooldown steps left"
+        message = f"{wait} of {cooldown} cooldown steps left"
         return Refusal(DecisionReason.COOLDOWN, message, wait)
+
+
+def paced(pace: PaceSpec | None, steps: int, trained: int, spacing: int) -> int:
+    """Fit a number of steps to the steps trained so far and to the steps between two samples."""
+    if pace is None:
+        return steps
+    in_time = min(steps, max(pace.least, int(pace.share * trained)))
+    return max(in_time, pace.samples * spacing if spacing > 1 else 0)
 
 
 def kinds(parameters: CommandParameters) -> tuple[CommandKind, ...]:

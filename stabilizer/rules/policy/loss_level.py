@@ -15,6 +15,8 @@ LATEST: Final = 3
 SPACING: Final = 8
 """Steps between two levels that are remembered."""
 REMEMBERED: Final = 64
+GAPS: Final = 5
+"""Gaps between samples of which the spacing is the median."""
 BEFORE: Final = 8
 """Levels before an incident of which the reference is the median."""
 TOLERANCE: Final = 0.01
@@ -29,6 +31,9 @@ class LossLevel:
     is_total: bool = False
     past: list[tuple[int, float]] = field(default_factory=list)
     """Steps and levels, oldest first: what an incident is compared with."""
+    last_step: int | None = None
+    gaps: list[int] = field(default_factory=list)
+    """Steps between the last samples."""
 
     def observe(self, value: float, *, is_total: bool, step: int) -> None:
         """Add a sample of the loss or the total loss."""
@@ -38,6 +43,9 @@ class LossLevel:
             self.recent.clear()
             self.past.clear()
         self.is_total = is_total
+        if self.last_step is not None:
+            self.gaps = [*self.gaps[1 - GAPS :], step - self.last_step]
+        self.last_step = step
         self.recent = [*self.recent[1 - WINDOW :], value]
         if not self.past or step >= self.past[-1][0] + SPACING:
             level = self.level
@@ -47,7 +55,13 @@ class LossLevel:
     def begin_attempt(self, from_step: int) -> None:
         """Forget the samples after a step."""
         self.recent.clear()
+        self.last_step = None
         self.past = [(step, level) for step, level in self.past if step <= from_step]
+
+    @property
+    def spacing(self) -> int:
+        """Steps from one sample to the next; 1 while that is not known."""
+        return int(statistics.median_low(self.gaps)) if self.gaps else 1
 
     def before(self, step: int) -> tuple[float, float]:
         """Return the level before a step and its spread; NaN and 0 if nothing is known of it."""

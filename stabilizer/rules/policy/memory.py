@@ -10,10 +10,11 @@ from stabilizer.protocol.commands import CommandParameters
 from stabilizer.protocol.decisions import DecisionKind, DecisionReason, IncidentState, Severity
 from stabilizer.rules.alerting import ActiveAlert
 from stabilizer.rules.outcome import AlertKey, CommandIntent, DecisionRecord, IncidentChange
-from stabilizer.rules.policy.guards import InterventionLog
+from stabilizer.rules.policy.guards import InterventionLog, paced
 from stabilizer.rules.policy.lineage import Lineage
 from stabilizer.rules.policy.loss_level import LossLevel
 from stabilizer.rules.policy.signals import RANKS, Signal
+from stabilizer.rules.spec import PaceSpec
 
 
 @dataclass(slots=True)
@@ -45,6 +46,16 @@ class Watch:
     awaits_attempt: bool = False
     """The job has rewound but the new attempt has not reported: incoming frames are of the old."""
     is_extended: bool = False
+    onset: int | None = None
+    """The job's step of the first sign of what was treated."""
+    skipped: int = 0
+    """Steps' worth of data left out from there on."""
+
+    def is_same_data(self, first_step: int, tolerance: int) -> bool:
+        """Return whether something begins at the data at which the treated began."""
+        if not self.is_rollback or self.onset is None:
+            return False
+        return abs(first_step + self.skipped - self.onset) <= tolerance
 
 
 @dataclass(slots=True)
@@ -75,6 +86,8 @@ class IncidentRecord:
     is_escalated: bool = False
     was_treated: bool = False
     """An intervention was applied in it."""
+    is_in_data: bool = False
+    """It came again at the same data after a rollback."""
     reference: float = float("nan")
     """Level of the loss when the last command was made."""
     before: float = float("nan")
@@ -116,7 +129,7 @@ class IncidentRecord:
             self.quiet_since = now
 
     def _add(self, key: AlertKey, alert: ActiveAlert, now: int, *, is_old: bool) -> None:
-        self.signals.append(Signal(key, alert.severity, now))
+        self.signals.append(Signal(key, alert.severity, now, first_step=alert.first_step))
         if is_old:
             return
         self.unreported.append(key)
@@ -222,3 +235,8 @@ class Memory:
     """Ids of manual interventions in flight."""
     manual_done: list[str] = field(default_factory=list)
     """Ids of the last applied commands, manual and our own: reported twice, they count once."""
+
+    def paced(self, pace: PaceSpec | None, steps: int, since: int | None = None) -> int:
+        """Fit a number of steps to the run up to now, or up to `since` steps trained."""
+        trained = self.ledger.trained if since is None else since
+        return paced(pace, steps, trained, self.loss.spacing)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from stabilizer.protocol.batches import SnapshotInfo
 from stabilizer.protocol.commands import (
@@ -30,6 +31,11 @@ from stabilizer.rules.policy.memory import Flight, IncidentRecord, Memory, Watch
 from stabilizer.rules.policy.signals import ActOn, Signal
 from stabilizer.rules.spec import PolicySpec, ReduceLrRung, RungSpec
 
+SAME_DATA: Final = 20
+"""Steps within which two first signs are at the same data: a level takes so long to move."""
+SAME_SAMPLES: Final = 3
+"""The same in samples, where they are rare."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -48,28 +54,33 @@ class Plan:
         return isinstance(self.parameters, PauseParameters)
 
 
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What an incident asks of a rung."""
+
+    first_step: int
+    """Step of its first sign."""
+    now: int
+    """The job's step."""
+    rollback: bool
+    """The weights may be corrupt: a cut alone would not help."""
+    is_in_data: bool
+    """It came again at the same data: leave out all of them up to now."""
+
+
 class Ladder:
     """The rungs of a policy; a pause follows the last one."""
 
     def __init__(self, rungs: tuple[RungSpec, ...]) -> None:
         self._rungs = rungs
 
-    def plan(
-        self,
-        rung: int,
-        first_step: int,
-        lineage: Lineage,
-        *,
-        needs_rollback: bool,
-        remedy: RungSpec | None = None,
-    ) -> Plan:
+    def plan(self, rung: int, need: Need, lineage: Lineage, remedy: RungSpec | None = None) -> Plan:
         """Plan the rung, or the next one that can be carried out.
 
         Args:
             rung: Index of the rung that is due, from 0.
-            first_step: Step of the first sign of the incident.
+            need: What the incident asks for.
             lineage: Knows the healthy snapshots.
-            needs_rollback: The weights may be corrupt: a cut alone would not help.
             remedy: Takes the place of the first rung.
         """
         missing: list[int] = []
@@ -78,13 +89,17 @@ class Ladder:
             if spec.pause:
                 return _pause(index, missing)
             if spec.rollback is not None:
-                target = lineage.target(first_step - spec.rollback.margin)
+                target = lineage.target(need.first_step - spec.rollback.margin)
                 if target is not None:
-                    return _rollback(index, spec, target, missing)
+                    return _rollback(index, spec, target, need, missing)
                 missing.append(index)
-            if spec.reduce_lr is not None and not needs_rollback:
+            if spec.reduce_lr is not None and not need.rollback:
                 return _cut(index, spec.reduce_lr, missing)
-        return _pause(len(self._rungs), missing)
+        return self.pause(missing)
+
+    def pause(self, missing: list[int] | None = None) -> Plan:
+        """Plan the pause at the end of the ladder."""
+        return _pause(len(self._rungs), missing or [])
 
 
 def _pause(index: int, missing: list[int]) -> Plan:
@@ -105,14 +120,20 @@ def _cut_text(spec: ReduceLrRung) -> str:
     return f"multiply the learning rate by {spec.factor:g} {held}"
 
 
-def _rollback(index: int, spec: RungSpec, target: SnapshotInfo, missing: list[int]) -> Plan:
+def _rollback(
+    index: int, spec: RungSpec, target: SnapshotInfo, need: Need, missing: list[int]
+) -> Plan:
     skip = 0 if spec.rollback is None else spec.rollback.skip
+    loses = need.now - target.step
+    if need.is_in_data:
+        skip = max(skip, loses)
     parameters = RollbackParameters(
         target=SnapshotTarget(snapshot_id=target.id, attempt=target.attempt, step=target.step),
         skip_steps=skip,
         reduce_lr=None if spec.reduce_lr is None else _cut_parameters(spec.reduce_lr),
     )
     text = f"roll back to step {target.step}"
+    text += f" (loses {loses} steps)" if loses > 0 else ""
     text += f", skip the data of {skip} steps" if skip else ""
     text += f", {_cut_text(spec.reduce_lr)}" if spec.reduce_lr is not None else ""
     return Plan(index, parameters, text, tuple(missing))
@@ -146,10 +167,10 @@ class Policy:
         spoiling: frozenset[str],
         remedies: Mapping[str, RungSpec] | None = None,
     ) -> None:
-        act_on = ActOn(spec.act_on, spec.wait)
+        act_on = ActOn(spec.act_on)
         ladder = Ladder(spec.ladder)
         self._policy = CompiledPolicy(spec, act_on, ladder, spoiling, remedies or {})
-        self._desk = CommandDesk(spec.guards)
+        self._desk = CommandDesk(spec)
         self._look_back = max(spec.guards.budget.per_steps, spec.guards.cooldown)
         self.memory = Memory(Lineage(spec.healthy_after))
 
@@ -259,14 +280,14 @@ class PolicyStep:
 
     def _consider(self) -> None:
         incident, signals = self._incident, self._audible
-        cause = self._policy.act_on.cause(signals, self._now)
+        cause = self._cause(signals)
         if cause is not None:
             self._act(incident.cause or cause)
         elif self._is_over():
             self._close()
         elif incident.is_escalated:
             return
-        elif self._policy.act_on.cause(incident.signals, self._now) is not None:
+        elif self._cause(incident.signals) is not None:
             self._decide(DecisionKind.HOLD, DecisionReason.SILENCED, "the rules are silenced")
         elif incident.quiet_since is None:
             self._wait(signals)
@@ -285,7 +306,8 @@ class PolicyStep:
             self._resolve(DecisionReason.RECOVERED_BY_ITSELF, False)
 
     def _wait(self, signals: list[Signal]) -> None:
-        left = self._policy.act_on.wait_left(signals, self._now)
+        wait = self._paced(self._spec.wait)
+        left = self._policy.act_on.wait_left(signals, self._now, wait)
         if any(s.is_firing and s.severity is not Severity.NOTICE for s in signals):
             text = "a precursor alone; waiting for a second signal"
             reason = DecisionReason.SECOND_SIGNAL_MISSING
@@ -303,23 +325,33 @@ class PolicyStep:
             text = "a manual command is in flight"
             self._decide(DecisionKind.WAIT, DecisionReason.COMMAND_IN_FLIGHT, text)
             return
-        is_spoilt = self._is_spoilt()
-        plan = self._policy.ladder.plan(
-            incident.rung,
-            incident.first_step,
-            memory.lineage,
-            needs_rollback=is_spoilt,
-            remedy=self._remedy(),
-        )
+        plan = self._plan()
         self._record_missing(plan)
-        refusal = self._refusal(plan, is_spoilt=is_spoilt)
-        if refusal is not None:
+        refusal = self._refusal(plan, is_spoilt=self._is_spoilt())
+        if refusal is not None and self._pauses_for(refusal):
+            self._issue(self._policy.ladder.pause(), cause, f"{refusal.message}: pause and call")
+        elif refusal is not None:
             text = f"would {plan.text}: {refusal.message}"
             self._decide(
                 DecisionKind.HOLD, refusal.reason, text, rung=plan.rung, steps=refusal.steps
             )
-            return
-        self._issue(plan, cause, f"{why}: {plan.text}" if why else plan.text)
+        else:
+            self._issue(plan, cause, f"{why}: {plan.text}" if why else plan.text)
+
+    def _plan(self) -> Plan:
+        incident, memory = self._incident, self._memory
+        need = Need(incident.first_step, memory.step, self._is_spoilt(), incident.is_in_data)
+        return self._policy.ladder.plan(incident.rung, need, memory.lineage, self._remedy())
+
+    def _pauses_for(self, refusal: Refusal) -> bool:
+        is_spent = refusal.reason is DecisionReason.BUDGET_SPENT
+        return is_spent and self._spec.guards.budget.then_pause
+
+    def _cause(self, signals: Sequence[Signal]) -> DecisionReason | None:
+        return self._policy.act_on.cause(signals, self._now, self._paced(self._spec.wait))
+
+    def _paced(self, steps: int, since: int | None = None) -> int:
+        return self._memory.paced(self._spec.pace, steps, since)
 
     def _remedy(self) -> RungSpec | None:
         firing = {signal.key.rule for signal in self._audible if signal.is_firing}
@@ -351,8 +383,9 @@ class PolicyStep:
         if plan.is_last:
             return None
         # waiting does not heal non-finite values
-        cooldown = None if is_spoilt else ledger.check_cooldown(guards)
-        return cooldown or ledger.check(guards, plan.parameters)
+        cooldown = self._paced(guards.cooldown, ledger.last_intervention)
+        refusal = None if is_spoilt else ledger.check_cooldown(cooldown)
+        return refusal or ledger.check(guards, plan.parameters)
 
     def _issue(self, plan: Plan, cause: DecisionReason, text: str) -> None:
         incident, memory = self._incident, self._memory
@@ -386,11 +419,32 @@ class PolicyStep:
         if self._is_over():
             self._out.cancellations.append(flight.key)
             self._close()
-        elif self._context.mode is Mode.AUTO and not self._context.disarmed:
+        elif self._is_outdated(flight) or (
+            self._context.mode is Mode.AUTO and not self._context.disarmed
+        ):
             self._out.cancellations.append(flight.key)
             self._incident.flight = None
             self._incident.state = IncidentState.OPEN
             self._consider()
+
+    def _is_outdated(self, flight: Flight) -> bool:
+        """Return whether another command than the proposed one is due.
+
+        At once if its snapshot is gone or another kind is due, else after the cooldown.
+        """
+        if self._cause(self._audible) is None or self._context.mode is Mode.OBSERVE:
+            return False
+        due = self._plan().parameters
+        if due == flight.parameters:
+            return False
+        is_late = self._memory.step - flight.issued_step >= self._paced(self._spec.guards.cooldown)
+        return is_late or due.kind is not flight.parameters.kind or self._has_lost_target(flight)
+
+    def _has_lost_target(self, flight: Flight) -> bool:
+        parameters = flight.parameters
+        if not isinstance(parameters, RollbackParameters):
+            return False
+        return parameters.target.snapshot_id not in self._memory.lineage.healthy
 
     # watching: measure the effect of the intervention
 
@@ -398,11 +452,11 @@ class PolicyStep:
         incident, watch, loss = self._incident, self._incident.watch, self._memory.loss
         if watch is None or watch.awaits_attempt:
             return
-        act_on, signals = self._policy.act_on, self._audible
+        signals = self._audible
         recent = [signal for signal in signals if _began_after(signal, watch)]
-        persists = act_on.cause(signals, self._now) is not None
-        if act_on.cause(recent, self._now) is not None or (persists and self._is_spoilt()):
-            self._relapse("the alerts fired again")
+        persists = self._cause(signals) is not None
+        if self._cause(recent) is not None or (persists and self._is_spoilt()):
+            self._fired_again(watch, recent)
         elif persists and self._is_without_effect():
             self._relapse("no improvement since the cut")
         elif self._memory.step < watch.until_step:
@@ -418,12 +472,20 @@ class PolicyStep:
         else:
             self._resolve(DecisionReason.RECOVERED_BY_ITSELF, False)
 
+    def _fired_again(self, watch: Watch, recent: Sequence[Signal]) -> None:
+        first = min((s.first_step for s in recent if s.first_step is not None), default=None)
+        tolerance = max(SAME_DATA, SAME_SAMPLES * self._memory.loss.spacing)
+        self._incident.is_in_data |= first is not None and watch.is_same_data(first, tolerance)
+        at = " at the same data" if self._incident.is_in_data else ""
+        self._relapse(f"the alerts fired again{at}")
+
     def _is_without_effect(self) -> bool:
         """Return whether a cut has not lowered the loss by the end of the cooldown."""
         watch = self._incident.watch
         if watch is None or watch.is_rollback:
             return False
-        is_due = self._now - watch.since >= self._spec.guards.cooldown
+        cooldown = self._paced(self._spec.guards.cooldown, watch.since)
+        is_due = self._now - watch.since >= cooldown
         return is_due and not self._memory.loss.is_better_than(watch.reference)
 
     def _prolong(self, is_improving: bool, otherwise: str) -> None:
@@ -432,7 +494,7 @@ class PolicyStep:
             self._relapse(otherwise)
             return
         watch.is_extended = True
-        watch.until_step = self._memory.step + self._spec.guards.watch
+        watch.until_step = self._memory.step + self._paced(self._spec.guards.watch)
         watch.reference = self._memory.loss.reference
 
     def _relapse(self, why: str) -> None:

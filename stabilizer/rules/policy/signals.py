@@ -24,6 +24,8 @@ class Signal:
     is_flagged: bool = True
     """Whether its condition holds now; False while it is only kept firing."""
     cleared_at: int | None = None
+    first_step: int | None = None
+    """The job's step of its first sign; None if that is not known."""
 
     @property
     def is_firing(self) -> bool:
@@ -34,16 +36,16 @@ class Signal:
 class ActOn:
     """The conditions of a policy for acting."""
 
-    def __init__(self, spec: ActOnSpec, wait: int) -> None:
+    def __init__(self, spec: ActOnSpec) -> None:
         self._spec = spec
-        self._wait = wait
 
-    def cause(self, signals: Sequence[Signal], now: int) -> DecisionReason | None:
+    def cause(self, signals: Sequence[Signal], now: int, wait: int) -> DecisionReason | None:
         """Return why to act, or None.
 
         Args:
             signals: Alerts of the incident that are not silenced.
             now: Steps trained.
+            wait: Steps that a signal has to recover by itself.
         """
         firing = [signal for signal in signals if signal.is_firing]
         if not firing:
@@ -54,8 +56,7 @@ class ActOn:
         if met or self._are_together(signals, now):
             return DecisionReason.PRECURSOR_CONFIRMED
         if any(
-            signal.is_flagged and now - signal.fired_at >= self._wait
-            for signal in self.waiting(firing)
+            signal.is_flagged and now - signal.fired_at >= wait for signal in self.waiting(firing)
         ):
             return DecisionReason.DEADLINE_PASSED
         return None
@@ -81,9 +82,9 @@ class ActOn:
             if signal.is_firing and any(_meets(signal, item) for item in self._spec.after_wait)
         ]
 
-    def wait_left(self, signals: Iterable[Signal], now: int) -> int | None:
+    def wait_left(self, signals: Iterable[Signal], now: int, wait: int) -> int | None:
         """Return the steps until the first wait is over; None if there is none."""
-        ends = [signal.fired_at + self._wait - now for signal in self.waiting(signals)]
+        ends = [signal.fired_at + wait - now for signal in self.waiting(signals)]
         return max(0, min(ends)) if ends else None
 
 

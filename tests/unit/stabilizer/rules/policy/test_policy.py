@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
+
+import pytest
 
 from stabilizer.protocol.commands import (
     CommandKind,
@@ -205,6 +208,16 @@ class TestGuards:
         run.run(40, 4.0, 1.0)
         assert run.decisions[-1] == "act/relapse"
 
+    def test_budget_spent_may_pause_and_call(self, drive, rules):
+        budget = {"reduce_lr": 1, "per_steps": 400, "then_pause": True}
+        run = drive(rules(guards={"budget": budget, "cooldown": 0, "watch": 5}, ladder=[CUT, CUT]))
+        run.run(3, 4.0, 1.0)
+        run.apply()
+        run.run(5, 4.0, 1.0)
+        assert run.decisions[-1] == "escalate/ladder_exhausted"
+        assert run.commands[-1].parameters == PauseParameters()
+        assert "1 of 1 reduce_lr" in run.commands[-1].message
+
 
 CUT = {"reduce_lr": {"factor": 0.5}}
 
@@ -227,6 +240,53 @@ def _after_rollback(drive, rules):
     return run
 
 
+def _after_rollback_without_skip(drive, rules, *, skip: int = 0, watch: int = 40):
+    ladder = [{"rollback": {"margin": 5, "skip": skip}}, {"rollback": {"margin": 10}}, "pause"]
+    run = drive(rules(ladder=ladder, guards={"cooldown": 10, "watch": watch}))
+    run.snapshots(0, 10, 20)
+    run.run(40, *CALM)
+    run.run(3, 4.0, 1.0)
+    run.apply()
+    return run
+
+
+class TestPace:
+    """Watch and cooldown fit the run: at most a quarter of it, at least five samples."""
+
+    GUARDS: ClassVar = {"cooldown": 100, "watch": 250}
+    PACE: ClassVar = {"share": 0.25, "least": 10, "samples": 5}
+
+    def _cut(self, drive, rules, calm: int, every: int = 1, **policy):
+        run = drive(rules(guards=self.GUARDS, **policy))
+        for _ in range(calm // every):
+            run.at += every - 1
+            run.step(*CALM)
+        for _ in range(3):
+            run.at += every - 1
+            run.step(4.0, 1.0)
+        run.apply()
+        return run
+
+    @pytest.mark.parametrize(
+        ("calm", "every", "watch"),
+        [(20, 1, 10), (200, 1, 50), (4000, 1, 250), (4000, 100, 500)],
+        ids=["at the start", "in a short run", "in a long run", "with rare samples"],
+    )
+    def test_watch(self, drive, rules, calm, every, watch):
+        run = self._cut(drive, rules, calm, every, pace=self.PACE)
+        decision = run.outcomes[-1].incidents[-1].decision
+        assert decision.deadline_step == run.at + watch
+
+    def test_cooldown_of_a_short_run(self, drive, rules):
+        run = self._cut(drive, rules, 80, pace=self.PACE)
+        run.run(25, 4.0, 1.0)
+        assert run.log[-1] == (83 + 20, "act/relapse")
+
+    def test_without_pace_a_number_is_what_it_says(self, drive, rules):
+        run = self._cut(drive, rules, 80)
+        assert run.outcomes[-1].incidents[-1].decision.deadline_step == run.at + 250
+
+
 class TestWatch:
     def test_better_than_before_is_helped(self, drive):
         run = _after_cut(drive)
@@ -239,9 +299,11 @@ class TestWatch:
     def test_rollback_is_watched_past_where_it_was_issued(self, drive, rules):
         run = _after_rollback(drive, rules)
         assert run.at == 20
-        run.run(23, *CALM)
+        run.run(27, *CALM)
+        assert run.decisions[-1] == "wait/watching"
+        run.step(*CALM)
         assert run.decisions[-1] == "resolve/intervention_helped"
-        assert run.log[-1][0] == 43
+        assert run.log[-1][0] == 43 + 20 // 4
 
     def test_relapse_goes_deeper(self, drive, rules):
         run = _after_rollback(drive, rules)
@@ -256,6 +318,29 @@ class TestWatch:
         run.run(3, *CALM)
         run.run(9, 4.0, 1.0)
         assert run.commands[-1].parameters.target.step == 10
+
+    def test_same_data_again_are_skipped(self, drive, rules):
+        run = _after_rollback_without_skip(drive, rules)
+        run.run(20, *CALM)
+        run.run(3, 4.0, 1.0)
+        assert run.decisions[-1] == "act/relapse"
+        assert run.commands[-1].parameters.target.step == 20
+        assert run.commands[-1].parameters.skip_steps == 43 - 20
+        assert "at the same data" in run.commands[-1].message
+
+    def test_relapse_elsewhere_skips_no_more_than_the_rung_says(self, drive, rules):
+        run = _after_rollback_without_skip(drive, rules, watch=60)
+        run.run(45, *CALM)
+        run.run(3, 4.0, 1.0)
+        assert run.decisions[-1] == "act/relapse"
+        assert run.commands[-1].parameters.skip_steps == 0
+
+    def test_other_data_at_the_same_step_are_not_the_same(self, drive, rules):
+        run = _after_rollback_without_skip(drive, rules, skip=30)
+        run.run(20, *CALM)
+        run.run(3, 4.0, 1.0)
+        assert run.decisions[-1] == "act/relapse"
+        assert "at the same data" not in run.commands[-1].message
 
     def test_ladder_used_up_pauses_and_calls(self, drive, rules):
         run = _after_rollback(drive, rules)

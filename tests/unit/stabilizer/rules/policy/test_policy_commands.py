@@ -57,6 +57,37 @@ class TestCommands:
         assert len({command.key for command in run.commands}) == 6
         assert all(command.proposed for command in run.commands)
 
+    def test_unanswered_proposal_is_renewed_when_its_snapshot_is_gone(self, drive, rules):
+        run = drive(rules(ladder=[{"rollback": {"margin": 5}}, "pause"]), mode=Mode.PROPOSE)
+        run.snapshots(0, 10, 20)
+        run.run(40, *CALM)
+        run.run(3, 4.0, 1.0)
+        assert run.commands[-1].parameters.target.step == 20
+        assert "loses 23 steps" in run.commands[-1].message
+        run.known = [info for info in run.known if info.step != 20]
+        run.snapshots()
+        run.run(2, 4.0, 1.0)
+        assert run.cancelled == ["incident-1/rung-0/try-0"]
+        assert run.commands[-1].parameters.target.step == 10
+        assert "loses 34 steps" in run.commands[-1].message
+        assert len(run.commands) == 2
+
+    def test_unanswered_cut_becomes_a_rollback_when_the_loss_is_lost(self, drive):
+        run = drive(mode=Mode.PROPOSE)
+        run.snapshots(0, 4)
+        run.run(20, *CALM)
+        run.run(3, 4.0, 1.0)
+        assert isinstance(run.commands[-1].parameters, ReduceLrParameters)
+        run.step(float("nan"), 1.0)
+        assert isinstance(run.commands[-1].parameters, RollbackParameters)
+        assert len(run.cancelled) == 1
+
+    def test_unanswered_proposal_that_is_still_right_is_left(self, drive):
+        run = drive(mode=Mode.PROPOSE)
+        run.run(3, 4.0, 1.0)
+        run.run(50, 4.0, 1.0)
+        assert len(run.commands) == 1
+
     def test_unanswered_proposal_is_not_renewed_when_the_run_has_recovered(self, drive):
         run = drive(mode=Mode.PROPOSE)
         run.run(3, 4.0, 1.0)
