@@ -103,7 +103,7 @@ fit-rules: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fit_rules --out stabilizer/rules/default.yaml $(ARGS)
 
 bench: $(VENV)/.dev
-	@set -e; for file in $$(ls benchmarks/*.py | grep -v fit_rules); do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file; done
+	@set -e; for file in $$(ls benchmarks/*.py | grep -v -e fit_rules -e variations); do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file; done
 
 # Faults of the laboratory, live: unprotected, with what is used today, and with us; one JSON line.
 bench-rescue: $(VENV)/.dev

@@ -1,19 +1,23 @@
 """Set the constants of the shipped rules on recorded runs.
 
-    python benchmarks/fit_rules.py [--leave-out SOURCE | --leave-out each] [--out PATH]
+    python benchmarks/fit_rules.py [--leave-out SOURCE | --leave-out each] [--out PATH] [--check]
         [--cache FILE] [--seed N] [--rounds N] [--jobs N] [--shared DIR]
 
-A coordinate search: each constant in turn, in an order drawn from the seed, takes the value of its
-list with the lowest cost; a tie keeps the present value. The cost counts events missed, events and
-healthy runs disturbed, runs with false interventions, failed cases, and delays, on real-runs,
-small-runs, public-logs and cases. Long runs are judged on excerpts: their start, and the steps
-around their events.
+A coordinate search from the middle of every list of values: each constant in turn, in an order
+drawn from the seed, takes the value with the lowest cost; of several such values the one nearest to
+the middle of the list. What the shipped file says plays no part. The cost counts events missed,
+events and healthy runs disturbed, runs with false interventions, failed cases, and delays, on
+real-runs, small-runs, public-logs, cases, and variations. Long runs are judged on excerpts: their
+start, and the steps around their events.
 
 With --leave-out the runs of one source of real-runs are never opened; `each` leaves every source
-out in turn and writes PATH/<source>.yaml, for `judgement.py --left-out PATH`. Without it PATH is
-the rule file that results from all runs.
+out in turn, and none at the end, and writes PATH/<source>.yaml and PATH/all.yaml, for
+`judgement.py --left-out PATH`. Without it PATH is the rule file that results from all runs.
+--check fails unless that file has the constants of the shipped one.
 
-Every run judged is one line of the cache: the search continues where it was stopped.
+Every run judged is one line of the cache: the search continues where it was stopped. A run is not
+judged again where the constants of metrics that it does not have differ, nor at stricter constants
+than those that left it alone.
 """
 
 from __future__ import annotations
@@ -25,10 +29,12 @@ import json
 import random
 import re
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -37,29 +43,46 @@ from benchmarks.judgement import (
     SCORED,
     SHARED,
     SOURCES,
+    VARIATIONS,
     LabelledSet,
     Verdict,
     load_scorer,
     source_of,
 )
+from benchmarks.variations import write as write_variations
 from stabilizer.logs.formats import read_rows
+from stabilizer.logs.names import series_of
 from stabilizer.logs.rows import LogRow
 from stabilizer.logs.stream import steps_of
 from stabilizer.replay.job import replay
 from stabilizer.rules.loader import default_rules, load_rules
 
-START = 5000
-AROUND = 2500
+START = 3000
+AROUND = 1000
 """Steps of a long run that are judged: from its first step, and around each event."""
+SEEDS = 1
+"""Variations of each kind."""
 
 
 @dataclass(frozen=True)
 class Constant:
-    """A number of the rule file, and the values that it may take."""
+    """A number of the rule file, and the values that it may take, the laxest first."""
 
     rule: str
     key: str
     values: tuple[float, ...]
+    metrics: frozenset[str]
+    """Those that its rule watches: other runs do not depend on it."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the cache."""
+        return f"{self.rule}.{self.key}"
+
+    @property
+    def middle(self) -> float:
+        """The value from which the search starts."""
+        return self.values[len(self.values) // 2]
 
     def set(self, text: str, value: float) -> str:
         """Return the rule file with another value."""
@@ -81,17 +104,38 @@ class Constant:
         return float(found[1])
 
 
+LOSS = frozenset({"loss"})
+NORM = frozenset({"grad_norm"})
+ENTROPY = frozenset({"attention_entropy"})
 CONSTANTS = (
-    Constant("loss_rising", "above", (4, 5, 6, 7)),
-    Constant("loss_rising", "steps", (30, 40, 50)),
-    Constant("loss_rising_fast", "above", (8, 10, 12)),
-    Constant("gradient_moved", "above", (4, 5, 6)),
-    Constant("loss_jump", "least", (0.1, 0.2, 0.4)),
-    Constant("attention_entropy_near_zero", "share", (0.4, 0.5, 0.6)),
-    Constant("attention_entropy_collapse", "share", (0.3, 0.4, 0.5)),
-    Constant("attention_narrowing", "share", (0.74, 0.78, 0.82)),
-    Constant("grad_norm_drift", "least", (0.8, 1, 1.3)),
+    Constant("loss_rising", "above", (4, 5, 6), LOSS),
+    Constant("loss_rising", "steps", (30, 40, 50), LOSS),
+    Constant("loss_rising_fast", "above", (8, 10, 12), LOSS),
+    Constant("loss_jump", "least", (0.1, 0.2, 0.3), LOSS),
+    Constant("gradient_moved", "above", (4, 5, 6), NORM),
+    Constant("grad_norm_drift", "least", (0.7, 1, 1.3), NORM),
+    Constant("attention_entropy_near_zero", "share", (0.6, 0.5, 0.4), ENTROPY),
+    Constant("attention_entropy_collapse", "share", (0.5, 0.4, 0.3), ENTROPY),
+    Constant("attention_narrowing", "share", (0.85, 0.8, 0.75), ENTROPY),
 )
+Point = dict[str, float]
+"""A value of each constant, by name."""
+
+
+def text_at(point: Point) -> str:
+    """Return the shipped file with these constants."""
+    text = default_rules().text
+    for constant in CONSTANTS:
+        text = constant.set(text, point[constant.name])
+    return text
+
+
+def is_laxer(one: Point, other: Point) -> bool:
+    """Return whether nothing in `one` is stricter than in `other`."""
+    ranks = {c.name: c.values.index for c in CONSTANTS}
+    return one.keys() == other.keys() and all(
+        ranks[name](value) <= ranks[name](other[name]) for name, value in one.items()
+    )
 
 
 def excerpt(rows: Iterator[LogRow], events: list[tuple[int, int]]) -> Iterator[LogRow]:
@@ -115,26 +159,29 @@ def judge(task: tuple[Path, str, list[tuple[int, int]]]) -> dict:
 
 @dataclass
 class Judge:
-    """Judges rule files on the chosen runs, each run once per rule file."""
+    """Judges points on the chosen runs."""
 
     sets: list[tuple[LabelledSet, list[Path]]]
     scorer: ModuleType
     pool: ProcessPoolExecutor
     cache: Path
-    known: dict[str, dict] = field(default_factory=dict)
+    known: dict[str, list[tuple[Point, dict]]] = field(default_factory=lambda: defaultdict(list))
+    """What was found, by rule file without its constants, set and run."""
 
     def __post_init__(self) -> None:
+        middle = {constant.name: constant.middle for constant in CONSTANTS}
+        self._base = hashlib.sha256(text_at(middle).encode()).hexdigest()[:12]
         if self.cache.exists():
             for line in self.cache.read_text().splitlines():
                 entry = json.loads(line)
-                self.known[entry["key"]] = entry["verdict"]
+                self.known[entry["run"]].append((entry["at"], entry["verdict"]))
 
-    def cost(self, text: str) -> float:
-        """Return what the faults of a rule file on the chosen runs add up to."""
+    def cost(self, point: Point) -> float:
+        """Return what the faults on the chosen runs add up to."""
         total = 0.0
         for labelled, paths in self.sets:
-            result = labelled.score(self._verdicts(labelled, paths, text), self.scorer)
-            if labelled.name == CASES:
+            result = labelled.score(self._verdicts(labelled, paths, point), self.scorer)
+            if labelled.name not in SCORED:
                 total += 10 * len(result["failed"])
                 continue
             total += 10 * (result["act_events"] - result["caught"] + result["disturbed"])
@@ -143,18 +190,44 @@ class Judge:
             total += (result["median_delay_steps"] or 0) / 50
         return total
 
-    def _verdicts(self, labelled: LabelledSet, paths: list[Path], text: str) -> dict[str, Verdict]:
-        rules = load_rules(text).hash
-        keys = {path: f"{rules} {labelled.name} {path.stem}" for path in paths}
-        missing = [path for path in paths if keys[path] not in self.known]
-        events = events_of(labelled)
+    def _verdicts(
+        self, labelled: LabelledSet, paths: list[Path], point: Point
+    ) -> dict[str, Verdict]:
+        events, text = events_of(labelled), text_at(point)
+        at = {path: self._relevant(path, point) for path in paths}
+        names = {path: f"{self._base} {labelled.name} {path.stem}" for path in paths}
+        found = {path: self._known(labelled, names[path], at[path]) for path in paths}
+        missing = [path for path in paths if found[path] is None]
         tasks = [(path, text, events[path.stem]) for path in missing]
         with self.cache.open("a") as file:
             for path, verdict in zip(missing, self.pool.map(judge, tasks), strict=True):
-                self.known[keys[path]] = verdict
-                file.write(json.dumps({"key": keys[path], "verdict": verdict}) + "\n")
+                found[path] = verdict
+                self.known[names[path]].append((at[path], verdict))
+                entry = {"run": names[path], "at": at[path], "verdict": verdict}
+                file.write(json.dumps(entry) + "\n")
                 file.flush()
-        return {path.stem: Verdict(**self.known[keys[path]]) for path in paths}
+        return {path.stem: Verdict(**verdict) for path, verdict in found.items() if verdict}
+
+    def _relevant(self, path: Path, point: Point) -> Point:
+        metrics = metrics_of(path)
+        return {c.name: point[c.name] for c in CONSTANTS if c.metrics & metrics}
+
+    def _known(self, labelled: LabelledSet, name: str, at: Point) -> dict | None:
+        for known, verdict in self.known[name]:
+            if known == at:
+                return verdict
+        if labelled.name not in SCORED:  # what alerts count as well
+            return None
+        for known, verdict in self.known[name]:
+            if not verdict["proposals"] and is_laxer(known, at):
+                return verdict
+        return None
+
+
+@cache
+def metrics_of(path: Path) -> frozenset[str]:
+    with path.open(newline="") as file:
+        return frozenset(series_of(column).metric for column in next(csv.reader(file)))
 
 
 def events_of(labelled: LabelledSet) -> dict[str, list[tuple[int, int]]]:
@@ -168,34 +241,37 @@ def events_of(labelled: LabelledSet) -> dict[str, list[tuple[int, int]]]:
     return found
 
 
-def fit(judge_of: Judge, text: str, seed: int, rounds: int) -> str:
+def fit(judge_of: Judge, seed: int, rounds: int) -> Point:
     order = list(CONSTANTS)
     random.Random(seed).shuffle(order)
-    best = judge_of.cost(text)
-    print(f"start: cost {best:.2f}", flush=True)
+    laxest = {constant.name: constant.values[0] for constant in CONSTANTS}
+    print(f"at the laxest values: cost {judge_of.cost(laxest):.2f}", flush=True)
+    point = {constant.name: constant.middle for constant in CONSTANTS}
     for _ in range(rounds):
-        before = text
+        before = dict(point)
         for constant in order:
-            present = constant.of(text)
-            for value in constant.values:
-                if value == present:
-                    continue
-                cost = judge_of.cost(constant.set(text, value))
-                if cost < best - 1e-9:
-                    best, present = cost, value
-            text = constant.set(text, present)
-            print(f"{constant.rule}.{constant.key} = {present:g}: cost {best:.2f}", flush=True)
-        if text == before:
+            costs = {
+                value: judge_of.cost({**point, constant.name: value}) for value in constant.values
+            }
+            middle = constant.values.index(constant.middle)
+            point[constant.name] = min(
+                costs,
+                key=lambda v: (round(costs[v], 6), abs(constant.values.index(v) - middle)),
+            )
+            shown = ", ".join(f"{value:g}: {cost:.2f}" for value, cost in costs.items())
+            print(f"{constant.name} = {point[constant.name]:g} of {shown}", flush=True)
+        if point == before:
             break
-    return text
+    return point
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--leave-out", choices=[*dict.fromkeys(SOURCES.values()), "each"])
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--check", action="store_true")
     parser.add_argument("--cache", type=Path, default=Path("build/fit-rules.jsonl"))
     parser.add_argument("--shared", type=Path, default=SHARED)
     parser.add_argument("--seed", type=int, default=0)
@@ -204,22 +280,40 @@ def main() -> None:
     options = parser.parse_args()
     if not (options.shared / "real-runs" / "score.py").exists():
         print(f"skipped: no labelled runs at {options.shared}")
-        return
+        return 0
     options.cache.parent.mkdir(parents=True, exist_ok=True)
     scorer = load_scorer(options.shared)
     given = options.leave_out
-    left_out = [*dict.fromkeys(SOURCES.values())] if given == "each" else [given]
-    with ProcessPoolExecutor(options.jobs) as pool:
+    left_out = [*dict.fromkeys(SOURCES.values()), None] if given == "each" else [given]
+    is_right = True
+    with ProcessPoolExecutor(options.jobs) as pool, tempfile.TemporaryDirectory() as made:
+        write_variations(Path(made), SEEDS)
         for source in left_out:
             print(f"all runs but those of {source}" if source else "all runs")
-            sets = chosen(options.shared, source)
-            judge_of = Judge(sets, scorer, pool, options.cache)
-            text = fit(judge_of, default_rules().text, options.seed, options.rounds)
-            write(text, options.out, source)
+            sets = chosen(options.shared, Path(made), source)
+            point = fit(Judge(sets, scorer, pool, options.cache), options.seed, options.rounds)
+            write(text_at(point), options.out, source, is_folder=given == "each")
+            if source is None:
+                is_right = agrees(point)
+    return 1 if options.check and not is_right else 0
 
 
-def chosen(shared: Path, left_out: str | None) -> list[tuple[LabelledSet, list[Path]]]:
+def agrees(point: Point) -> bool:
+    """Report whether the shipped file has these constants."""
+    text = default_rules().text
+    other = {c.name: c.of(text) for c in CONSTANTS if c.of(text) != point[c.name]}
+    for name, value in other.items():
+        print(f"{name} is {value:g} in the shipped file, {point[name]:g} here")
+    if not other:
+        print("the shipped file has these constants")
+    return not other
+
+
+def chosen(
+    shared: Path, variations: Path, left_out: str | None
+) -> list[tuple[LabelledSet, list[Path]]]:
     sets = [LabelledSet(name, shared / name) for name in (*SCORED, CASES)]
+    sets.append(LabelledSet(VARIATIONS, variations))
     return [
         (
             labelled,
@@ -234,13 +328,13 @@ def chosen(shared: Path, left_out: str | None) -> list[tuple[LabelledSet, list[P
     ]
 
 
-def write(text: str, out: Path | None, source: str | None) -> None:
+def write(text: str, out: Path | None, source: str | None, *, is_folder: bool) -> None:
     if out is None:
         return
-    path = out if source is None else out / f"{source}.yaml"
+    path = out / f"{source or 'all'}.yaml" if is_folder or source else out
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    print(f"wrote {path}, {hashlib.sha256(text.encode()).hexdigest()[:12]}")
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":
