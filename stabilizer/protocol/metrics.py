@@ -33,6 +33,10 @@ class Metric(StrEnum):
     """Number of NaN and Inf values."""
     STEP_SECONDS = "step_seconds"
     """Wall time of an optimizer step, in seconds."""
+    LOSS_SCALE = "loss_scale"
+    """Factor of a loss scaler, after the step; absent without one."""
+    STEP_SKIPPED = "step_skipped"
+    """1 if a loss scaler or the guard left the step out, else 0; absent where neither is used."""
 
 
 class Tower(StrEnum):

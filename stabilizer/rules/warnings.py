@@ -15,10 +15,8 @@ MEASURED: Final = frozenset(Metric) | {
     "activation_max_abs",
     "adam_rms",
     "data_wait_seconds",
-    "loss_scale",
     "memory_bytes",
     "param_norm",
-    "step_skipped",
     "tokens_per_second",
     "update_ratio",
 }

@@ -102,7 +102,7 @@ class _Step:
 
 
 class Throughput(Callback):
-    """Reports, at every step, `tokens_per_second`, `mfu`, `data_wait_seconds` and `loss_scale`.
+    """Reports, at every step, `tokens_per_second`, `mfu` and `data_wait_seconds`.
 
     Tokens are counted without padding on this rank and multiplied by the number of ranks, which all
     read the same number of sequences. Times are measured from the end of one step to the end of the
@@ -192,18 +192,15 @@ class Throughput(Callback):
         self._recent.append(step)
         job: MetricLog | None = getattr(pl_module, "stabilizer_job", None)
         if job is not None:
-            self._report(job, trainer, step)
+            self._report(job, step)
         self._step, self._ended = trainer.global_step, now
         self._tokens, self._sequences = 0, 0
 
-    def _report(self, job: MetricLog, trainer: Trainer, step: _Step) -> None:
+    def _report(self, job: MetricLog, step: _Step) -> None:
         job.log("tokens_per_second", step.tokens / step.seconds)
         job.log("data_wait_seconds", self._wait.take())
         if self._peak:
             job.log("mfu", self._flops * step.sequences / step.seconds / self._peak)
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        if scaler is not None:
-            job.log("loss_scale", float(scaler.get_scale()))
         if self._loader is not None:
             for metric in self._loader.health:
                 job.log(metric.name, metric.value, **metric.labels)

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from stabilizer.agent.control.agreement import Agreement
 from stabilizer.agent.control.executor import Executor, Training
 from stabilizer.agent.control.inbox import CommandInbox
-from stabilizer.agent.control.optimizer_step import LrOverride, NonfiniteGuard
+from stabilizer.agent.control.optimizer_step import GuardPolicy, LrOverride, NonfiniteGuard
 from stabilizer.agent.control.snapshots import Snapshot, SnapshotRing, default_max_bytes
 from stabilizer.agent.integrations.settings import JobSettings
 from stabilizer.agent.integrations.solo import SoloBrain
@@ -137,6 +137,20 @@ class JobSubject:
     config: dict[str, JsonValue] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LossScaling:
+    """What a loss scaler did in a step.
+
+    Args:
+        scale: Its factor after the step.
+        skipped: 1 if it left the step out, on the device; None to count calls of the optimizer,
+            which tell it for every optimizer that the scaler itself holds back.
+    """
+
+    scale: Tensor | float
+    skipped: Tensor | None = None
+
+
 class Job:
     """One monitored training in this process, from its start to its end."""
 
@@ -168,6 +182,8 @@ class Job:
         self._step_began = 0.0
         self._logged: set[str] = set()
         self._left_out: set[tuple[str, ...]] = set()
+        self._steps_reported = 0  # optimizer steps up to the last report
+        self._guarded = 0  # of those since, how many the guard emptied
         self._is_open = False
 
     @property
@@ -269,14 +285,27 @@ class Job:
             self._probes.begin_step(self._telemetry.plan.is_sampled(step))
 
     def before_optimizer_step(
-        self, optimizer: Optimizer, parameters: Iterable[nn.Parameter], *, is_first: bool
+        self,
+        optimizer: Optimizer,
+        parameters: Iterable[nn.Parameter],
+        *,
+        is_first: bool,
+        grad_scale: Tensor | None = None,
     ) -> None:
-        """Measure gradients; call it after the last backward, before clipping."""
+        """Measure gradients; call it after the last backward, before clipping.
+
+        Args:
+            optimizer: About to step.
+            parameters: Of the model.
+            is_first: Whether it is the first optimizer in this step.
+            grad_scale: A loss scaler's factor that the gradients still carry; None for none.
+        """
         if not self._is_open:
             return
         if self._probes is not None and is_first:
-            self._probes.after_backward()
+            self._probes.after_backward(grad_scale)
         if self.guard.act(parameters):
+            self._guarded += 1
             logger.warning("gradients are not finite: the step is left out")
         self.override.reassert(optimizer)
 
@@ -287,11 +316,28 @@ class Job:
         name = Metric.LOSS_TOTAL if Metric.LOSS in self._logged else Metric.LOSS
         self._report(name, loss, {})
 
+    def log_scaling(self, scaling: LossScaling) -> None:
+        """Log what a loss scaler did in the step; call it before `end_step`."""
+        self._report(Metric.LOSS_SCALE, scaling.scale, {})
+        self._report(
+            Metric.STEP_SKIPPED,
+            self._has_skipped() if scaling.skipped is None else scaling.skipped,
+            {},
+        )
+
+    def _has_skipped(self) -> float:
+        """Return 1 if no optimizer has stepped since the last step, or only over no gradients."""
+        stepped = self.override.steps_seen - self._steps_reported
+        return float(stepped <= self._guarded)
+
     def end_step(self, step: int) -> None:
         """Report the step and settle what waited for it; call it after the optimizer."""
         if self._executor is None or not self._is_open:
             return
         self._executor.after_step()
+        if self._guarded or self.guard.policy is GuardPolicy.SKIP_STEP:
+            self._report(Metric.STEP_SKIPPED, self._has_skipped(), {})
+        self._steps_reported, self._guarded = self.override.steps_seen, 0
         if self._probes is not None:
             for group, rate in self.override.effective.items():
                 self._report(Metric.LR, rate, {"group": group})

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from stabilizer.agent.control.agreement import Agreement, AllRanks, SingleProcess
 from stabilizer.agent.control.host_copy import HostCopier
 from stabilizer.agent.control.optimizer_step import GuardPolicy, name_groups
-from stabilizer.agent.integrations.job import Job, JobSubject
+from stabilizer.agent.integrations.job import Job, JobSubject, LossScaling
 from stabilizer.agent.integrations.lightning_loop import LightningFit
 from stabilizer.agent.integrations.settings import JobSettings
 from stabilizer.agent.telemetry.http import Transport
@@ -107,6 +107,7 @@ class StabilizerCallback(Callback):
         self._reporting = reporting
         self._job: Job | None = None
         self._fit: LightningFit | None = None
+        self._scaling = ScalerWatch(None)
         self._step_open: int | None = None
         self._is_measured = False
         self._stride = 1
@@ -140,6 +141,7 @@ class StabilizerCallback(Callback):
         if self._job is None or self._fit is None:
             return
         self._fit.begin()
+        self._scaling = ScalerWatch(getattr(trainer.precision_plugin, "scaler", None))
         accumulate = self._fit.num_gradient_batches
         self._job.start(
             JobSubject(
@@ -178,8 +180,10 @@ class StabilizerCallback(Callback):
         del trainer
         if self._job is not None:
             is_first, self._is_measured = not self._is_measured, True
-            parameters = pl_module.parameters()
-            self._job.before_optimizer_step(optimizer, parameters, is_first=is_first)
+            carried = self._scaling.before_step(optimizer)
+            self._job.before_optimizer_step(
+                optimizer, pl_module.parameters(), is_first=is_first, grad_scale=carried
+            )
 
     def on_train_batch_end(
         self,
@@ -201,6 +205,8 @@ class StabilizerCallback(Callback):
         if self._step_open is not None and trainer.global_step > self._step_open:
             self._stride = trainer.global_step - self._step_open
             self._step_open = None
+            if (scaling := self._scaling.after_step()) is not None:
+                self._job.log_scaling(scaling)
             self._job.end_step(trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -241,6 +247,42 @@ class StabilizerCallback(Callback):
         """Load the state of a checkpoint; called after `setup`, before training."""
         if self._job is not None:
             self._job.load_state_dict(state_dict)
+
+
+class ScalerWatch:
+    """What the loss scaler does in a step, without waiting for the device.
+
+    Most optimizers are unscaled before the step and not called for a step that is left out. Fused
+    ones unscale themselves: their gradients still carry the factor, and they are called always.
+
+    Args:
+        scaler: A `torch.amp.GradScaler`, or None.
+    """
+
+    def __init__(self, scaler: Any) -> None:  # noqa: ANN401  any of torch's scalers
+        self._scaler = scaler if hasattr(scaler, "get_scale") else None
+        self._before: Tensor | None = None
+
+    def before_step(self, optimizer: Optimizer) -> Tensor | None:
+        """Return the factor that the gradients still carry; None if they do not."""
+        self._before = None
+        scale = getattr(self._scaler, "_scale", None)
+        if not getattr(optimizer, "_step_supports_amp_scaling", False):
+            return None
+        if isinstance(scale, Tensor):
+            self._before = scale.detach().clone()  # changed in place
+        return self._before
+
+    def after_step(self) -> LossScaling | None:
+        """Return what the scaler did; None without one."""
+        if self._scaler is None:
+            return None
+        scale = getattr(self._scaler, "_scale", None)
+        if not isinstance(scale, Tensor):  # it has scaled nothing yet
+            return LossScaling(scale=float(self._scaler.get_scale()))
+        # Only a step that was left out lowers the scale.
+        skipped = None if self._before is None else (scale < self._before).float()
+        return LossScaling(scale=scale.detach().clone(), skipped=skipped)
 
 
 def _agreement(trainer: Trainer) -> Agreement:

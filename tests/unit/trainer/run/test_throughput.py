@@ -100,12 +100,6 @@ def test_waiting_for_data_is_that_of_the_step(run, clock, job):
     assert values(job, "data_wait_seconds") == [0.0]
 
 
-def test_the_scale_of_the_loss_is_reported_where_there_is_one(run, clock, job):
-    scaler = SimpleNamespace(get_scale=lambda: 1024.0)
-    run(Throughput(wait=DataWait(clock), clock=clock), (1, 1.0, 5), scaler=scaler)
-    assert values(job, "loss_scale") == [1024.0]
-
-
 def test_the_health_of_the_data_goes_with_it(run, clock, job):
     metric = SimpleNamespace(name="documents_read", value=3.0, labels={"source": "web"})
     loader = SimpleNamespace(health=[metric])

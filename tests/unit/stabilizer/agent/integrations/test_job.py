@@ -9,6 +9,7 @@ from torch import nn
 
 from stabilizer.agent import Job, StabilizerCallback
 from stabilizer.agent.control.agreement import SingleProcess
+from stabilizer.agent.control.optimizer_step import GuardPolicy
 from stabilizer.agent.control.snapshots import Snapshot
 from stabilizer.agent.integrations.job import (
     JobSubject,
@@ -247,6 +248,17 @@ def test_a_job_that_cannot_be_snapshotted_goes_on(scene):
     scene.run(4)
     assert scene.telemetry.inventories == []
     assert len(scene.telemetry.frames) == 4
+
+
+def test_a_step_that_the_guard_empties_is_reported(scene):
+    scene.job.guard.policy = GuardPolicy.SKIP_STEP
+    scene.job.start(scene.subject)
+    hook = scene.model.weight.register_hook(lambda grad: grad * float("nan"))
+    scene.run(1)
+    hook.remove()
+    scene.run(1)
+    assert [scene.values(index)["step_skipped"] for index in (0, 1)] == [1.0, 0.0]
+    assert torch.isfinite(scene.model.weight).all()
 
 
 def test_before_training_everything_is_silent(scene):
