@@ -22,8 +22,10 @@ from stabilizer.protocol.commands import Command
 from stabilizer.protocol.decisions import Severity
 from stabilizer.protocol.frames import Float32Array
 from stabilizer.protocol.series import Catalog
+from stabilizer.rules.absence import AbsenceRule
 from stabilizer.rules.alerting import ActiveAlert
 from stabilizer.rules.compound import CompoundRule
+from stabilizer.rules.detector_specs import DetectSpec
 from stabilizer.rules.detectors.interface import BoolArray, State, part_of
 from stabilizer.rules.loader import RuleFile
 from stabilizer.rules.outcome import (
@@ -36,7 +38,9 @@ from stabilizer.rules.outcome import (
 from stabilizer.rules.policy.loss_level import loss_column
 from stabilizer.rules.policy.memory import Memory
 from stabilizer.rules.policy.policy import Policy
+from stabilizer.rules.ratio import RatioRule
 from stabilizer.rules.rule import Rule
+from stabilizer.rules.spec import RuleSpec, SelectSpec
 
 _MEMORY = TypeAdapter(Memory)
 MAGIC: Final = b"STBR"
@@ -69,6 +73,7 @@ class Brain:
     def _set_rules(self, rules: list[Rule | CompoundRule]) -> None:
         self._rules = rules
         self._on_series = [rule for rule in rules if isinstance(rule, Rule)]
+        self._on_steps = [rule for rule in rules if isinstance(rule, AbsenceRule)]
         self._on_rules = [rule for rule in rules if isinstance(rule, CompoundRule)]
         self._by_name = {rule.spec.name: rule for rule in rules}
         self._alerting = [rule for rule in rules if not rule.spec.signal]
@@ -196,6 +201,9 @@ class Brain:
     def decide(self, step: int, context: PolicyContext) -> Outcome:
         """Decide what to do; called once after all frames of a step."""
         changes: list[AlertChange] = []
+        for absence in self._on_steps:
+            own = absence.end_step(self._attempt, step)
+            changes += () if absence.spec.signal else own
         for compound in self._on_rules:
             own = compound.evaluate(self._attempt, step, self._by_name)
             if own and not compound.spec.signal:
@@ -292,8 +300,16 @@ def _build(file: RuleFile) -> list[Rule | CompoundRule]:
         if spec.when is not None:
             rules.append(CompoundRule(spec, spec.when))
         elif spec.select is not None and spec.detect is not None:
-            rules.append(Rule(spec, spec.select, spec.detect))
+            rules.append(_rule_on_series(spec, spec.select, spec.detect))
     return rules
+
+
+def _rule_on_series(spec: RuleSpec, select: SelectSpec, detect: DetectSpec) -> Rule:
+    if spec.ratio is not None:
+        return RatioRule(spec, select, detect, spec.ratio)
+    return (
+        Rule(spec, select, detect) if detect.absent is None else AbsenceRule(spec, select, detect)
+    )
 
 
 def encode_state(head: Mapping[str, Any], arrays: State) -> bytes:

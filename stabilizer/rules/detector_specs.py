@@ -201,6 +201,65 @@ class StuckSpec(RulePart):
     """Samples without a change."""
 
 
+class ForecastSpec(RulePart):
+    """The series will be beyond a bound within so many steps if it goes on as of late."""
+
+    above: Number | None = None
+    below: Number | None = None
+    within: Annotated[int, Field(ge=1, le=1_000_000)]
+    """Steps ahead."""
+    window: Annotated[int, Field(ge=12, le=100_000)] = 240
+    """Steps to which the line is fitted."""
+    noise: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 4.0
+    """The line must rise by so many times the scatter about it over the window."""
+    scale: Annotated[Scale, Field(strict=False)] = Scale.LINEAR
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        if (self.above is None) == (self.below is None):
+            raise ValueError("give exactly one of above, below")
+        bound = self.below if self.above is None else self.above
+        if self.scale is Scale.LOG and bound is not None and bound <= 0:
+            raise ValueError(f"a bound of {bound:g} is never crossed on a log scale")
+        return self
+
+
+class ShiftSpec(RulePart):
+    """A step to a new level that stays; counted in steps."""
+
+    window: Annotated[int, Field(ge=8, le=100_000)] = 200
+    """Steps of the level before."""
+    hold: Annotated[int, Field(ge=4, le=100_000)] = 40
+    """Steps for which the new level must have lasted."""
+    above: Positive = 6.0
+    """Smallest step in units of the noise."""
+    least: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Smallest step as a share of the level before; on a log scale in its units."""
+    floor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.002
+    """Smallest noise as a share of the level before; on a log scale in its units."""
+    flat: Share = 0.25
+    """Largest movement within the new level as a share of the step."""
+    keep: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Steps at the new level after which it is accepted; None takes the window."""
+    scale: Annotated[Scale, Field(strict=False)] = Scale.LINEAR
+    direction: Annotated[Direction, Field(strict=False)] = Direction.UP
+
+    @property
+    def patience(self) -> int:
+        """Steps at the new level after which it is accepted."""
+        return self.window if self.keep is None else self.keep
+
+
+class AbsentSpec(RulePart):
+    """A series that came regularly is measured no more while the run goes on."""
+
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    """Steps without a sample."""
+    samples: Samples = 10
+    """Steps of the run that must have been measured without it, and samples before it is missed.
+    A series is missed after three times its longest gap at the earliest."""
+
+
 DetectorSpec = (
     NonfiniteSpec
     | ThresholdSpec
@@ -211,6 +270,9 @@ DetectorSpec = (
     | RiseSpec
     | FallenSpec
     | StuckSpec
+    | ForecastSpec
+    | ShiftSpec
+    | AbsentSpec
 )
 
 
@@ -226,6 +288,9 @@ class DetectSpec(RulePart):
     rise: RiseSpec | None = None
     fallen: FallenSpec | None = None
     stuck: StuckSpec | None = None
+    forecast: ForecastSpec | None = None
+    shift: ShiftSpec | None = None
+    absent: AbsentSpec | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:

@@ -152,13 +152,16 @@ def _duplicate_names(
 
 def _unknown_labels(source: YamlSource, rules: list[dict[str, JsonValue]]) -> Iterator[YamlMistake]:
     for index, rule in enumerate(rules):
-        select = _mapping(rule.get("select"))
-        for label, allowed in CLOSED_LABELS.items():
-            given = select.get(label)
-            for value in given if isinstance(given, list) else [given]:
-                if isinstance(value, str) and value != ANY_VALUE and value not in allowed:
-                    message = f"is {value!r}; allowed: {', '.join(sorted(allowed))}, null, *"
-                    yield source.mistake(message, ("rules", index, "select", label))
+        for where in (("select",), ("ratio", "over")):
+            select: JsonValue = rule
+            for part in where:
+                select = _mapping(select).get(part)
+            for label, allowed in CLOSED_LABELS.items():
+                given = _mapping(select).get(label)
+                for value in given if isinstance(given, list) else [given]:
+                    if isinstance(value, str) and value != ANY_VALUE and value not in allowed:
+                        message = f"is {value!r}; allowed: {', '.join(sorted(allowed))}, null, *"
+                        yield source.mistake(message, ("rules", index, *where, label))
 
 
 def _unknown_conditions(

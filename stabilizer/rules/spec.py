@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import (
@@ -112,6 +113,28 @@ class SelectSpec(BaseModel):
             given = self.layer.model_dump(exclude_none=True)
             parts.append("layer=" + ",".join(f'"{name} {value}"' for name, value in given.items()))
         return "|".join(self.metric) + ("{" + ",".join(parts) + "}" if parts else "")
+
+
+class Statistic(StrEnum):
+    """What several series are combined to."""
+
+    MEDIAN = "median"
+    MEAN = "mean"
+    MIN = "min"
+    MAX = "max"
+
+
+class RatioSpec(RulePart):
+    """The detector sees each series divided by others."""
+
+    over: SelectSpec
+    """The series that it is divided by."""
+    take: Annotated[Statistic, Field(strict=False)] = Statistic.MEDIAN
+    """What several of them are combined to."""
+    same: Annotated[tuple[MetricName, ...], OneOrMore] = ()
+    """Labels that they must share with the series; none takes them all."""
+    fresh: Steps = 20
+    """Steps for which a value is used."""
 
 
 class ReduceLrRung(RulePart):
@@ -267,6 +290,8 @@ class RuleSpec(RulePart):
     source: str = ""
     """Where its thresholds come from."""
     select: SelectSpec | None = None
+    ratio: RatioSpec | None = None
+    """Judge the ratio of the series to others."""
     detect: DetectSpec | None = None
     when: ConditionSpec | None = None
     severity: Annotated[Severity, Field(strict=False)]
@@ -307,6 +332,10 @@ class RuleSpec(RulePart):
             raise ValueError("give either select and detect, or when")
         if self.when is not None and self.quorum is not None:
             raise ValueError("quorum belongs to select and detect")
+        if self.when is not None and self.ratio is not None:
+            raise ValueError("ratio belongs to select and detect")
+        if self.ratio is not None and self.detect is not None and self.detect.absent is not None:
+            raise ValueError("absent looks at series, not at their ratio")
         if self.by is not None and self.quorum is None:
             raise ValueError("by needs quorum: how many series of a group")
         if self.groups is not None and self.by is None:
@@ -329,7 +358,7 @@ class RuleSpec(RulePart):
         return self.severity is Severity.DIVERGENCE and is_nonfinite
 
 
-_ADDED: Final = ("when", "signal", "remedy", "by", "groups")
+_ADDED: Final = ("when", "signal", "remedy", "by", "groups", "ratio")
 
 
 class ActOnSpec(RulePart):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Final
 
@@ -9,7 +10,15 @@ from stabilizer.protocol.decisions import Severity
 from stabilizer.protocol.metrics import LABEL_NAMES, Metric
 from stabilizer.rules.loader import RuleFile
 from stabilizer.rules.policy.signals import RANKS
-from stabilizer.rules.spec import LayerSpec, PolicySpec, RuleSpec, SelectSpec
+from stabilizer.rules.spec import (
+    ALL,
+    ANY_VALUE,
+    GroupsSpec,
+    LayerSpec,
+    PolicySpec,
+    RuleSpec,
+    SelectSpec,
+)
 
 MEASURED: Final = frozenset(Metric) | {
     "activation_max_abs",
@@ -35,6 +44,14 @@ def _rule_warnings(rules: tuple[RuleSpec, ...]) -> Iterator[str]:
         if rule.select is not None:
             yield from (f"rule {rule.name}: {text}" for text in _select_warnings(rule.select))
             yield from _quorum_warnings(rule, rule.select)
+        if rule.ratio is not None:
+            over = _select_warnings(rule.ratio.over)
+            yield from (f"rule {rule.name}: ratio.over: {text}" for text in over)
+            yield from (
+                f"rule {rule.name}: ratio.same: {label!r} is not a label of what it selects"
+                for label in rule.ratio.same
+                if label not in LABEL_NAMES and set(rule.ratio.over.metric) <= MEASURED
+            )
         if rule.signal and rule.name not in used:
             yield f"rule {rule.name}: it is a signal, and no condition refers to it"
 
@@ -52,8 +69,16 @@ def _select_warnings(select: SelectSpec) -> Iterator[str]:
 
 
 def _quorum_warnings(rule: RuleSpec, select: SelectSpec) -> Iterator[str]:
+    if rule.by is not None and select.labels.get(rule.by) == (None,):
+        yield f"rule {rule.name}: by {rule.by}: it selects series without that label only"
+    elif rule.by not in {None, *LABEL_NAMES} and set(select.metric) <= MEASURED:
+        yield f"rule {rule.name}: by: {rule.by!r} is not a label of {', '.join(select.metric)}"
+    elif rule.groups is not None and _most_groups(rule, select) < _fewest_needed(rule.groups):
+        yield f"rule {rule.name}: groups: it selects {_most_groups(rule, select)} at most"
     layer = select.layer or LayerSpec(bottom=1.0)
     if layer.index is None or rule.quorum is None or len(select.metric) > 1:
+        return
+    if rule.by is not None:
         return
     kinds = select.labels.get("kind", ("*",))
     if "*" not in kinds and rule.quorum > len(layer.index) * len(kinds):
@@ -61,6 +86,22 @@ def _quorum_warnings(rule: RuleSpec, select: SelectSpec) -> Iterator[str]:
             f"rule {rule.name}: a quorum of {rule.quorum:g} is more than the "
             f"{len(layer.index) * len(kinds)} series it selects in a model of one tower"
         )
+
+
+def _most_groups(rule: RuleSpec, select: SelectSpec) -> float:
+    """Return how many groups a rule can have; infinity if any number."""
+    if rule.by == "layer" and select.layer is not None and select.layer.index is not None:
+        return len(set(select.layer.index))
+    values = select.labels.get(rule.by or "", (ANY_VALUE,))
+    return math.inf if ANY_VALUE in values else len({v for v in values if v is not None})
+
+
+def _fewest_needed(groups: GroupsSpec) -> float:
+    """Return how many groups must be judged for an alert at all."""
+    if groups.least == ALL:
+        return 2
+    least = max(1.0, float(groups.least))
+    return least if groups.most is None else max(least, 1) + 1
 
 
 def _policy_warnings(policy: PolicySpec, rules: tuple[RuleSpec, ...]) -> Iterator[str]:

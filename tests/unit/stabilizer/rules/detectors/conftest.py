@@ -75,6 +75,20 @@ CASES = [
         COLLAPSING,
         learns=False,
     ),
+    Case(
+        "forecast",
+        {"forecast": {"above": 1e4, "within": 200, "window": 60, "scale": "log"}},
+        NORMS,
+        EXPLODING,
+        learns=False,
+    ),
+    Case(
+        "shift",
+        {"shift": {"window": 80, "hold": 20, "direction": "both"}},
+        ENTROPY,
+        0.5 + _noise(8, 60, 0.01),
+        learns=False,
+    ),
     Case("stuck", {"stuck": {"steps": 30}}, FALLING, np.zeros(60), learns=False),
     Case("spike", {"spike": {"window": 32, "above": 6, "direction": "down"}}, Z_LOSS, INVERSE),
 ]
