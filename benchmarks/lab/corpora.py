@@ -27,7 +27,9 @@ TEXT_LENGTH: Final = 24
 CLASSES: Final = 12
 IMAGE_SIZE: Final = 16
 _ZIPF: Final = 1.1
-_TOPICS: Final = 4
+_SHARPNESS: Final = 4.0
+"""Of the languages' transitions; the higher, the more there is to learn in few steps."""
+_TOPICS: Final = 2
 
 
 Pools = Mapping[str, Tensor]
@@ -69,7 +71,7 @@ def text_pools(seed: int) -> Pools:
     pools = []
     for number in range(len(SOURCES)):
         generator = np.random.default_rng([seed, number, 1])
-        table = _language(generator, 2.4 + 0.4 * number, VOCABULARY)
+        table = _language(generator, _SHARPNESS + 0.5 * number, VOCABULARY)
         tokens = _sentences(generator, table, TEXT_LENGTH)
         pools.append({"tokens": tokens})
     return _stacked(pools)
@@ -93,7 +95,9 @@ def pair_pools(seed: int) -> Pools:
         for topic in range(_TOPICS):
             tables = np.random.default_rng([seed, topic, 3])
             own = topics == topic
-            sentences = _sentences(generator, _language(tables, 2.4, VOCABULARY), TEXT_LENGTH // 2)
+            sentences = _sentences(
+                generator, _language(tables, _SHARPNESS, VOCABULARY), TEXT_LENGTH // 2
+            )
             target[own] = sentences[own]
         pools.append({"source": tokens, "target": target})
     return _stacked(pools)
@@ -126,15 +130,15 @@ def image_pools(seed: int) -> Pools:
 
 @cache
 def caption_pools(seed: int) -> Pools:
-    """Return sources of pictures with text: `images`, `tokens`; the first tokens name the class."""
+    """Return sources of pictures with text: `images`, `tokens`; some tokens name the class."""
     pools = []
     for number in range(len(SOURCES)):
         generator = np.random.default_rng([seed, number, 5])
         labels = generator.integers(CLASSES, size=POOL)
         images = _images(generator, labels, 0.7 + 0.3 * number)
-        table = _language(generator, 2.4 + 0.4 * number, VOCABULARY)
+        table = _language(generator, _SHARPNESS + 0.5 * number, VOCABULARY)
         tokens = _sentences(generator, table, TEXT_LENGTH // 2)
-        for place in range(2, TEXT_LENGTH // 2, 3):  # the picture decides every third token
+        for place in range(1, TEXT_LENGTH // 2, 4):  # the picture decides every fourth token
             tokens[:, place] = (5 * labels + place) % VOCABULARY
         pools.append({"images": images, "tokens": tokens})
     return _stacked(pools)

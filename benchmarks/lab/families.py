@@ -194,7 +194,7 @@ FAMILIES: Final = {
             make=Idefics,
             pools=corpora.caption_pools,
             sizes=(Size(32, 2), Size(48, 2)),
-            rates={"adamw": 3e-3, "sgd": 0.1, "lion": 2e-3, "muon": 0.01},
+            rates={"adamw": 5e-3, "sgd": 0.1, "lion": 2e-3, "muon": 0.01},
             batch=6,
         ),
     )

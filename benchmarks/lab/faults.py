@@ -148,35 +148,34 @@ class RepeatedBatch(BadData):
 
 
 class ScaledWeights(Fault):
-    """The weights of the outer projections of the bottom layer are multiplied."""
+    """The weights of all outer projections are multiplied."""
 
     name = "scaled_weights"
 
     @override
     def draw(self, generator: np.random.Generator) -> None:
-        self.amount = float(np.exp(generator.uniform(np.log(10), np.log(100))))
+        self.amount = float(np.exp(generator.uniform(np.log(20), np.log(300))))
 
     @override
     def strike(self, row: Row) -> None:
         for kind in (Kind.FC2, Kind.O_PROJ):
-            columns = row.world.layout.columns_of(kind, 0)
-            row.weights[columns] *= self.amount
+            row.weights[row.world.layout.columns_of(kind)] *= self.amount
 
 
 class FlippedWeights(Fault):
-    """The signs of part of the weights are flipped, as by faulty memory."""
+    """Bits of sign and exponent are flipped in part of the weights, by faulty memory."""
 
     name = "flipped_weights"
 
     @override
     def draw(self, generator: np.random.Generator) -> None:
-        self.amount = float(generator.uniform(0.2, 0.5))
+        self.amount = float(np.exp(generator.uniform(np.log(0.005), np.log(0.1))))
 
     @override
     def strike(self, row: Row) -> None:
         noise = torch.Generator().manual_seed(self.onset)
         struck = torch.rand(row.weights.shape, generator=noise) < self.amount
-        row.weights[struck] *= -1
+        row.weights[struck] *= -16
 
 
 class FreshWeights(Fault):
@@ -190,9 +189,13 @@ class FreshWeights(Fault):
 
 
 class LostEmbedding(Fault):
-    """Embedding and head are nothing but noise, as after a load of other shapes."""
+    """Embedding and head are nothing but large noise, as after a load of other shapes."""
 
     name = "lost_embedding"
+
+    @override
+    def draw(self, generator: np.random.Generator) -> None:
+        self.amount = float(generator.uniform(3, 12))
 
     @override
     def strike(self, row: Row) -> None:
@@ -201,7 +204,7 @@ class LostEmbedding(Fault):
             columns = row.world.layout.columns_of(kind)
             own = row.weights[columns]
             drawn = torch.randn(own.shape, generator=noise)
-            row.weights[columns] = own.std() * drawn
+            row.weights[columns] = self.amount * own.std() * drawn
 
 
 class LostMoments(Fault):
@@ -215,8 +218,12 @@ class LostMoments(Fault):
         return "exp_avg_sq" in world.optimizer.names
 
     @override
+    def draw(self, generator: np.random.Generator) -> None:
+        self.amount = float(10 ** generator.uniform(-8, -5))
+
+    @override
     def strike(self, row: Row) -> None:
-        row.moments["exp_avg_sq"].mul_(1e-4)
+        row.moments["exp_avg_sq"].mul_(self.amount)
 
 
 class PoisonedMoments(LostMoments):
@@ -225,8 +232,8 @@ class PoisonedMoments(LostMoments):
     name = "poisoned_moments"
 
     @override
-    def strike(self, row: Row) -> None:
-        row.moments["exp_avg_sq"].mul_(1e14)
+    def draw(self, generator: np.random.Generator) -> None:
+        self.amount = 1e14
 
 
 class NanGradient(Fault):
@@ -288,7 +295,7 @@ class GradientNoise(DisturbedGradients):
 
     @override
     def draw(self, generator: np.random.Generator) -> None:
-        self.amount = float(generator.uniform(3, 15))
+        self.amount = float(generator.uniform(8, 50))
 
     @override
     def disturb(self, row: Row) -> None:
@@ -340,7 +347,7 @@ class LogitGrowth(GrowingWeights):
 
     name = "attention_logit_growth"
     kinds = (Kind.Q_PROJ, Kind.K_PROJ)
-    low, high = 1.02, 1.05
+    low, high = 1.03, 1.1
 
 
 class OuterGrowth(GrowingWeights):
@@ -348,7 +355,7 @@ class OuterGrowth(GrowingWeights):
 
     name = "outer_projection_growth"
     kinds = (Kind.O_PROJ, Kind.FC2)
-    low, high = 1.02, 1.05
+    low, high = 1.03, 1.1
 
 
 class Shrinking(GrowingWeights):

@@ -1,4 +1,4 @@
-"""A group: a healthy job, and its twins to which something happens at the same step."""
+"""A group: a healthy job, and copies of it to which something happens at the same step."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from benchmarks.lab.oracle import (
     Rollbacks,
     Truth,
     is_evaluated,
+    is_hurt,
+    train,
 )
 from benchmarks.lab.training import Setting, World
 
@@ -34,7 +36,7 @@ class LabRun:
         first: The step before its first row; earlier rows are its twin's.
         series: What the agent would have sent.
         curve: Held-out losses by step, untouched.
-        truth: Its forks.
+        truth: Its forks; None if it ends unhurt.
     """
 
     setting: Setting
@@ -75,11 +77,11 @@ def run_group(
     onset: int,
     wanted: Callable[[str], bool] = lambda _: True,
 ) -> Iterator[LabRun]:
-    """Train a healthy job and its twins, and compute the truth of each; the healthy one is first.
+    """Train a healthy job, which is yielded first, and copies of it; compute the truth of each.
 
     Args:
         setting: The job.
-        kinds: What happens, each to a twin of its own; what does not apply is left out.
+        kinds: What happens, each to a copy of its own; what does not apply is left out.
         onset: The step at which it happens.
         wanted: Tells by its name whether a run is to be yielded.
     """
@@ -90,10 +92,8 @@ def run_group(
     twin = _watch(world, world.first_state(Member(healthy)), kept)
     snapshots = {s: state for s, state in twin.states.items() if s % SNAPSHOT_EVERY == 0}
     shared: Rollbacks = {}
-    run = LabRun(setting, healthy, 0, twin.series, twin.curve)
-    if wanted(run.name):
-        run.truth = Truth(world, healthy, points, snapshots, twin.states, shared)
-        yield run
+    runs = [LabRun(setting, healthy, 0, twin.series, twin.curve)]
+    runs[0].truth = Truth(healthy, points, snapshots, twin.states, shared, world.batch)
     before = {s: state for s, state in snapshots.items() if s <= max(0, onset - MARGIN)}
     start = twin.states[onset]
     earlier = {step: loss for step, loss in twin.curve.items() if step <= onset}
@@ -106,8 +106,13 @@ def run_group(
         member.change = change
         trace = _watch(world, State(member, start.weights, start.moments), set(points))
         run.series, run.curve = trace.series, earlier | trace.curve
-        run.truth = Truth(world, change, points, before, trace.states | {onset: start}, shared)
-        yield run
+        if is_hurt(change, run.curve, twin.curve, setting.steps):
+            at = trace.states | {onset: start}
+            run.truth = Truth(change, points, before, at, shared, world.batch)
+        runs.append(run)
+    runs = [run for run in runs if wanted(run.name)]
+    train(world, (run.truth for run in runs if run.truth is not None))
+    yield from runs
 
 
 def _watch(world: World, state: State, kept: set[int]) -> _Trace:

@@ -25,6 +25,8 @@ from stabilizer.agent.probes.probe_set import ProbeSet
 from stabilizer.protocol.metrics import Kind, Metric
 from stabilizer.protocol.series import SeriesKey
 
+SAMPLE_EVERY: Final = 5
+"""Steps between two measurements of the modules; the agent measures them at every tenth."""
 _TRACKED: Final = PROJECTIONS | {Kind.HEAD, "embedding"}
 """Kinds whose weights and updates are logged."""
 _SECOND: Final = "exp_avg_sq"
@@ -62,11 +64,13 @@ class WatchedRun(SingleRun):
 
     def advance(self) -> float:
         """Train a step and measure it; return its loss."""
-        self._probes.begin_step(sampled=True)
-        before = self.weights.clone()
+        is_sampled = (self.members[0].step + 1) % SAMPLE_EVERY == 0
+        self._probes.begin_step(is_sampled)
+        before = self.weights.clone() if is_sampled else None
         result = self.step(self._probes.after_backward)
         self._log(result)
-        self._log_weights(before[0], skipped=bool(result.skipped[0]))
+        if before is not None:
+            self._log_weights(before[0], skipped=bool(result.skipped[0]))
         self._note()
         return float(result.losses[0].mean())
 

@@ -14,11 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.lab.oracle import ACTIONS, GRID, HURT, outcome
+from benchmarks.lab.oracle import ACTIONS, DOUBTFUL, GRID, HURT, outcome
 from benchmarks.lab.storage import HEALTHY, StoredRun
-
-DOUBTFUL: Final = (1.03, 1.08)
-"""Between these ratios a run counts as neither hurt nor unharmed: `either`."""
 
 _COLUMNS: Final = (
     *("run", "split", "family", "optimizer", "precision", "rate", "seed"),
@@ -46,15 +43,15 @@ def summarise(run: StoredRun, twin: StoredRun) -> dict[str, Any]:
         for action in ACTIONS
     }
     known = {key: ratio for key, ratio in ratios.items() if ratio is not None}
-    best = min(known, key=lambda key: known[key], default=("", 0))
+    best = min(known, key=lambda key: known[key], default=None)
     untouched = own / reference
     row = {name: facts[name] for name in _COLUMNS if name in facts}
     row |= {
         "run": run.name,
         "untouched": untouched,
-        "best_action": f"{best[0]}_{best[1]}",
-        "best": known.get(best, math.nan),
-        "verdict": verdict(facts["kind"], untouched, known.get(best, math.inf)),
+        "best_action": "" if best is None else f"{best[0]}_{best[1]}",
+        "best": untouched if best is None else known[best],
+        "verdict": verdict(facts["kind"], untouched, math.inf if best is None else known[best]),
     }
     row |= {f"{name}_{later}": ratio for (name, later), ratio in ratios.items()}
     for later in GRID:

@@ -65,6 +65,8 @@ class World:
         self.pools = self.family.pools(setting.seed)
         self._draws = np.random.default_rng([setting.seed, 9]).random(2 * POOL)
         self._losses = _Losses(self.model)
+        self.tenant: SingleRun | None = None
+        """Whose row the model lives in."""
         self.gradients: Callable[..., tuple[Tensor, tuple[Tensor, tuple[Tensor, Tensor]]]] = vmap(
             grad_and_value(self._loss, has_aux=True)
         )
@@ -293,7 +295,9 @@ class SingleRun(Ensemble):
     @override
     def compute(self, batch: Batch) -> tuple[Tensor, Tensor]:
         self.gradients.zero_()
-        self.world.layout.attach(self.world.model, self.weights[0], self.gradients[0])
+        if self.world.tenant is not self:
+            self.world.layout.attach(self.world.model, self.weights[0], self.gradients[0])
+            self.world.tenant = self
         own = {name: values[0] for name, values in batch.items()}
         losses, z = sample_losses(self.world.model, own)
         (losses.mean() + Z_WEIGHT * z).backward()

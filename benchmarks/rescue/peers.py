@@ -18,7 +18,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from benchmarks.lab.families import Batch
-from benchmarks.lab.members import Member, State
+from benchmarks.lab.members import Change, Member, State
 from benchmarks.lab.oracle import is_evaluated
 from benchmarks.lab.training import Ensemble, World
 
@@ -129,11 +129,11 @@ CHECKPOINT_EVERY: Final = 50
 
 
 class GuardedRuns(Ensemble):
-    """The same job once for every protection, in step."""
+    """Copies of a job, each under its own protection, in step."""
 
-    def __init__(self, world: World, member: Member, peers: Sequence[Peer]) -> None:
-        super().__init__(world, [world.first_state(member) for _ in peers])
-        self._peers = list(peers)
+    def __init__(self, world: World, guarded: Sequence[tuple[Change, Peer]]) -> None:
+        super().__init__(world, [world.first_state(Member(change)) for change, _ in guarded])
+        self._peers = [peer for _, peer in guarded]
         self._losses: list[float] = []
 
     def run(self) -> list[dict[int, float]]:

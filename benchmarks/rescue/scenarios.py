@@ -92,10 +92,7 @@ def list_scenarios(seeds: int, steps: int, family: str | None = None) -> Iterato
             yield Scenario(Setting(chosen, "adamw", "fp32", 1000 + seed, steps=steps), cause)
 
 
-def compute_truths(scenarios: Iterable[Scenario], folder: Path) -> None:
-    """Let the laboratory compute what is not computed yet, job by job."""
-    causes: dict[Setting, list[type[Fault]]] = {}
-    for scenario in scenarios:
-        causes.setdefault(scenario.setting, []).append(scenario.cause)
-    for setting, own in causes.items():
-        generate(folder, Group(setting, tuple(own), round(ONSET * setting.steps)))
+def compute_truths(setting: Setting, scenarios: Iterable[Scenario], folder: Path) -> None:
+    """Let the laboratory compute what is not computed yet of a job."""
+    causes = tuple(scenario.cause for scenario in scenarios)
+    generate(folder, Group(setting, causes, round(ONSET * setting.steps)))

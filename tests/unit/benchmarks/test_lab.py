@@ -12,7 +12,7 @@ from benchmarks.lab.faults import FAULTS, BadData, FreshWeights, LrJump, LrSched
 from benchmarks.lab.groups import run_group
 from benchmarks.lab.layout import Layout
 from benchmarks.lab.lookalikes import LOOKALIKES, ScalerSkips
-from benchmarks.lab.measuring import WatchedRun
+from benchmarks.lab.measuring import SAMPLE_EVERY, WatchedRun
 from benchmarks.lab.members import Change, Member
 from benchmarks.lab.optimizers import AdamW, Moments, Sgd
 from benchmarks.lab.oracle import ACTIONS
@@ -140,7 +140,7 @@ def test_a_nan_reaches_every_weight(world):
 
 def test_what_is_measured_is_what_the_agent_sends(world):
     run = WatchedRun(world, start(world))
-    for _ in range(2):
+    for _ in range(SAMPLE_EVERY):
         run.advance()
     series = run.series()
     run.close()
@@ -149,8 +149,13 @@ def test_what_is_measured_is_what_the_agent_sends(world):
     assert sent - names <= {"loss_total", "step_seconds"}
     extra = {name.partition("{")[0] for name in names - sent}
     assert extra == {"loss", "param_norm", "update_ratio", "adam_rms"}
-    assert series.steps.tolist() == [1, 2]
-    assert series.present.all() or series.values.shape[0] == 2
+    assert series.steps.tolist() == list(range(1, SAMPLE_EVERY + 1))
+    every_step = series.present.all(axis=0)
+    assert {key.metric for key, each in zip(series.keys, every_step, strict=True) if each} >= {
+        *("loss", "z_loss", "grad_norm", "lr")
+    }
+    sampled = zip(series.keys, series.present[-1], strict=True)
+    assert all(present for key, present in sampled if key.metric != "loss")
 
 
 @pytest.fixture(scope="module")
