@@ -16,7 +16,7 @@ from dashboard.components.elements import facts_line, mode_badge, run_state_badg
 from dashboard.figures.figure import CONFIG, empty_figure
 from dashboard.figures.line_chart import HEIGHT
 from dashboard.formatting import count
-from stabilizer.protocol.runs import Run, RunState
+from stabilizer.protocol.runs import Phase, Run, RunState
 
 _CHARTS: Final = (
     (ids.CHART_LOSS, "Loss", "nats, by source"),
@@ -236,13 +236,22 @@ def run_header(run: Run) -> Component:
     )
 
 
+PHASES: Final = {
+    Phase.FALLING: "falling",
+    Phase.HONEYMOON: "nearly level",
+    Phase.DIVERGING: "diverging",
+}
+
+
 def run_place(run: Run, now: datetime) -> Component:
     """Show step, attempt and last seen; updated with every step, unlike the header."""
     return html.Span(
         [
             "step ",
             html.Strong(count(run.step), className="number", id=ids.RUN_STEP),
-            f", attempt {count(run.attempt)}, last seen ",
+            f", attempt {count(run.attempt)}, ",
+            "" if run.phase is Phase.LEARNING else f"loss {PHASES[run.phase]}, ",
+            "last seen ",
             since(run.last_seen_at, now),
         ]
     )

@@ -159,6 +159,18 @@ class Attempt(Message):
     """It arrived after a later process had registered, and was never the newest."""
 
 
+class Phase(StrEnum):
+    """What the loss of a run does, by its own pace and noise."""
+
+    LEARNING = "learning"
+    """Too little is known."""
+    FALLING = "falling"
+    HONEYMOON = "honeymoon"
+    """It falls ten times slower than on average so far, or no more."""
+    DIVERGING = "diverging"
+    """It has left its level upwards and is not on its way back."""
+
+
 class Run(Message):
     """A training job through all restarts and rollbacks."""
 
@@ -194,6 +206,8 @@ class Run(Message):
     """The incident that is not resolved; null if there is none."""
     attempts: tuple[Attempt, ...] = ()
     """All attempts by number; empty in lists."""
+    phase: Phase = Phase.LEARNING
+    """What its loss does."""
 
 
 _NOTHING: Final = -1

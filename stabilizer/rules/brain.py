@@ -21,10 +21,11 @@ from stabilizer.protocol.batches import Marker, MarkerKind, SamplingPlan, Snapsh
 from stabilizer.protocol.commands import Command
 from stabilizer.protocol.decisions import Severity
 from stabilizer.protocol.frames import Float32Array
+from stabilizer.protocol.runs import Phase
 from stabilizer.protocol.series import Catalog
 from stabilizer.rules.absence import AbsenceRule
 from stabilizer.rules.alerting import ActiveAlert
-from stabilizer.rules.compound import CompoundRule
+from stabilizer.rules.compound import CompoundRule, Now
 from stabilizer.rules.detector_specs import DetectSpec
 from stabilizer.rules.detectors.interface import BoolArray, State, part_of
 from stabilizer.rules.loader import RuleFile
@@ -35,6 +36,7 @@ from stabilizer.rules.outcome import (
     PolicyContext,
     RuleHealth,
 )
+from stabilizer.rules.phase import PhaseTracker
 from stabilizer.rules.policy.loss_level import loss_column
 from stabilizer.rules.policy.memory import Memory
 from stabilizer.rules.policy.policy import Policy
@@ -43,6 +45,7 @@ from stabilizer.rules.rule import Rule
 from stabilizer.rules.spec import RuleSpec, SelectSpec
 
 _MEMORY = TypeAdapter(Memory)
+_PHASE = TypeAdapter(PhaseTracker)
 MAGIC: Final = b"STBR"
 VERSION: Final = 1
 MAX_BYTES: Final = 2**31
@@ -67,6 +70,7 @@ class Brain:
         self._catalogs: dict[str, Catalog] = {}
         self._loss_columns: dict[str, tuple[int, bool] | None] = {}
         self._last_steps: dict[str, int] = {}
+        self._phase = PhaseTracker()
         self._attempt = 0
         self._burst_until: int | None = None
 
@@ -102,6 +106,7 @@ class Brain:
         for change in out.alerts:
             self._policy.memory.lineage.alert_changed(change)
         self._policy.begin_attempt(number, from_step)
+        self._phase.rewind(from_step)
         self._last_steps.clear()
         self._burst_until = None
         if self._policy.memory.incident is not None:
@@ -112,6 +117,8 @@ class Brain:
         """Process an event of the job."""
         for rule in self._on_series:
             rule.marker(marker)
+        if marker.kind is MarkerKind.PHASE_CHANGE:
+            self._phase.forget()
 
     def set_snapshots(self, snapshots: Sequence[SnapshotInfo]) -> None:
         """Replace the inventory of the job's snapshots."""
@@ -189,8 +196,9 @@ class Brain:
             return
         column, is_total = found
         if present is None or present[column]:
-            loss = self._policy.memory.loss
-            loss.observe(float(values[column]), is_total=is_total, step=step)
+            value = float(values[column])
+            self._policy.memory.loss.observe(value, is_total=is_total, step=step)
+            self._phase.observe(step, value, is_total=is_total)
 
     def _extend_burst(self, change: AlertChange) -> None:
         if change.severity is Severity.NOTICE or change.resolved_step is not None:
@@ -204,8 +212,9 @@ class Brain:
         for absence in self._on_steps:
             own = absence.end_step(self._attempt, step)
             changes += () if absence.spec.signal else own
+        now = Now(step, self._by_name, self._phase.phase)
         for compound in self._on_rules:
-            own = compound.evaluate(self._attempt, step, self._by_name)
+            own = compound.evaluate(self._attempt, now)
             if own and not compound.spec.signal:
                 changes += own
         self._note_changes(changes)
@@ -244,6 +253,11 @@ class Brain:
         return plan.model_copy(update={"burst_until_step": self._burst_until})
 
     @property
+    def phase(self) -> Phase:
+        """What the loss of the run does."""
+        return self._phase.phase
+
+    @property
     def rule_health(self) -> list[RuleHealth]:
         """The health of every rule, in the order of the file."""
         for rule in self._on_series:
@@ -265,6 +279,7 @@ class Brain:
             "burst_until": self._burst_until,
             "rules": heads,
             "memory": _MEMORY.dump_python(self._policy.memory, mode="json"),
+            "phase": _PHASE.dump_python(self._phase, mode="json"),
         }
         return encode_state(content, arrays)
 
@@ -285,12 +300,14 @@ class Brain:
             for index, (rule, own) in enumerate(zip(rules, head["rules"], strict=True)):
                 rule.load(own, part_of(arrays, f"{index}."))
             memory = _MEMORY.validate_python(head["memory"])
+            saved_phase = head.get("phase")  # absent in a state of version 0.1
+            phase = _PHASE.validate_python(saved_phase) if saved_phase else PhaseTracker()
             attempt, burst = int(head["attempt"]), head["burst_until"]
             last_steps = {str(name): int(step) for name, step in head["last_steps"].items()}
         except (KeyError, ValueError, TypeError, ValidationError) as error:
             raise ConfigurationError(f"the saved state is damaged: {error}") from error
         self._set_rules(rules)
-        self._policy.memory = memory
+        self._policy.memory, self._phase = memory, phase
         self._attempt, self._burst_until, self._last_steps = attempt, burst, last_steps
 
 

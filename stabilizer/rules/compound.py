@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import JsonValue
 
+from stabilizer.protocol.runs import Phase
 from stabilizer.rules.alerting import AlertingSpec, AlertSample, AlertTable, JudgedInstance
 from stabilizer.rules.detectors.interface import State, part_of
 from stabilizer.rules.outcome import AlertChange, RuleHealth
@@ -17,6 +19,15 @@ from stabilizer.rules.spec import ConditionSpec, RuleSpec, ThenSpec
 MAX_ONSETS: Final = 100
 INSTANCE: Final = ""
 """The series of its alert: the run as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """What conditions may refer to at a step."""
+
+    step: int
+    rules: Mapping[str, Rule | CompoundRule]
+    phase: Phase
 
 
 class CompoundRule:
@@ -43,30 +54,26 @@ class CompoundRule:
         """A condition can always be judged."""
         return True
 
-    def evaluate(
-        self, attempt: int, step: int, others: Mapping[str, Rule | CompoundRule]
-    ) -> list[AlertChange]:
+    def evaluate(self, attempt: int, now: Now) -> list[AlertChange]:
         """Evaluate the condition at a step; return what changed. A failure goes into `health`."""
         try:
-            return self._evaluate(attempt, step, others)
+            return self._evaluate(attempt, now)
         except Exception as error:  # noqa: BLE001  a broken rule marks itself and stops no other
             self.health.ok = False
-            self.health.last_error = f"step {step}: {type(error).__name__}: {error}"[:500]
+            self.health.last_error = f"step {now.step}: {type(error).__name__}: {error}"[:500]
             return []
 
-    def _evaluate(
-        self, attempt: int, step: int, others: Mapping[str, Rule | CompoundRule]
-    ) -> list[AlertChange]:
+    def _evaluate(self, attempt: int, now: Now) -> list[AlertChange]:
         self.health.evaluations += 1
         for name in self._parts:
-            self._note(name, step, others[name])
-        is_met = self._holds(self._when, step, others)
+            self._note(name, now.step, now.rules[name])
+        is_met = self._holds(self._when, now)
         if not is_met and not self.alerts.active:
             return []
         signs = [
             alert.first_step
             for name in self._parts
-            for alert in others[name].alerts.active.values()
+            for alert in now.rules[name].alerts.active.values()
         ]
         firing = ", ".join(name for name in self._parts if name in self._is_firing)
         sample = AlertSample(
@@ -74,7 +81,7 @@ class CompoundRule:
             message=f"{firing}. {self.spec.message}".strip(". ") if is_met else self.spec.message,
             sign_step=min(signs, default=None),
         )
-        changes = self.alerts.advance(attempt, step, sample, [INSTANCE])
+        changes = self.alerts.advance(attempt, now.step, sample, [INSTANCE])
         self.health.ok = True
         return changes
 
@@ -87,20 +94,19 @@ class CompoundRule:
             self._is_firing.add(name)
             self._onsets[name] = [*self._onsets.get(name, [])[1 - MAX_ONSETS :], step]
 
-    def _holds(
-        self, condition: ConditionSpec, step: int, others: Mapping[str, Rule | CompoundRule]
-    ) -> bool:
-        if condition.all is not None:
-            return all(self._holds(part, step, others) for part in condition.all)
-        if condition.any is not None:
-            return any(self._holds(part, step, others) for part in condition.any)
+    def _holds(self, condition: ConditionSpec, now: Now) -> bool:
+        if condition.all is not None or condition.any is not None:
+            held = (self._holds(part, now) for part in condition.all or condition.any or ())
+            return any(held) if condition.all is None else all(held)
         if condition.not_ is not None:
-            return not self._holds(condition.not_, step, others)
+            return not self._holds(condition.not_, now)
         if condition.ready is not None:
-            return others[condition.ready].is_ready
+            return now.rules[condition.ready].is_ready
         if condition.then is not None:
             return self._follows(condition.then)
-        return self._fires(condition, step)
+        if condition.phase:
+            return now.phase in condition.phase
+        return self._fires(condition, now.step)
 
     def _fires(self, condition: ConditionSpec, step: int) -> bool:
         name = condition.rule or ""

@@ -31,6 +31,7 @@ from stabilizer.protocol.commands import Factor
 from stabilizer.protocol.commands import Steps as CommandSteps
 from stabilizer.protocol.decisions import Mode, Severity
 from stabilizer.protocol.metrics import Kind, Tower
+from stabilizer.protocol.runs import Phase
 from stabilizer.rules.detector_specs import DetectSpec, RulePart, Samples, Share, Steps
 
 RuleName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,79}$")]
@@ -53,6 +54,9 @@ def _as_tuple(value: object) -> tuple[object, ...]:
 
 OneOrMore = BeforeValidator(_as_tuple)
 LabelMatch = Annotated[tuple[str | None, ...], OneOrMore]
+
+
+Phases = Annotated[tuple[Annotated[Phase, Field(strict=False)], ...], Field(strict=False)]
 
 
 class LayerSpec(RulePart):
@@ -245,7 +249,7 @@ class ThenSpec(RulePart):
 
 
 class ConditionSpec(RulePart):
-    """A condition on rules above: exactly one of `rule`, `ready`, `all`, `any`, `not`, `then`."""
+    """A condition on the run or on rules above: exactly one of its fields."""
 
     rule: RuleName | None = None
     """The rule fires."""
@@ -259,17 +263,28 @@ class ConditionSpec(RulePart):
     any: Annotated[tuple[ConditionSpec, ...] | None, Field(strict=False, min_length=1)] = None
     not_: Annotated[ConditionSpec | None, Field(alias="not")] = None
     then: ThenSpec | None = None
+    phase: Annotated[Phases, OneOrMore] = ()
+    """The loss is in this phase, or in one of these."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        parts = (self.rule, self.ready, self.all, self.any, self.not_, self.then)
+        phase = self.phase or None
+        parts = (self.rule, self.ready, self.all, self.any, self.not_, self.then, phase)
         if sum(part is not None for part in parts) != 1:
-            raise ValueError("give exactly one of rule, ready, all, any, not, then")
+            raise ValueError("give exactly one of rule, ready, all, any, not, then, phase")
         if self.rule is None and (self.within or self.times > 1):
             raise ValueError("within and times belong to a rule")
         if self.times > 1 and not self.within:
             raise ValueError("times needs within: the steps in which to count")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, handler: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        """Leave out what older files do not have, so that their hash stays the same."""
+        content: dict[str, JsonValue] = handler(self)
+        if not self.phase:
+            content.pop("phase", None)
+        return content
 
     def rules(self) -> frozenset[str]:
         """Names of all rules that the condition refers to."""

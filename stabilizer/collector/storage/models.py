@@ -49,6 +49,7 @@ class RunRow(Table):
     """Latest counts of what the job failed to send."""
     message: Mapped[str]
     heartbeat_seconds: Mapped[float]
+    phase: Mapped[str] = mapped_column(String(16))
     version: Mapped[int]
     """Counts the changes that the rules have processed; a brain of another version is stale."""
     created_at: Mapped[datetime] = mapped_column(index=True)

@@ -1,5 +1,6 @@
 import threading
 
+import numpy as np
 import pytest
 
 from stabilizer.errors import (
@@ -315,3 +316,17 @@ def test_what_is_not_there_is_not_found(services, run_id):
     for call in calls:
         with pytest.raises(NotFoundError):
             call()
+
+
+class TestPhase:
+    def test_a_run_shows_what_its_loss_does(self, services, run_id, make, open_services):
+        assert services.runs.get(run_id).phase == "learning"
+        steps = np.arange(1, 301)
+        losses = 9.0 - np.log(steps)
+        services.ingest.accept(run_id, make.batch(0, steps[:200], losses[:200]))
+        assert services.runs.get(run_id).phase == "falling"
+        services.close()
+        again = open_services()
+        rising = losses[199] + 0.05 * (steps[200:] - 200)
+        again.ingest.accept(run_id, make.batch(1, steps[200:], rising))
+        assert again.runs.list(RunQuery()).runs[0].phase == "diverging"

@@ -237,6 +237,9 @@ def _store_status(tx: RunTransaction, loaded: StoredBrain) -> None:
     if healthy != status.healthy:
         status.healthy = healthy
         tx.is_visible = True
+    if loaded.brain.phase != tx.run.phase:
+        tx.run.phase = loaded.brain.phase.value
+        tx.is_visible = True
     status.health = [asdict(rule) for rule in loaded.brain.rule_health]
 
 

@@ -25,7 +25,7 @@ from stabilizer.errors import NotFoundError, ProtocolVersionError, StorageError
 from stabilizer.protocol.batches import AttemptStart, MarkerKind
 from stabilizer.protocol.message import MIN_PROTOCOL_VERSION, PROTOCOL_VERSION
 from stabilizer.protocol.queries import AuditAction, AuditReason
-from stabilizer.protocol.runs import RunRegister, RunRegistered, RunState
+from stabilizer.protocol.runs import Phase, RunRegister, RunRegistered, RunState
 from stabilizer.rules.loader import RuleFile, load_rules
 
 logger = logging.getLogger(__name__)
@@ -213,6 +213,7 @@ class Registration:
             agent_health={},
             message="",
             heartbeat_seconds=register.heartbeat_seconds,
+            phase=Phase.LEARNING.value,
             version=0,
             created_at=now,
             last_seen_at=now,

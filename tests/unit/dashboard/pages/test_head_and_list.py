@@ -75,6 +75,10 @@ class TestHead:
         text = text_of(run_place(create_run(), now))
         assert " ".join(text.split()) == "step 12,345 , attempt 3, last seen 40 s ago"
 
+    def test_place_shows_the_phase_once_it_is_known(self, create_run, now, text_of):
+        text = text_of(run_place(create_run(phase="diverging"), now))
+        assert "attempt 3, loss diverging, last seen" in " ".join(text.split())
+
 
 class TestRows:
     @pytest.fixture
