@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from stabilizer.agent.integrations.job import Job
     from stabilizer.agent.integrations.lightning import StabilizerCallback
+    from stabilizer.agent.integrations.loop import LoopJob, watch
 
-__all__ = ["Job", "StabilizerCallback"]
+__all__ = ["Job", "Limits", "LoopJob", "StabilizerCallback", "watch"]
+
+_HOMES = {
+    "Job": "integrations.job",
+    "Limits": "control.limits",
+    "LoopJob": "integrations.loop",
+    "StabilizerCallback": "integrations.lightning",
+    "watch": "integrations.loop",
+}
 
 
 def __getattr__(name: str) -> object:
     """Load an integration when it is asked for: its framework may not be installed."""
-    if name == "StabilizerCallback":
-        from stabilizer.agent.integrations.lightning import StabilizerCallback  # noqa: PLC0415  lazy
-
-        return StabilizerCallback
-    if name == "Job":
-        from stabilizer.agent.integrations.job import Job  # noqa: PLC0415  lazy
-
-        return Job
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

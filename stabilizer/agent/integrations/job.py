@@ -24,6 +24,7 @@ from stabilizer.agent.control.executor import Executor, Training
 from stabilizer.agent.control.inbox import CommandInbox
 from stabilizer.agent.control.optimizer_step import GuardPolicy, LrOverride, NonfiniteGuard
 from stabilizer.agent.control.snapshots import Snapshot, SnapshotRing, default_max_bytes
+from stabilizer.agent.integrations.scaling import LossScaling
 from stabilizer.agent.integrations.settings import JobSettings
 from stabilizer.agent.integrations.solo import SoloBrain
 from stabilizer.agent.probes.probe_set import ProbeSet
@@ -135,20 +136,6 @@ class JobSubject:
     global_batch: int | None = None
     start_step: int = 0
     config: dict[str, JsonValue] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossScaling:
-    """What a loss scaler did in a step.
-
-    Args:
-        scale: Its factor after the step.
-        skipped: 1 if it left the step out, on the device; None to count calls of the optimizer,
-            which tell it for every optimizer that the scaler itself holds back.
-    """
-
-    scale: Tensor | float
-    skipped: Tensor | None = None
 
 
 class Job:

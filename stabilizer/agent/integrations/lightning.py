@@ -18,13 +18,13 @@ from torch.optim import Optimizer
 from stabilizer.agent.control.agreement import Agreement, AllRanks, SingleProcess
 from stabilizer.agent.control.host_copy import HostCopier
 from stabilizer.agent.control.optimizer_step import GuardPolicy, name_groups
-from stabilizer.agent.integrations.job import Job, JobSubject, LossScaling
+from stabilizer.agent.integrations.job import Job, JobSubject
 from stabilizer.agent.integrations.lightning_loop import LightningFit
-from stabilizer.agent.integrations.settings import JobSettings
+from stabilizer.agent.integrations.scaling import ScalerWatch
+from stabilizer.agent.integrations.settings import JobSettings, choose
 from stabilizer.agent.telemetry.http import Transport
 from stabilizer.agent.telemetry.settings import ReporterSettings
 from stabilizer.clock import Clock, SystemClock
-from stabilizer.errors import ConfigurationError
 from stabilizer.protocol.decisions import Mode
 
 _JSON: Final = TypeAdapter(JsonValue)
@@ -92,12 +92,12 @@ class StabilizerCallback(Callback):
             run=run,
             key=key,
             token=token,
-            mode=_choose(Mode, "mode", mode) if mode is not None else None,
-            policy=Path(policy) if policy is not None else None,
+            mode=choose(Mode, "mode", mode) if mode is not None else None,
+            policy=policy,
             snapshot_every=snapshot_every,
             keep_snapshots=keep_snapshots,
             snapshot_bytes=snapshot_bytes,
-            guard=_choose(GuardPolicy, "guard", guard),
+            guard=choose(GuardPolicy, "guard", guard),
             max_queries=max_queries,
             attention=attention,
             head=head,
@@ -249,42 +249,6 @@ class StabilizerCallback(Callback):
             self._job.load_state_dict(state_dict)
 
 
-class ScalerWatch:
-    """What the loss scaler does in a step, without waiting for the device.
-
-    Most optimizers are unscaled before the step and not called for a step that is left out. Fused
-    ones unscale themselves: their gradients still carry the factor, and they are called always.
-
-    Args:
-        scaler: A `torch.amp.GradScaler`, or None.
-    """
-
-    def __init__(self, scaler: Any) -> None:  # noqa: ANN401  any of torch's scalers
-        self._scaler = scaler if hasattr(scaler, "get_scale") else None
-        self._before: Tensor | None = None
-
-    def before_step(self, optimizer: Optimizer) -> Tensor | None:
-        """Return the factor that the gradients still carry; None if they do not."""
-        self._before = None
-        scale = getattr(self._scaler, "_scale", None)
-        if not getattr(optimizer, "_step_supports_amp_scaling", False):
-            return None
-        if isinstance(scale, Tensor):
-            self._before = scale.detach().clone()  # changed in place
-        return self._before
-
-    def after_step(self) -> LossScaling | None:
-        """Return what the scaler did; None without one."""
-        if self._scaler is None:
-            return None
-        scale = getattr(self._scaler, "_scale", None)
-        if not isinstance(scale, Tensor):  # it has scaled nothing yet
-            return LossScaling(scale=float(self._scaler.get_scale()))
-        # Only a step that was left out lowers the scale.
-        skipped = None if self._before is None else (scale < self._before).float()
-        return LossScaling(scale=scale.detach().clone(), skipped=skipped)
-
-
 def _agreement(trainer: Trainer) -> Agreement:
     return AllRanks() if trainer.world_size > 1 else SingleProcess()
 
@@ -311,11 +275,3 @@ def _config(module: LightningModule) -> dict[str, JsonValue]:
         except ValidationError:
             config[str(name)] = repr(value)[:400]
     return config
-
-
-def _choose(kind: Any, field: str, value: Any) -> Any:  # noqa: ANN401  an enum and one of its values
-    try:
-        return kind(value)
-    except ValueError as error:
-        allowed = ", ".join(member.value for member in kind)
-        raise ConfigurationError(f"{field} is {value!r}; allowed: {allowed}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -38,7 +38,7 @@ class JobSettings:
     token: str | None = field(default=None, repr=False)
     mode: Mode | None = None
     """None leaves it to the policy, which ships with `propose`."""
-    policy: Path | None = None
+    policy: Path | str | None = None
     """Rule file for this run; None takes the collector's, or the one that ships."""
     snapshot_every: int = 25
     """Optimizer steps between two snapshots."""
@@ -66,7 +66,7 @@ class JobSettings:
             Endpoint.parse(self.url)
         check_token(self.token)
         if self.policy is not None:
-            object.__setattr__(self, "_policy_text", _read_policy(self.policy))
+            object.__setattr__(self, "_policy_text", _read_policy(Path(self.policy)))
 
     def policy_text(self) -> str | None:
         """The rule file as it was read; None for none."""
@@ -97,3 +97,16 @@ def _read_policy(path: Path) -> str:
             f"policy {str(path)!r} has mistakes:\n{mistakes}"
         ) from None  # the group says the same again, in frames
     return text
+
+
+def choose(kind: Any, field_name: str, value: Any) -> Any:  # noqa: ANN401  an enum and its values
+    """Return the member of an enum with this value.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    try:
+        return kind(value)
+    except ValueError as error:
+        allowed = ", ".join(member.value for member in kind)
+        raise ConfigurationError(f"{field_name} is {value!r}; allowed: {allowed}") from error
