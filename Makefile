@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 ARGS ?=
 # On a terminal the demo shows its plot and waits; elsewhere pass --exit yourself.
 SHELL := /bin/bash
+# Write bytecode even where the environment forbids it: uv does not compile what it installs.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help venv demo test test-long test-containers coverage check docs bundle fit-rules bench bench-rescue lab clean
 
@@ -24,12 +26,12 @@ help:
 # What the demo needs; the stamp is newer than what it was installed from.
 $(VENV)/.run: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[collector,dashboard,trainer]'
+	.ci/install_packages $(BIN)/python -c constraints.txt -e '.[collector,dashboard,trainer]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[collector,dashboard,trainer,dev]'
+	.ci/install_packages $(BIN)/python -c constraints.txt -e '.[collector,dashboard,trainer,dev]'
 	@touch $(VENV)/.run $@
 
 venv: $(VENV)/.dev
@@ -39,9 +41,8 @@ demo: $(VENV)/.run
 
 # Tests commit to disk thousands of times: in memory, where there is a place for it, they take a third.
 # A file of tests stays in one process, since its fixtures are dear; one torch thread per process.
-# Processes that tests start find our modules compiled, whatever the environment says.
 TEST_TMP := $(firstword $(wildcard /dev/shm) $(TMPDIR) /tmp)
-PYTEST := OMP_NUM_THREADS=1 STABILIZER_STRICT=1 PYTHONDONTWRITEBYTECODE= TMPDIR=$(TEST_TMP) $(BIN)/python -m pytest
+PYTEST := OMP_NUM_THREADS=1 STABILIZER_STRICT=1 TMPDIR=$(TEST_TMP) $(BIN)/python -m pytest
 
 # With ARGS="tests/unit/..." one of the two may select nothing, which pytest calls 5.
 NONE_IS_FINE = $(if $(ARGS),|| test $$? -eq 5)

@@ -80,6 +80,8 @@ _PHRASES: Final[Mapping[type[StrEnum], Mapping[StrEnum, str]]] = {
         RejectReason.STALE_FENCE: "sent by a collector that no longer holds the run",
         RejectReason.REFUSED_BY_PERSON: "rejected by a user",
         RejectReason.SUPERSEDED: "superseded by a later decision",
+        RejectReason.OTHER_RUN: "meant for another run",
+        RejectReason.BEYOND_LIMITS: "beyond the limits that the job was started with",
     },
     AuditAction: {
         AuditAction.RUN_REGISTERED: "run registered",

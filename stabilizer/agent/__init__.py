@@ -1,4 +1,4 @@
-"""Inside the training job: measures, reports, obeys."""
+"""Inside the training job: measures, reports, applies commands."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from stabilizer.agent.control.limits import Limits
     from stabilizer.agent.integrations.job import Job
     from stabilizer.agent.integrations.lightning import StabilizerCallback
     from stabilizer.agent.integrations.loop import LoopJob, watch

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from stabilizer.protocol.message import Message
 
@@ -66,6 +65,8 @@ class RejectReason(StrEnum):
     STALE_FENCE = "stale_fence"
     REFUSED_BY_PERSON = "refused_by_person"
     SUPERSEDED = "superseded"
+    OTHER_RUN = "other_run"
+    BEYOND_LIMITS = "beyond_limits"
 
 
 class SnapshotTarget(Message):
@@ -189,7 +190,7 @@ class CommandResult(Message):
 class Command(Message):
     """An instruction to a job."""
 
-    id: str
+    id: Annotated[str, Field(min_length=1, max_length=100)]
     """Id of the command."""
     run_id: str
     """The run that it is for."""
@@ -213,13 +214,13 @@ class Command(Message):
     """Fencing number of the collector that issued it; the job refuses lower ones."""
     issued_step: int | None = None
     """Step of the run when it was issued; null if unknown."""
-    issued_at: datetime
+    issued_at: AwareDatetime
     """When it was issued."""
-    expires_at: datetime
+    expires_at: AwareDatetime
     """When it expires if no job has taken it."""
-    delivered_at: datetime | None = None
+    delivered_at: AwareDatetime | None = None
     """When it was first delivered; null if it was not."""
-    settled_at: datetime | None = None
+    settled_at: AwareDatetime | None = None
     """When it reached a final state; null if it has not."""
     result: CommandResult | None = None
     """The result reported by the job; null if there is none."""

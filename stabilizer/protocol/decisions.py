@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from stabilizer.protocol.message import Message
 
@@ -182,7 +181,7 @@ class Incident(Message):
     """All decisions on it, oldest first."""
     helped: bool | None = None
     """Whether its last intervention helped; null if that is undecided."""
-    opened_at: datetime
+    opened_at: AwareDatetime
     """When it opened."""
-    resolved_at: datetime | None = None
+    resolved_at: AwareDatetime | None = None
     """When it was resolved; null while it is open."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import AwareDatetime, Field, JsonValue, model_validator
 
 from stabilizer.protocol.batches import AttemptNumber, Step
 from stabilizer.protocol.commands import (
@@ -186,7 +185,7 @@ class SilenceCreate(Message):
     """The run that it is for; null is every run."""
     until_step: Step | None = None
     """Step at which it ends; needs `run_id`. Give this or `until`."""
-    until: datetime | None = None
+    until: AwareDatetime | None = None
     """Moment at which it ends, with a time zone. Give this or `until_step`."""
     reason: ReasonText
     """Why, for the audit log."""
@@ -197,8 +196,6 @@ class SilenceCreate(Message):
             raise ValueError("give exactly one of until and until_step")
         if self.until_step is not None and self.run_id is None:
             raise ValueError("until_step needs run_id: every run counts its own steps")
-        if self.until is not None and self.until.tzinfo is None:
-            raise ValueError("until needs a time zone")
         if self.until is not None and not 1970 < self.until.year < 9999:
             raise ValueError("until is not in the years 1971 to 9998")
         return self
@@ -215,13 +212,13 @@ class Silence(Message):
     """The run that it is for; null is every run."""
     until_step: int | None
     """Step at which it ends; null if it ends at a moment."""
-    until: datetime | None
+    until: AwareDatetime | None
     """Moment at which it ends; null if it ends at a step."""
     reason: str
     """Why it was created."""
     actor: str
     """Who created it."""
-    created_at: datetime
+    created_at: AwareDatetime
     """When it was created."""
 
 
@@ -234,7 +231,7 @@ class ControlState(Message):
     """Why it was last changed."""
     actor: str
     """Who changed it last."""
-    changed_at: datetime | None
+    changed_at: AwareDatetime | None
     """When it was last changed; null if never."""
     silences: tuple[Silence, ...] = ()
     """The silences in force."""
@@ -308,7 +305,7 @@ class AuditEntry(Message):
 
     id: int
     """Number of the entry, ascending."""
-    at: datetime
+    at: AwareDatetime
     """When it happened."""
     run_id: str | None
     """The run that it is about; null if it is about all."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Final
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import AwareDatetime, ConfigDict, Field, JsonValue
 
 from stabilizer.protocol.batches import NamesAttempt, SamplingPlan, Step
 from stabilizer.protocol.commands import AttemptId
@@ -153,7 +152,7 @@ class Attempt(Message):
     """The command that caused it; null if none did."""
     skipped_samples: int
     """Samples of the stream left out between parent and attempt."""
-    started_at: datetime
+    started_at: AwareDatetime
     """When it was registered."""
     late: bool = False
     """It arrived after a later process had registered, and was never the newest."""
@@ -198,9 +197,9 @@ class Run(Message):
     """Hash of the rule file of the run."""
     config: dict[str, JsonValue]
     """Configuration that the job reported."""
-    created_at: datetime
+    created_at: AwareDatetime
     """When it was first registered."""
-    last_seen_at: datetime
+    last_seen_at: AwareDatetime
     """When the job last reported."""
     open_incident_id: str | None
     """The incident that is not resolved; null if there is none."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from stabilizer.protocol.batches import AttemptNumber, MarkerKind, SnapshotInfo, Step
 from stabilizer.protocol.commands import Command, CommandParameters
@@ -103,7 +102,7 @@ class MarkerInfo(Message):
     """What happened."""
     text: str
     """Detail, for example the name of a phase."""
-    at: datetime
+    at: AwareDatetime
     """When the collector received it."""
 
 

@@ -37,6 +37,8 @@ class RankStatus:
     """This rank's newest snapshot is not finite."""
     healthy: int = 0
     """Sequence number of the newest healthy snapshot, which no rank may drop. Set by the leader."""
+    ending: bool = False
+    """This rank runs no further step, for example after SIGTERM."""
 
 
 class Agreement(Protocol):
@@ -85,7 +87,8 @@ class SingleProcess:
 
     def exchange(self, offered: Sequence[Command], status: RankStatus) -> tuple[Command, ...]:
         """Return what was offered."""
-        self.merged = RankStatus(healthy=status.healthy)  # the only rank knows what it has spoiled
+        # the only rank knows what it has spoiled
+        self.merged = RankStatus(healthy=status.healthy, ending=status.ending)
         return tuple(offered)
 
     def vote(self, refusal: RejectReason | None) -> RejectReason | None:
@@ -106,7 +109,7 @@ class AllRanks:
         self.is_leader = dist.get_rank() == 0
         self.merged = RankStatus()
         self._outbox: tuple[Command, ...] = ()
-        self._status = torch.zeros(3, dtype=torch.int64)
+        self._status = torch.zeros(4, dtype=torch.int64)
         self._work: dist.Work | None = None
 
     @property
@@ -124,7 +127,7 @@ class AllRanks:
         """Offer commands; return those offered at the last boundary."""
         agreed = self._receive()
         self._outbox = tuple(offered) if self.is_leader else ()
-        numbers = [len(self._encode()), int(status.spoiled), status.healthy]
+        numbers = [len(self._encode()), int(status.spoiled), status.healthy, int(status.ending)]
         self._status = torch.tensor(numbers, dtype=torch.int64)
         self._work = dist.all_reduce(
             self._status, op=dist.ReduceOp.MAX, group=self._group, async_op=True
@@ -145,9 +148,9 @@ class AllRanks:
         if self._work is None:
             return ()
         self._work.wait()
-        num_bytes, spoiled, healthy = (int(value) for value in self._status.tolist())
+        num_bytes, spoiled, healthy, ending = (int(value) for value in self._status.tolist())
         self._work = None
-        self.merged = RankStatus(spoiled=bool(spoiled), healthy=healthy)
+        self.merged = RankStatus(bool(spoiled), healthy, bool(ending))
         if num_bytes == 0:
             return ()
         body = torch.zeros(num_bytes, dtype=torch.uint8)

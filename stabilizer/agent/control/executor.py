@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from stabilizer.agent.control.agreement import Agreement, RankStatus
 from stabilizer.agent.control.inbox import CommandInbox
+from stabilizer.agent.control.limits import Limits
 from stabilizer.agent.control.optimizer_step import LrOverride
 from stabilizer.agent.control.snapshots import Snapshot, SnapshotRing
 from stabilizer.errors import CommandRejectedError, ControlError, RestoreError
@@ -107,7 +108,7 @@ class _PendingReadBack:
 class Executor:
     """Takes commands at boundaries and applies them."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  everything that a command touches
         self,
         training: Training,
         events: JobEvents,
@@ -115,6 +116,8 @@ class Executor:
         ring: SnapshotRing,
         override: LrOverride,
         agreement: Agreement,
+        *,
+        limits: Limits,
     ) -> None:
         self._training = training
         self._events = events
@@ -122,6 +125,8 @@ class Executor:
         self._ring = ring
         self._override = override
         self._agreement = agreement
+        self._limits = limits
+        self._fence = 0
         self._pending: list[_PendingReadBack] = []
         self._newest_id: str | None = None
         self._exchanged_id: str | None = None
@@ -129,6 +134,8 @@ class Executor:
         self._rewound = False
         self.is_paused = False
         self.is_stopping = False
+        self.rollbacks = 0
+        """Rollbacks so far, over the restarts of the job."""
 
     def boundary(self) -> bool:
         """Apply the agreed commands; blocks here while paused.
@@ -142,6 +149,9 @@ class Executor:
         self._rewound = False
         self._apply_all(self._agree())
         while self.is_paused and not self.is_stopping:
+            if self._agreement.merged.ending:  # SIGTERM must end a paused job too
+                self._pause(False)
+                break
             if self._agreement.is_leader and not self._agreement.is_busy:
                 self._inbox.wait(_PAUSE_POLL_SECONDS)
             self._apply_all(self._agree())
@@ -175,7 +185,9 @@ class Executor:
         is_leader = self._agreement.is_leader
         offered = self._inbox.take() if is_leader else []
         healthy = self._ring.newest_healthy() if is_leader else 0
-        agreed = self._agreement.exchange(offered, RankStatus(self._newest_spoiled, healthy))
+        agreed = self._agreement.exchange(
+            offered, RankStatus(self._newest_spoiled, healthy, self._training.is_ending)
+        )
         merged = self._agreement.merged
         self._ring.protect(merged.healthy)
         if merged.spoiled and self._exchanged_id is not None:
@@ -208,6 +220,11 @@ class Executor:
                 f"decided for attempt {command.attempt}; the job has begun another one since",
                 reason=RejectReason.PAST_ATTEMPT,
             )
+        if command.fence < self._fence:
+            raise CommandRejectedError(
+                f"fencing number {command.fence}; a collector with {self._fence} has taken over",
+                reason=RejectReason.STALE_FENCE,
+            )
         if self._training.is_ending or self.is_stopping:
             raise CommandRejectedError("the run is ending", reason=RejectReason.RUN_ENDING)
         if isinstance(parameters, ResumeParameters) and not self.is_paused:
@@ -216,10 +233,12 @@ class Executor:
             if (obstacle := self._training.unsupported) is not None:
                 raise CommandRejectedError(obstacle, reason=RejectReason.UNSUPPORTED)
             self._training.check(self._ring.find(parameters.target))
+        self._limits.check(command, lr_scale=self._override.scale, rollbacks=self.rollbacks)
 
     def _apply(self, command: Command) -> None:
         parameters = command.parameters
         step = self._training.step
+        self._fence = command.fence
         logger.info("command %s: %s at step %d", command.id, command.kind, step)
         if isinstance(parameters, RollbackParameters):
             self._roll_back(command, parameters)
@@ -247,6 +266,7 @@ class Executor:
             self._settle_failure(command, before, error)
             raise
         self._rewound = True
+        self.rollbacks += 1
         self._ring.drop_after(snapshot.info.step)
         if parameters.reduce_lr is not None:
             self._override.cut(parameters.reduce_lr)

@@ -39,12 +39,20 @@ class CommandInbox:
         self._settled: dict[str, CommandResult] = {}
         self._settled_before: dict[str, CommandResult] = {}
 
-    def offer(self, commands: Iterable[Command]) -> None:
-        """Enqueue the new ones among these commands. Any thread."""
+    def offer(self, commands: Iterable[Command], *, run_id: str | None = None) -> None:
+        """Enqueue the new ones among these commands. Any thread.
+
+        Args:
+            commands: As received, oldest first.
+            run_id: The run of this job; commands for another one are rejected. None if unknown.
+        """
         again: list[CommandResult] = []
         with self._changed:
             for command in commands:
                 if command.is_settled or command.state is CommandState.PROPOSED:
+                    continue
+                if run_id is not None and command.run_id != run_id:
+                    again += self._reject_once(command, run_id)
                     continue
                 if command.id in self._settled_before:  # the previous process never sent it
                     again.append(self._settled_before.pop(command.id))
@@ -55,6 +63,20 @@ class CommandInbox:
                 self._changed.notify_all()
         for result in again:
             self._on_result(result)
+
+    def _reject_once(self, command: Command, run_id: str) -> list[CommandResult]:
+        if command.id in self._seen:
+            return []
+        self._remember(command.id)
+        message = f"it is for run {command.run_id[:100]!r}; this job is run {run_id[:100]!r}"
+        return [
+            CommandResult(
+                command_id=command.id,
+                state=CommandState.REJECTED,
+                reason=RejectReason.OTHER_RUN,
+                message=message,
+            )
+        ]
 
     def take(self) -> list[Command]:
         """Empty the queue, oldest first. Expired commands are settled and left out."""

@@ -166,6 +166,7 @@ class Job:
         self._subject: JobSubject | None = None
         self._attempt_ids = [uuid.uuid4().hex]
         self._resumed: ResumedFrom | None = None
+        self._rollbacks = 0
         self._step_began = 0.0
         self._logged: set[str] = set()
         self._left_out: set[tuple[str, ...]] = set()
@@ -210,8 +211,15 @@ class Job:
             self._probes.attach()
         self.override.attach(subject.optimizers)
         self._executor = Executor(
-            subject.training, self, self.inbox, self.ring, self.override, subject.agreement
+            subject.training,
+            self,
+            self.inbox,
+            self.ring,
+            self.override,
+            subject.agreement,
+            limits=self.settings.limits,
         )
+        self._executor.rollbacks = self._rollbacks
         self._telemetry.start()
         self._is_open = True
         self._step_began = self._clock.monotonic()
@@ -373,6 +381,7 @@ class Job:
             "lr_override": self.override.state_dict(),
             "inbox": self.inbox.state_dict(),
             "attempt": {"run_id": run_id, "attempt_id": self.attempt_id},
+            "rollbacks": self._rollbacks if self._executor is None else self._executor.rollbacks,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -383,6 +392,8 @@ class Job:
         """
         self.override.load_state_dict(state.get("lr_override", {}))
         self.inbox.load_state_dict(state.get("inbox", {}))
+        saved_rollbacks = state.get("rollbacks", 0)
+        self._rollbacks = saved_rollbacks if isinstance(saved_rollbacks, int) else 0
         if (saved := state.get("attempt")) is None:  # written by version 0.1
             return
         try:
@@ -424,7 +435,7 @@ class Job:
     def _take_answer(self, answer: BatchAnswer) -> None:
         """Any thread."""
         self._take_healthy(answer.healthy_snapshots)
-        self.inbox.offer(answer.commands)
+        self.inbox.offer(answer.commands, run_id=self._telemetry.run_id)
 
     def _take_healthy(self, ids: Sequence[str]) -> None:
         self.ring.healthy = tuple(ids)

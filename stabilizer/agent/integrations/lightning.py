@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from stabilizer.agent.control.agreement import Agreement, AllRanks, SingleProcess
 from stabilizer.agent.control.host_copy import HostCopier
+from stabilizer.agent.control.limits import Limits
 from stabilizer.agent.control.optimizer_step import GuardPolicy, name_groups
 from stabilizer.agent.integrations.job import Job, JobSubject
 from stabilizer.agent.integrations.lightning_loop import LightningFit
@@ -56,6 +57,7 @@ class StabilizerCallback(Callback):
         keep_snapshots: Snapshots held in memory at most.
         snapshot_bytes: Host memory for them per rank; None shares a quarter of the machine's.
         guard: What to do with a step whose gradients are not finite.
+        limits: Bounds of the commands that the job obeys, whatever the collector sends.
         max_queries: Query positions sampled per attention and step.
         attention: Whether to measure attentions.
         head: Dotted name of the module whose outputs are the logits; None for `lm_head`.
@@ -80,6 +82,7 @@ class StabilizerCallback(Callback):
         keep_snapshots: int = 6,
         snapshot_bytes: int | None = None,
         guard: GuardPolicy | str = GuardPolicy.OBSERVE,
+        limits: Limits | None = None,
         max_queries: int = 64,
         attention: bool = True,
         head: str | None = None,
@@ -98,6 +101,7 @@ class StabilizerCallback(Callback):
             keep_snapshots=keep_snapshots,
             snapshot_bytes=snapshot_bytes,
             guard=choose(GuardPolicy, "guard", guard),
+            limits=limits or Limits(),
             max_queries=max_queries,
             attention=attention,
             head=head,

@@ -1,4 +1,4 @@
-"""What a person chooses about a watched job."""
+"""The settings of a monitored job."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from stabilizer.agent.control.limits import Limits
 from stabilizer.agent.control.optimizer_step import GuardPolicy
 from stabilizer.agent.telemetry.http import Endpoint, check_token
 from stabilizer.errors import ConfigurationError, RuleFileError
@@ -21,20 +22,20 @@ _KEY: Final = TypeAdapter(Key)
 
 @dataclass(frozen=True, kw_only=True)
 class JobSettings:
-    """What a person chooses about a watched job.
+    """The settings of a monitored job.
 
-    All of it is checked here, on every rank and before anything is set up: a mistake found later,
-    by rank 0 alone, would leave the others waiting.
+    All are checked here, on every rank and before anything is set up: a mistake found later, by
+    rank 0 alone, would leave the others waiting.
 
     Raises:
-        ConfigurationError: Something cannot be used; every mistake of the policy is told.
+        ConfigurationError: A value is invalid; lists every mistake of the policy.
     """
 
     url: str | None
     """Address of the collector; None evaluates the rules in the job itself."""
     run: str
     key: str = ""
-    """Tells runs of the same name apart, for example a scheduler's job id."""
+    """Distinguishes runs of the same name, for example a scheduler's job id."""
     token: str | None = field(default=None, repr=False)
     mode: Mode | None = None
     """None leaves it to the policy, which ships with `propose`."""
@@ -46,8 +47,9 @@ class JobSettings:
     snapshot_bytes: int | None = None
     """Host memory of one rank for snapshots; None shares a quarter of the machine's."""
     guard: GuardPolicy = GuardPolicy.OBSERVE
+    limits: Limits = field(default_factory=Limits)
     max_queries: int = 64
-    """Query positions of an attention that a sampled step looks at."""
+    """Query positions sampled per attention and step."""
     attention: bool = True
     head: str | None = None
     """Dotted name of the module whose outputs are the logits; None for `lm_head`."""
@@ -69,7 +71,7 @@ class JobSettings:
             object.__setattr__(self, "_policy_text", _read_policy(Path(self.policy)))
 
     def policy_text(self) -> str | None:
-        """The rule file as it was read; None for none."""
+        """Return the rule file as it was read; None without one."""
         return self._policy_text
 
 
@@ -95,7 +97,7 @@ def _read_policy(path: Path) -> str:
         mistakes = "\n".join(f"  {mistake}" for mistake in group.exceptions)
         raise ConfigurationError(
             f"policy {str(path)!r} has mistakes:\n{mistakes}"
-        ) from None  # the group says the same again, in frames
+        ) from None  # the group would repeat them with stack frames
     return text
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json, to_json
 
 from stabilizer.agent.telemetry.http import (
     HttpRequest,
@@ -18,14 +20,18 @@ from stabilizer.agent.telemetry.http import (
 from stabilizer.agent.telemetry.settings import ReporterSettings
 from stabilizer.errors import TelemetryError
 from stabilizer.protocol.batches import BatchAnswer
-from stabilizer.protocol.commands import CommandResult
+from stabilizer.protocol.commands import Command, CommandResult
 from stabilizer.protocol.frames import CONTENT_TYPE
 from stabilizer.protocol.message import Problem
 from stabilizer.protocol.runs import CatalogsAdd, Heartbeat, RunRegister, RunRegistered
 
+logger = logging.getLogger("stabilizer.agent.telemetry")
+
 _API: Final = "/api/v1"
 _JSON: Final = "application/json"
 _MAX_KNOWN: Final = 100
+MAX_COMMANDS: Final = 100
+"""Commands that a job takes from one answer."""
 _Answer = TypeVar("_Answer", bound=BaseModel)
 
 
@@ -65,6 +71,7 @@ class TelemetryClient:
         self._settings = settings
         self._secret = secret
         self._is_cancelled = is_cancelled
+        self._ignored: set[str] = set()
 
     def register(self, message: RunRegister) -> RunRegistered:
         """Register a run; begins an attempt."""
@@ -79,12 +86,12 @@ class TelemetryClient:
     def send_frames(self, run_id: str, body: bytes) -> BatchAnswer:
         """Deliver an encoded batch."""
         path = f"/runs/{quote(run_id, safe='')}/frames"
-        return self._ask(BatchAnswer, self._post(path, body, CONTENT_TYPE))
+        return self._ask_commands(self._post(path, body, CONTENT_TYPE))
 
     def heartbeat(self, run_id: str, message: Heartbeat) -> BatchAnswer:
         """Send a heartbeat, which also reports a change of state."""
         body = message.model_dump_json().encode()
-        return self._ask(BatchAnswer, self._post(f"/runs/{quote(run_id, safe='')}/heartbeat", body))
+        return self._ask_commands(self._post(f"/runs/{quote(run_id, safe='')}/heartbeat", body))
 
     def poll(
         self,
@@ -114,7 +121,7 @@ class TelemetryClient:
             timeout_seconds=wait + self._settings.request_timeout_seconds,
             is_cancelled=lambda: self._is_cancelled() or is_cancelled(),
         )
-        return self._ask(BatchAnswer, request)
+        return self._ask_commands(request)
 
     def send_result(self, run_id: str, result: CommandResult) -> None:
         """Report the result of a command."""
@@ -137,16 +144,37 @@ class TelemetryClient:
         )
 
     def _ask(self, model: type[_Answer], request: HttpRequest) -> _Answer:
-        response = self._accepted(request)
+        return self._parse(model, request, self._accepted(request).body)
+
+    def _ask_commands(self, request: HttpRequest) -> BatchAnswer:
+        """Read an answer; a command that is malformed costs itself, not the rest of the answer."""
+        body = self._accepted(request).body
+        try:
+            answer = self._parse(BatchAnswer, request, body)
+        except TelemetryError:
+            readable, mistakes = leave_out_malformed(body)
+            if readable is None:
+                raise
+            self._warn_once(mistakes)
+            answer = self._parse(BatchAnswer, request, readable)
+        if len(answer.commands) <= MAX_COMMANDS:
+            return answer
+        return answer.model_copy(update={"commands": answer.commands[:MAX_COMMANDS]})
+
+    def _warn_once(self, mistakes: Sequence[str]) -> None:
+        for mistake in mistakes:
+            if mistake not in self._ignored and len(self._ignored) < MAX_COMMANDS:
+                self._ignored.add(mistake)
+                logger.warning("a command of the collector is ignored: %s", self._clean(mistake))
+
+    def _parse(self, model: type[_Answer], request: HttpRequest, body: bytes) -> _Answer:
         try:
             # A newer collector may send more fields; those that we know must still be valid.
-            return model.model_validate_json(response.body, extra="ignore")
+            return model.model_validate_json(body, extra="ignore")
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            field = ".".join(str(part) for part in first["loc"]) or "body"
-            message = f"the answer to {request.method} is not a {model.__name__}: {field}: "
+            message = f"the answer to {request.method} is not a {model.__name__}: "
             raise TelemetryError(
-                self._clean(message + first["msg"]), code="garbage_answer"
+                self._clean(message + _first_mistake(error)), code="garbage_answer"
             ) from None  # the cause would show the answer, which may repeat our headers
 
     def _accepted(self, request: HttpRequest) -> HttpResponse:
@@ -165,6 +193,35 @@ class TelemetryClient:
     def _clean(self, text: str) -> str:
         shown = text if self._secret is None else text.replace(self._secret, "***")
         return "".join(c if c.isprintable() else " " for c in shown[:2000])
+
+
+def leave_out_malformed(body: bytes) -> tuple[bytes | None, list[str]]:
+    """Return an answer without the commands that cannot be read, and what is wrong with each.
+
+    None if the commands are not to blame.
+    """
+    try:
+        answer = from_json(body)
+    except ValueError:
+        return None, []
+    commands = answer.get("commands") if isinstance(answer, dict) else None
+    if not isinstance(commands, list):
+        return None, []
+    kept, mistakes = [], []
+    for command in commands[:MAX_COMMANDS]:
+        try:
+            Command.model_validate_json(to_json(command), extra="ignore")
+        except ValidationError as error:
+            mistakes.append(_first_mistake(error))
+        else:
+            kept.append(command)
+    return (to_json({**answer, "commands": kept}), mistakes) if mistakes else (None, [])
+
+
+def _first_mistake(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "body"
+    return f"{field}: {first['msg']}"
 
 
 def _read_problem(response: HttpResponse) -> tuple[str, str]:

@@ -12,6 +12,7 @@ import torch
 from stabilizer.agent.control.agreement import SingleProcess
 from stabilizer.agent.control.executor import Executor
 from stabilizer.agent.control.inbox import CommandInbox
+from stabilizer.agent.control.limits import Limits
 from stabilizer.agent.control.optimizer_step import LrOverride
 from stabilizer.agent.control.snapshots import Snapshot, SnapshotRing
 from stabilizer.errors import CommandRejectedError, RestoreError
@@ -163,7 +164,13 @@ def control(clock):
     scene.inbox = CommandInbox(clock, results.append)
     scene.override.attach([optimizer])
     scene.executor = Executor(
-        scene.training, scene.events, scene.inbox, scene.ring, scene.override, scene.agreement
+        scene.training,
+        scene.events,
+        scene.inbox,
+        scene.ring,
+        scene.override,
+        scene.agreement,
+        limits=Limits(max_rollbacks=3, max_skip_steps=500),
     )
 
     def step():

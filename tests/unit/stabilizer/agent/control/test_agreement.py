@@ -26,6 +26,8 @@ def test_one_process_agrees_at_once(make):
     command = make.command()
     assert agreement.exchange([command], RankStatus(spoiled=True, healthy=3)) == (command,)
     assert agreement.merged == RankStatus(spoiled=False, healthy=3)
+    agreement.exchange([], RankStatus(ending=True))
+    assert agreement.merged.ending
     assert agreement.share_id("a" * 32) == "a" * 32
     assert agreement.vote(None) is None
     assert agreement.vote(RejectReason.RUN_ENDING) is RejectReason.RUN_ENDING
@@ -43,6 +45,9 @@ def test_ranks_agree_one_boundary_later(alone, make):
     assert alone.merged == RankStatus()
     assert alone.exchange([], RankStatus()) == ()
     assert alone.merged == RankStatus(spoiled=True, healthy=4)
+    alone.exchange([], RankStatus(ending=True))
+    alone.exchange([], RankStatus())
+    assert alone.merged == RankStatus(ending=True)
 
 
 def test_commands_in_flight_at_the_end_are_returned(alone, make):

@@ -251,3 +251,58 @@ def test_a_command_for_a_job_that_only_counts_its_attempts_is_past(control, make
     control.inbox.offer([command])
     control.executor.boundary()
     assert words(control) == [("rejected", "past_attempt")]
+
+
+def test_the_end_of_the_job_ends_a_pause(control, make):
+    control.events.on_paused = lambda: setattr(control.training, "is_ending", True)
+    control.inbox.offer([make.command()])
+    control.executor.boundary()
+    assert not control.executor.is_paused
+    assert control.events.pauses == [(True, 30), (False, 30)]
+
+
+def test_a_collector_that_was_replaced_is_refused(control, make):
+    cut = ReduceLrParameters(factor=0.5)
+    for fence in (2, 1, 2):
+        control.inbox.offer([make.command(cut).model_copy(update={"fence": fence})])
+        control.executor.boundary()
+        control.step()
+    assert words(control) == [
+        ("applied", None),
+        ("rejected", "stale_fence"),
+        ("applied", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "is_allowed"),
+    [
+        ({"skip_steps": 500}, True),
+        ({"skip_steps": 501}, False),
+        ({"reduce_lr": ReduceLrParameters(factor=0.01)}, True),
+        ({"reduce_lr": ReduceLrParameters(factor=0.0099)}, False),
+    ],
+)
+def test_a_rollback_stays_within_the_limits(control, make, snapshot, options, is_allowed):
+    control.inbox.offer([make.command(make.rollback(snapshot, **options))])
+    assert control.executor.boundary() is is_allowed
+    control.step()
+    expected = ("applied", None) if is_allowed else ("rejected", "beyond_limits")
+    assert words(control) == [expected]
+
+
+def test_cuts_never_go_below_the_lowest_scale(control, make):
+    for _ in range(20):
+        control.inbox.offer([make.command(ReduceLrParameters(factor=0.5))])
+        control.executor.boundary()
+        control.step()
+    assert control.override.scale == 0.5**6
+    assert words(control)[5:7] == [("applied", None), ("rejected", "beyond_limits")]
+
+
+def test_rollbacks_are_counted(control, make, snapshot):
+    for attempt in (1, 2, 3, 4):
+        control.inbox.offer([make.command(make.rollback(snapshot), attempt=attempt)])
+        control.executor.boundary()
+    assert words(control) == [("applied", None)] * 3 + [("rejected", "beyond_limits")]
+    assert control.executor.rollbacks == 3

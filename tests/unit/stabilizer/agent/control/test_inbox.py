@@ -107,3 +107,13 @@ def test_memory_is_bounded(inbox, make, monkeypatch):
     inbox.take()
     inbox.offer(commands[2:])
     assert inbox.take() == []
+
+
+def test_a_command_for_another_run_is_rejected_once(inbox, make, results):
+    foreign, own = make.command().model_copy(update={"run_id": "other"}), make.command()
+    inbox.offer([foreign, own], run_id="run")
+    inbox.offer([foreign, own], run_id="run")
+    assert inbox.take() == [own]
+    assert [(r.command_id, r.state, r.reason) for r in results] == [
+        (foreign.id, "rejected", "other_run")
+    ]

@@ -4,6 +4,7 @@ import os
 import random
 
 import pytest
+from pydantic_core import to_json
 
 from stabilizer.agent.telemetry.client import RefusedError, TelemetryClient
 from stabilizer.agent.telemetry.failures import Backoff, DeliveryVerdict, judge_failure
@@ -130,6 +131,49 @@ class TestClient:
         body = b'{"attempt":1,"accepted_sequence":0,"plan":{"every":3,"new":1},"weather":"fine"}'
         answer = make_client(HttpResponse(200, body)).send_frames("r", b"")
         assert answer.plan.every == 3
+
+    def test_a_malformed_command_costs_itself_only(self, make_client, caplog):
+        command = {
+            "id": "good",
+            "run_id": "r",
+            "attempt": 1,
+            "parameters": {"kind": "pause"},
+            "state": "pending",
+            "reason": "manual",
+            "issued_at": "2026-01-01T00:00:00Z",
+            "expires_at": "2026-01-01T00:01:00Z",
+        }
+        malformed = [
+            command | {"expires_at": "2026-01-01T00:01:00"},  # no zone
+            command | {"parameters": {"kind": "reduce_lr", "factor": "nan"}},
+            command | {"id": "x" * 101},
+            command | {"parameters": {"kind": "melt"}},
+            "s3cret",
+        ]
+        commands = [*malformed, command]
+        body = to_json({"attempt": 1, "accepted_sequence": 7, "commands": commands})
+        client = make_client(HttpResponse(200, body))
+        for _ in range(2):
+            answer = client.send_frames("r", b"")
+            assert answer.accepted_sequence == 7
+            assert [command.id for command in answer.commands] == ["good"]
+        assert len(caplog.messages) == len(malformed)  # once each
+        assert "s3cret" not in caplog.text
+
+    def test_commands_beyond_the_bound_wait(self, make_client):
+        command = {
+            "run_id": "r",
+            "attempt": 1,
+            "parameters": {"kind": "pause"},
+            "state": "pending",
+            "reason": "manual",
+            "issued_at": "2026-01-01T00:00:00Z",
+            "expires_at": "2026-01-01T00:01:00Z",
+        }
+        many = [command | {"id": f"c{number}"} for number in range(1000)]
+        body = to_json({"attempt": 1, "accepted_sequence": 7, "commands": many})
+        answer = make_client(HttpResponse(200, body)).send_frames("r", b"")
+        assert [command.id for command in answer.commands] == [f"c{n}" for n in range(100)]
 
     def test_names_are_quoted_in_paths(self, settings, kit, collector):
         client = TelemetryClient(collector, settings)
