@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import seed_everything
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -44,7 +45,7 @@ class Average:
 
 
 def build():
-    torch.manual_seed(11)
+    seed_everything(11, verbose=False)
     model = nn.Sequential(
         nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Dropout(0.3), nn.ReLU(), nn.Linear(16, 1)
     )
