@@ -84,7 +84,7 @@ class LoopData:
         sizes = [getattr(tracked.loader, "batch_size", None) for tracked in self._tracked]
         if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
             return None
-        return sum(size for size in sizes if size)
+        return sum(int(size) for size in sizes if size)
 
     def begin(self) -> None:
         """Begin a pass unless one is under way."""
