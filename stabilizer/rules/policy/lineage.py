@@ -2,7 +2,9 @@
 
 A snapshot is healthy if the job found it finite and no alert was active at it or within the next
 `healthy_after` steps of its branch. A pending alert postpones the decision; it counts only if it
-fires. A healthy snapshot stays healthy until a rollback leaves its branch.
+fires. An alert that is no divergence counts for its first `healthy_after` steps: one that has been
+there for long says nothing of this snapshot. A healthy snapshot stays healthy until a rollback
+leaves its branch.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from stabilizer.protocol.batches import SnapshotInfo
-from stabilizer.protocol.decisions import AlertState
+from stabilizer.protocol.decisions import AlertState, Severity
 from stabilizer.rules.alerting import ActiveAlert
 from stabilizer.rules.outcome import AlertChange
 
@@ -66,8 +68,14 @@ class Lineage:
     def alert_changed(self, change: AlertChange) -> None:
         """Record the steps of an alert that fired and is now resolved."""
         if change.state is AlertState.RESOLVED:
-            self.spans.append((change.key.pending_step, change.step))
+            self.spans.append(self._span(change.key.pending_step, change.step, change.severity))
             del self.spans[:-MAX_SPANS]
+
+    def _span(self, first: int, last: int, severity: Severity) -> tuple[int, int]:
+        """Return the steps for which an alert counts against snapshots."""
+        if severity is Severity.DIVERGENCE:
+            return first, last
+        return first, min(last, first + self.healthy_after)
 
     def judge(self, step: int, active: Iterable[ActiveAlert]) -> None:
         """Find the snapshots that have become healthy by a step.
@@ -86,7 +94,8 @@ class Lineage:
         ]
         if not due:
             return
-        spans = [*self.spans, *((alert.key.pending_step, step) for alert in active)]
+        own = (self._span(alert.key.pending_step, step, alert.severity) for alert in active)
+        spans = [*self.spans, *own]
         for info in due:
             end = info.step + self.healthy_after
             if not any(first <= end and last >= info.step for first, last in spans):

@@ -307,6 +307,14 @@ class TestSnapshots:
         # an alert is over one step after it fired, so step 4 reaches 5
         assert bool(run.brain.healthy_snapshots) == (healthy and alert_at != 4)
 
+    @pytest.mark.parametrize(("loss", "healthy"), [(2.5, ("s1-20",)), (4.0, ())])
+    def test_only_a_divergence_spoils_what_comes_long_after_its_start(self, drive, loss, healthy):
+        run = drive()
+        run.snapshots(12, 20)
+        run.run(10, *CALM)
+        run.run(20, loss, 1.0)
+        assert run.brain.healthy_snapshots == healthy
+
     def test_pending_alert_that_never_fires_delays_only(self, drive, rules):
         slow = rules([{**_rule("warm"), "for": 10}])
         run = drive(slow)
