@@ -67,8 +67,9 @@ class Stack:
             feed.http.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """Open for the tests of one file: those of another may run event loops."""
     with launched() as browser:
         yield browser
 
