@@ -2,9 +2,6 @@
 
 import gzip
 import io
-import os
-import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -13,20 +10,10 @@ from contextlib import contextmanager
 import pytest
 
 from tests.compat.wire import RECORDED
+from tests.forked import start_module
 from tests.postgres import PostgresServer, find_programs
 
 SECONDS = 90
-
-
-def start(environment, log, *arguments):
-    """Start `python -m arguments`; what it says goes to a file."""
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            env={**os.environ, **environment},
-            stdout=output,
-            stderr=output,
-        )
 
 
 def wait_until(predicate, process, log):
@@ -58,7 +45,7 @@ def serve(tmp_path):
         # What was running when the database was recorded is lost only where a test wants it.
         environment = {"STABILIZER_LOST_AFTER_HEARTBEATS": lost_after}
         arguments = ["--port", "0", "--database", database, "--ready-file", str(ready)]
-        process = start(environment, log, "stabilizer", "serve", *arguments)
+        process = start_module("stabilizer", ["serve", *arguments], log, environment)
         try:
             wait_until(lambda: ready.exists() and ready.read_text().strip(), process, log)
             yield ready.read_text().strip()

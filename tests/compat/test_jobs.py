@@ -7,8 +7,9 @@ import time
 import httpx
 import pytest
 
-from tests.compat.conftest import SECONDS, start
+from tests.compat.conftest import SECONDS
 from tests.compat.wire import RECORDED
+from tests.forked import start_module
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -21,8 +22,11 @@ def fit(job_folder, tmp_path):
         arguments = ["--config", str(job_folder / "watched" / "config.yaml"), "--collector", url]
         arguments += ["--data", str(job_folder / "corpus"), "--out", str(out), "--run", name]
         arguments += ["--policy", str(RECORDED / "rules.yaml"), "--steps", str(steps), *more]
-        environment = {"STABILIZER_SPOOL_DIRECTORY": str(job_folder / "spool")}
-        job = start({**environment, "OMP_NUM_THREADS": "1"}, log, "trainer", "fit", *arguments)
+        environment = {
+            "STABILIZER_SPOOL_DIRECTORY": str(job_folder / "spool"),
+            "OMP_NUM_THREADS": "1",
+        }
+        job = start_module("trainer", ["fit", *arguments], log, environment)
         assert job.wait(SECONDS) == 0, log.read_text()[-4000:]
         return job
 

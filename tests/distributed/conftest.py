@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import multiprocessing.connection
-import os
 import socket
 import time
-from multiprocessing import forkserver
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
 from tests.distributed.launching import run_script
+from tests.forked import ROOT, context
 
-ROOT = Path(__file__).parents[2]
 ADDRESS_IN_USE = ("EADDRINUSE", "address already in use")
-PRELOADED = ["lightning.pytorch", "stabilizer.agent.integrations.lightning", "trainer.run"]
 
 
 @pytest.fixture(scope="session")
-def context():
-    """Return a context whose processes are forks of a server that has imported torch once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}):
-        forkserver.ensure_running()
-    return context
-
-
-@pytest.fixture(scope="session")
-def start_ranks(context, tmp_path_factory):
+def start_ranks(tmp_path_factory):
     """Return a function that runs a script of this folder on two ranks until both have ended.
 
     If another process takes the ranks' port first, they are started again on another port. When one
@@ -42,7 +27,7 @@ def start_ranks(context, tmp_path_factory):
         """Pass the arguments to both ranks; a list of two has one argument for each rank."""
         for _ in range(3):
             logs = [tmp_path_factory.mktemp("logs") / f"{rank}.log" for rank in range(2)]
-            codes = _run(context, Path(__file__).parent / script, arguments, logs, timeout)
+            codes = _run(Path(__file__).parent / script, arguments, logs, timeout)
             texts = [log.read_text(errors="replace") for log in logs]
             if not any(sign in text for text in texts for sign in ADDRESS_IN_USE):
                 break
@@ -51,7 +36,7 @@ def start_ranks(context, tmp_path_factory):
     return start
 
 
-def _run(context, script, arguments, logs, timeout):
+def _run(script, arguments, logs, timeout):
     port = _free_port()
     processes = []
     for rank, log in enumerate(logs):
@@ -61,7 +46,9 @@ def _run(context, script, arguments, logs, timeout):
             | {"RANK": str(rank), "NODE_RANK": "0", "LOCAL_RANK": str(rank)}
             | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         )
-        process = context.Process(target=run_script, args=(str(script), own, environment, str(log)))
+        process = context().Process(
+            target=run_script, args=(str(script), own, environment, str(log))
+        )
         process.start()
         processes.append(process)
     try:

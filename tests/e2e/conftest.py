@@ -10,6 +10,7 @@ import pytest
 
 from stabilizer.protocol.commands import Command
 from stabilizer.protocol.runs import Run
+from tests.forked import ForkedProcesses
 from trainer.data.making import make_corpus
 from trainer.demo.processes import Process, Processes
 from trainer.demo.story import policy_file
@@ -93,7 +94,7 @@ def processes(tmp_path):
         "STABILIZER_STRICT": "1",
         "STABILIZER_SPOOL_DIRECTORY": str(tmp_path / "spool"),
     }
-    with Processes(tmp_path / "logs", environment) as started:
+    with ForkedProcesses(tmp_path / "logs", environment) as started:
         yield started
 
 

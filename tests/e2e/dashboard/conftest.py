@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser import launched
 from tests.e2e.dashboard.feed import Feed
-from trainer.demo.processes import Processes
+from tests.forked import ForkedProcesses
 
 SECONDS = 90.0
 
@@ -83,7 +83,7 @@ def running_stack(folder, arguments=()):
         "STABILIZER_SPOOL_DIRECTORY": str(folder / "spool"),
     }
     with (
-        Processes(folder / "logs", environment) as processes,
+        ForkedProcesses(folder / "logs", environment) as processes,
         closing(Stack(processes, folder, arguments)) as stack,
     ):
         yield stack

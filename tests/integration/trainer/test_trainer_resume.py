@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from stabilizer.errors import ConfigurationError
+from tests.forked import start_module
 from trainer.checkpoints import CheckpointError, CheckpointStore, SafeCheckpointIO
 from trainer.config import config_to_yaml
 from trainer.run import build_job, export_model, fit
@@ -179,38 +178,20 @@ def test_fresh_weights_on_a_resume_show_in_the_loss(make_config):
     assert loss[7] == pytest.approx(loss[1], abs=0.3)
 
 
-KILL = """
-import os, signal, sys
-moment = sys.argv[1]
-def hook(event, arguments):
-    # The kernel is asked to give the second checkpoint its name, or to open one of its files.
-    if event == moment and "step-00000004" in str(arguments[0]):
-        os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(hook)
-sys.argv = ["trainer", *sys.argv[2:]]
-from trainer.__main__ import app
-app()
-"""
-
-
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("moment", [pytest.param("open", marks=pytest.mark.long), "os.rename"])
-def test_killed_while_a_checkpoint_is_written_the_older_one_is_gone_on_from(make_config, moment):
+def test_killed_while_a_checkpoint_is_written_the_older_one_is_gone_on_from(
+    make_config, tmp_path, moment
+):
     whole = make_config("whole", training__steps=6)
     fit(whole)
     config = make_config("killed", training__steps=6, training__checkpoint_every=2)
     arguments = ["fit", "--config", str(Path(config.training.out) / "config.yaml")]
     Path(config.training.out).mkdir()
     (Path(config.training.out) / "config.yaml").write_text(config_to_yaml(config))
-    killed = subprocess.run(
-        [sys.executable, "-c", KILL, moment, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert killed.returncode == -9, killed.stderr
+    log = tmp_path / "killed.log"
+    killed = start_module("tests.integration.trainer.fit_until_killed", [moment, *arguments], log)
+    assert killed.wait(280) == -9, log.read_text()
     assert [checkpoint.step for checkpoint in store(config).all()] == [2]
     assert list(store(config).folder.glob(".*.part")), "nothing was being written"
     fit(config, resume="latest")
