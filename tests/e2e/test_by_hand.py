@@ -99,15 +99,15 @@ def test_a_proposal_waits_for_a_person_and_is_carried_out_once_approved(
 def test_a_job_outlives_its_collector_and_nothing_is_missing_afterwards(
     collector, start_job, reach
 ):
-    job = start_job("outlives", steps=200)
+    job = start_job("outlives", steps=120)
     reach("outlives", 40, job)
     collector.stop()
     assert job.is_running
     collector.start_again()
-    run = reach("outlives", 200, job)
+    run = reach("outlives", 120, job)
     assert job.popen.wait(60) == 0
     run = collector.run("outlives")
     assert (run.state, run.attempt) == ("finished", 1)
     with collector.http as http:
         (series,) = http.get(f"/runs/{run.id}/series/data", params={"series": "loss"}).json()
-    assert series["steps"] == list(range(1, 201))
+    assert series["steps"] == list(range(1, 121))
