@@ -1,4 +1,4 @@
-"""`stabilizer rules`: check, test, explain and show rule files."""
+"""`stabilizer rules`: check, test, explain, show and apply rule files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from stabilizer.cli.failures import EXIT_UNUSABLE, exit_on_error
+from stabilizer.cli.run_stores import HttpRunStore, TokenOption
 from stabilizer.errors import ConfigurationError, RuleDefinitionError, RuleFileError
 from stabilizer.protocol.decisions import Severity
+from stabilizer.protocol.queries import RulesUpdate
 from stabilizer.replay.cases import load_cases
 from stabilizer.rules.detector_specs import DetectSpec
 from stabilizer.rules.loader import RuleFile, default_rules, load_rules
@@ -105,6 +107,82 @@ def run_tests(
     typer.echo(f"{num_cases - num_failed} of {num_cases} tests passed")
     if num_failed:
         raise typer.Exit(1)
+
+
+RunOption = Annotated[
+    str | None, typer.Option("--run", help="Id of a run; else the collector's own rules.")
+]
+CollectorUrl = Annotated[
+    str, typer.Option("--collector", help="URL of a collector, http or https.", show_default=True)
+]
+
+
+@app.command()
+def apply(  # noqa: PLR0913  one argument for each option
+    file: Annotated[Path | None, typer.Argument(help="Rule file (YAML).")] = None,
+    *,
+    reason: Annotated[str, typer.Option(help="Why, for the audit log.")],
+    version: Annotated[
+        int | None, typer.Option(min=1, help="Restore this version instead of a file.")
+    ] = None,
+    run: RunOption = None,
+    collector: CollectorUrl = "http://127.0.0.1:8000",
+    token: TokenOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and compare only; change nothing.")
+    ] = False,
+) -> None:
+    """Change the rules of a run, or of all live runs without rules of their own.
+
+    Each run changes over between two steps. Rules that stay as they are keep their state; the
+    alerts of others end. An invalid file is refused with all its errors.
+    """
+    with exit_on_error():
+        if (file is None) == (version is None):
+            raise ConfigurationError("give either FILE or --version")
+        text = None if file is None else load_rule_file(file).text
+        update = _update(text, version, reason, dry_run=dry_run)
+        change = HttpRunStore(collector, token).change_rules(run, update)
+    head = "would be" if dry_run else "is"
+    typer.echo(f"version {change.version} {head} in force, hash {change.hash}")
+    for what in ("kept", "changed", "added", "removed"):
+        names = getattr(change, what)
+        typer.echo(f"  {what}: {', '.join(names) or 'none'}")
+    if run is None:
+        typer.echo(f"  live runs without rules of their own: {change.num_runs}")
+    for warning in change.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def _update(text: str | None, version: int | None, reason: str, *, dry_run: bool) -> RulesUpdate:
+    try:
+        return RulesUpdate(text=text, version=version, reason=reason, dry_run=dry_run)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise ConfigurationError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+@app.command()
+def versions(
+    run: RunOption = None,
+    collector: CollectorUrl = "http://127.0.0.1:8000",
+    token: TokenOption = None,
+    show_version: Annotated[
+        int | None, typer.Option("--show", min=1, help="Print the file of this version.")
+    ] = None,
+) -> None:
+    """List the versions of the rules of a run, or of the collector; the newest is in force."""
+    with exit_on_error():
+        history = HttpRunStore(collector, token).rules_history(run)
+        found = [one for one in history.versions if one.number == show_version]
+        if show_version is not None and not found:
+            raise ConfigurationError(f"there is no version {show_version} of these rules")
+    if found:
+        typer.echo(found[0].text, nl=False)
+        return
+    for one in history.versions:
+        made = f"{one.created_at:%Y-%m-%d %H:%M}"
+        typer.echo(f"{one.number:4}  {made}  {one.hash}  {one.actor}  {one.reason}".rstrip())
 
 
 @app.command()

@@ -18,6 +18,7 @@ from stabilizer.clock import SystemClock
 from stabilizer.errors import ConfigurationError, InvalidInputError, TelemetryError
 from stabilizer.protocol.batches import BatchAnswer, BatchHeader
 from stabilizer.protocol.frames import CONTENT_TYPE, Batch, FrameBlock, encode_batch
+from stabilizer.protocol.queries import RulesChange, RulesHistory, RulesUpdate
 from stabilizer.protocol.runs import CatalogsAdd, Heartbeat, Run, RunRegister, RunRegistered
 from stabilizer.replay.upload import RunStore
 from stabilizer.settings import load_collector_settings
@@ -79,18 +80,36 @@ class HttpRunStore:
         path = f"/runs/{quote(run_id, safe='')}/heartbeat"
         return self._ask(BatchAnswer, path, heartbeat.model_dump_json().encode())
 
+    def change_rules(self, run_id: str | None, update: RulesUpdate) -> RulesChange:
+        """Change the rules of a run; those of the collector without one."""
+        body = update.model_dump_json().encode()
+        return self._ask(RulesChange, _rules_of(run_id), body, method="PUT")
+
+    def rules_history(self, run_id: str | None) -> RulesHistory:
+        """Return the versions of a run's rules; of the collector's without a run."""
+        return self._ask(RulesHistory, f"{_rules_of(run_id)}/versions")
+
     def _ask(
-        self, model: type[_Answer], path: str, body: bytes | None = None, kind: str = ""
+        self,
+        model: type[_Answer],
+        path: str,
+        body: bytes | None = None,
+        kind: str = "",
+        method: str | None = None,
     ) -> _Answer:
         try:
-            return model.model_validate_json(self._request(path, body, kind), extra="ignore")
+            answer = self._request(path, body, kind, method)
+            return model.model_validate_json(answer, extra="ignore")
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             raise TelemetryError(f"{path}: not the answer of a collector: {first['msg']}") from None
 
-    def _request(self, path: str, body: bytes | None = None, kind: str = "") -> bytes:
+    def _request(
+        self, path: str, body: bytes | None = None, kind: str = "", method: str | None = None
+    ) -> bytes:
         headers = {"Content-Type": kind or "application/json", **self._headers}
-        request = urllib.request.Request(self._api + path, body, headers)  # noqa: S310  checked
+        url = self._api + path
+        request = urllib.request.Request(url, body, headers, method=method)  # noqa: S310  checked
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310  http(s)
                 content: bytes = answer.read()
@@ -104,6 +123,10 @@ class HttpRunStore:
         except OSError as error:
             reason = getattr(error, "reason", error)
             raise TelemetryError(f"the collector cannot be reached: {reason}") from None
+
+
+def _rules_of(run_id: str | None) -> str:
+    return "/rules" if run_id is None else f"/runs/{quote(run_id, safe='')}/rules"
 
 
 def _detail(body: bytes) -> str:

@@ -265,6 +265,75 @@ class RunRules(Message):
     """State of each rule."""
 
 
+RuleText = Annotated[str, Field(max_length=1_000_000)]
+
+
+class RulesUpdate(Message):
+    """A new version of a rule file, or an earlier one again."""
+
+    text: RuleText | None = None
+    """The rule file (YAML). Give this or `version`."""
+    version: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    """Number of the version to restore."""
+    reason: ReasonText
+    """Why, for the audit log."""
+    dry_run: bool = False
+    """Check and compare only; change nothing."""
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if (self.text is None) == (self.version is None):
+            raise ValueError("give exactly one of text and version")
+        return self
+
+
+class RulesChange(Message):
+    """What a new version of a rule file changes."""
+
+    version: int
+    """Number of the version; of the present one if nothing changes, or on a dry run."""
+    hash: str
+    """Hash of the rule file."""
+    dry_run: bool
+    """Whether nothing was changed."""
+    kept: tuple[str, ...]
+    """Rules that stay as they are, with their state."""
+    changed: tuple[str, ...]
+    """Rules that restart with another content."""
+    added: tuple[str, ...]
+    """New rules."""
+    removed: tuple[str, ...]
+    """Rules that are no longer in the file."""
+    warnings: tuple[str, ...] = ()
+    """What would never have an effect."""
+    num_runs: int = 1
+    """Live runs that it concerns."""
+
+
+class RulesVersion(Message):
+    """A version of a rule file."""
+
+    number: int
+    """Number of the version, from 1."""
+    hash: str
+    """Hash of the rule file."""
+    text: str
+    """The rule file (YAML)."""
+    actor: str
+    """Who made it: `job`, `collector` or `person:<name>`."""
+    reason: str
+    """Why it was made."""
+    created_at: datetime
+    """When it was made."""
+
+
+class RulesHistory(Message):
+    """The versions of a rule file; the newest is in force."""
+
+    versions: tuple[RulesVersion, ...]
+    """The newest versions, newest first."""
+
+
 class AuditAction(StrEnum):
     """Kind of an audited action."""
 

@@ -84,6 +84,36 @@ class Brain:
         self._plans: dict[str, list[Rule]] = {}  # the rules that watch a catalog
         self._planned: set[str] = set()
 
+    def inherit(self, old: Brain, step: int) -> Outcome:
+        """Take over what another version of the rules has learned, in place of which this comes.
+
+        Rules that are the same keep their state and alerts; the alerts of others end. The policy
+        keeps its memory: an incident goes on.
+
+        Args:
+            old: Not to be used afterwards.
+            step: The step at which the rules change.
+        """
+        out = Outcome()
+        rules: list[Rule | CompoundRule] = []
+        for rule in self._rules:
+            before = old._by_name.get(rule.spec.name)
+            rules.append(before if before is not None and before.spec == rule.spec else rule)
+        for rule in old._rules:
+            if not any(rule is kept for kept in rules):
+                ended = rule.alerts.reset(step, "the rule has changed")
+                out.alerts += () if rule.spec.signal else ended
+        self._set_rules(rules)
+        self._catalogs, self._loss_columns = old._catalogs, old._loss_columns
+        self._last_steps, self._phase = old._last_steps, old._phase
+        self._attempt, self._burst_until = old._attempt, old._burst_until
+        healthy_after = self._policy.memory.lineage.healthy_after
+        self._policy.memory = old._policy.memory
+        self._policy.memory.lineage.healthy_after = healthy_after
+        for change in out.alerts:
+            self._policy.memory.lineage.alert_changed(change)
+        return out
+
     def add_catalog(self, catalog: Catalog) -> None:
         """Add a catalog; idempotent."""
         if catalog.id not in self._catalogs:

@@ -17,6 +17,7 @@ from stabilizer.collector.services.evaluation.recorder import Recorder
 from stabilizer.collector.services.frames.ingest import IngestService
 from stabilizer.collector.services.overview import OverviewService
 from stabilizer.collector.services.queries import QueryService
+from stabilizer.collector.services.rules import RulesService
 from stabilizer.collector.services.runs.service import RunService
 from stabilizer.collector.services.unit_of_work import UnitOfWork
 from stabilizer.collector.services.views.heatmap import HeatmapService
@@ -42,6 +43,7 @@ class Services:
     commands: CommandService
     previews: PreviewService
     control: ControlService
+    rules: RulesService
     overview: OverviewService
     heatmaps: HeatmapService
 
@@ -93,6 +95,7 @@ def build_services(settings: CollectorSettings, clock: Clock) -> Services:
         commands=CommandService(uow, lifetime),
         previews=PreviewService(uow),
         control=ControlService(uow),
+        rules=RulesService(uow),
         overview=OverviewService(uow),
         heatmaps=HeatmapService(uow),
     )

@@ -44,6 +44,8 @@ class RunRow(Table):
     global_batch: Mapped[int | None]
     git_revision: Mapped[str | None]
     rules_hash: Mapped[str] = mapped_column(ForeignKey("rule_sets.hash"))
+    brought_rules: Mapped[str] = mapped_column(String(64))
+    """Hash of the rules that its job brought; empty if it brought none."""
     config: Mapped[dict[str, Any]]
     agent_health: Mapped[dict[str, Any]]
     """Latest counts of what the job failed to send."""
@@ -222,6 +224,24 @@ class RuleSetRow(Table):
 
     hash: Mapped[str] = mapped_column(String(64), primary_key=True)
     text: Mapped[str]
+    created_at: Mapped[datetime]
+
+
+class RuleVersionRow(Table):
+    """A version of the rules of a run, or of those of runs without rules of their own."""
+
+    __tablename__ = "rule_versions"
+    __table_args__ = (Index(None, "run_id", "number", unique=True),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    run_id: Mapped[str | None] = mapped_column(Id, ForeignKey("runs.id", ondelete="CASCADE"))
+    """None for the collector's rules."""
+    number: Mapped[int]
+    hash: Mapped[str] = mapped_column(ForeignKey("rule_sets.hash"))
+    base: Mapped[str] = mapped_column(String(64))
+    """Hash of the file that it was made from: the version counts until that file changes."""
+    actor: Mapped[str]
+    reason: Mapped[str]
     created_at: Mapped[datetime]
 
 

@@ -1,27 +1,10 @@
 """`stabilizer import` and `follow` with a real database and a real collector."""
 
-import socket
-import threading
 
-import pytest
-import uvicorn
-from typer.testing import CliRunner
-
-from stabilizer.cli.main import app
-from stabilizer.collector.api.app import create_app
 from stabilizer.protocol.queries import RunQuery, SeriesQuery
 from stabilizer.protocol.runs import RunState
-from stabilizer.settings import CollectorSettings
 
 LOG = "step,loss,grad_norm,grad_norm/fc2/layer0\n"
-
-
-@pytest.fixture
-def run():
-    def run(*arguments):
-        return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-    return run
 
 
 def write(path, first, count):
@@ -29,23 +12,6 @@ def write(path, first, count):
         if not first - 1:
             file.write(LOG)
         file.writelines(f"{step},2.5,{step},nan\n" for step in range(first, first + count))
-
-
-@pytest.fixture
-def collector(services, clock):
-    """A real collector on a socket; its URL."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    settings = CollectorSettings(host="127.0.0.1", port=port, tokens=(), sweep_seconds=60)
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(settings, clock, services), log_level="warning", lifespan="on")
-    )
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
-    listener.close()
 
 
 def stored(services):

@@ -1,4 +1,4 @@
-"""Alerts, incidents, rules and the audit log."""
+"""Alerts, incidents and the audit log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stabilizer.collector.api.dependencies import IncidentId, RunId, ServicesDep
 from stabilizer.collector.api.openapi import PREFIX, problems
 from stabilizer.protocol.decisions import Alert, AlertState, Incident
 from stabilizer.protocol.message import Message
-from stabilizer.protocol.queries import AuditPage, RunRules
+from stabilizer.protocol.queries import AuditPage
 
 router = APIRouter(prefix=PREFIX, tags=["incidents"], route_class=BoundedRoute)
 
@@ -53,12 +53,6 @@ def list_incidents(run_id: RunId, services: ServicesDep) -> list[Incident]:
 def get_incident(incident_id: IncidentId, services: ServicesDep) -> Incident:
     """Show an incident with its decisions."""
     return services.queries.incident(incident_id)
-
-
-@router.get("/runs/{run_id}/rules", summary="Show the rules of a run", responses=problems(404))
-def get_run_rules(run_id: RunId, services: ServicesDep) -> RunRules:
-    """Show the rule file of a run and the health of each rule."""
-    return services.queries.rules(run_id)
 
 
 @router.get("/runs/{run_id}/audit", summary="Show the audit log of a run", responses=problems(404))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache, partial
 
 from stabilizer.collector.services.evaluation.recorder import Origin, Recorder
@@ -21,6 +21,7 @@ from stabilizer.collector.services.evaluation.stored_brain import (
 )
 from stabilizer.collector.services.unit_of_work import COLLECTOR, AuditEvent, RunTransaction
 from stabilizer.collector.storage.models import AttemptRow, BrainStateRow
+from stabilizer.collector.storage.repositories import Repositories
 from stabilizer.collector.storage.repositories.decisions import to_command
 from stabilizer.errors import ConfigurationError, RuleFileError
 from stabilizer.protocol.batches import Marker, MarkerKind, SamplingPlan, SnapshotInfo
@@ -28,6 +29,7 @@ from stabilizer.protocol.decisions import AlertState, IncidentState
 from stabilizer.protocol.frames import FrameBlock
 from stabilizer.protocol.queries import AuditAction, AuditReason
 from stabilizer.protocol.series import Catalog
+from stabilizer.rules.brain import Brain
 from stabilizer.rules.loader import RuleFile, load_rules
 from stabilizer.rules.outcome import Outcome
 
@@ -39,7 +41,7 @@ class Judge:
 
     Args:
         recorder: Writes outcomes.
-        default_rules: For runs without rules of their own.
+        default_rules: The collector's rule file, for runs without rules of their own.
     """
 
     def __init__(self, recorder: Recorder, default_rules: RuleFile) -> None:
@@ -62,13 +64,31 @@ class Judge:
             tx, loaded, loaded.brain.begin_attempt(attempt.number, attempt.from_step, reason)
         )
 
-    def change_rules(self, tx: RunTransaction, rules: RuleFile) -> None:
-        """Replace the rules of a run; open alerts and incidents of the old ones are closed."""
-        old = self._touch(tx, save=True)
-        if old.origin.rules_hash == rules.hash:
+    def change_rules(
+        self, tx: RunTransaction, rules: RuleFile, actor: str = COLLECTOR, message: str = ""
+    ) -> None:
+        """Replace the rules of a run; those that stay the same keep their state and alerts."""
+        loaded = self._touch(tx, save=True)
+        before = loaded.origin.rules_hash
+        if before == rules.hash:
             return
-        self._record(tx, old, old.brain.end_run(tx.run.step))
-        self._succeed(tx, rules, old.origin.generation)
+        brain = Brain(rules)
+        ended = brain.inherit(loaded.brain, tx.run.step)
+        self._record(tx, loaded, ended)
+        tx.repos.rules.add_set(rules.hash, rules.text, tx.now)
+        tx.run.rules_hash = rules.hash
+        loaded.brain, loaded.origin = brain, replace(loaded.origin, rules_hash=rules.hash)
+        tx.audit(
+            AuditEvent(
+                actor=actor,
+                action=AuditAction.RUN_RULES_CHANGED,
+                reason=AuditReason.RULES_REPLACED,
+                subject=tx.run.id,
+                message=message or "the job brings other rules",
+                before={"rules_hash": before},
+                after={"rules_hash": rules.hash},
+            )
+        )
 
     def add_catalogs(self, tx: RunTransaction, catalogs: Sequence[Catalog]) -> None:
         """Make more series available to the rules."""
@@ -159,7 +179,7 @@ class Judge:
     def _restore(self, tx: RunTransaction) -> StoredBrain:
         row = saved_state(tx)
         try:
-            rules = _stored_rules(tx.repos.rules.text(row.rules_hash), row.rules_hash)
+            rules = stored_rules(tx.repos.rules.text(row.rules_hash), row.rules_hash)
             loaded = restore_brain(tx, row, rules, self._catalogs)
         except (ConfigurationError, RuleFileError):
             logger.warning(
@@ -223,9 +243,29 @@ class Judge:
 
 
 @lru_cache(maxsize=64)
-def _stored_rules(text: str, rules_hash: str) -> RuleFile:
+def stored_rules(text: str, rules_hash: str) -> RuleFile:
     """Parse a stored rule file; cached, since brains are dropped and restored often."""
     return load_rules(text, f"rules {rules_hash}")
+
+
+def default_rules(repos: Repositories, file_rules: RuleFile) -> RuleFile:
+    """Return the rules of runs whose jobs bring none: the newest version of the file, or itself."""
+    return _newest(repos, None, file_rules.hash) or file_rules
+
+
+def rules_of_job(repos: Repositories, run_id: str, brought: RuleFile | None) -> RuleFile | None:
+    """Return the version that counts for a run whose job brings these rules, or none.
+
+    None if there is none, or if the job's file has changed since.
+    """
+    return _newest(repos, run_id, "" if brought is None else brought.hash)
+
+
+def _newest(repos: Repositories, run_id: str | None, base: str) -> RuleFile | None:
+    row = repos.rules.newest_version(run_id)
+    if row is None or row.base != base:
+        return None
+    return stored_rules(repos.rules.text(row.hash), row.hash)
 
 
 def _store_status(tx: RunTransaction, loaded: StoredBrain) -> None:

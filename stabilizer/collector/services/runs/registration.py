@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import count, islice
 from typing import Final
 
+from stabilizer.collector.services.evaluation.judge import default_rules, rules_of_job
 from stabilizer.collector.services.frames.validation import check_catalogs
 from stabilizer.collector.services.runs.attempts import begin_attempt, derived_id
 from stabilizer.collector.services.runs.presence import mark_alive
@@ -90,23 +91,21 @@ class Registration:
             InvalidInputError: Its catalogs cannot be stored.
         """
         check_version(register.protocol_version)
-        rules = self._rules_of(register)
+        brought = None if register.policy is None else load_rules(register.policy, "policy")
         check_catalogs(register.catalogs, 0)
         with self._uow.locked(f"name {register.name}"):
             for _ in range(_TRIES - 1):
                 with suppress(_ChangedError):
-                    return self._try(register, rules)
-            return self._try(register, rules)
+                    return self._try(register, brought)
+            return self._try(register, brought)
 
-    def _rules_of(self, register: RunRegister) -> RuleFile:
-        if register.policy is None:
-            return self._uow.judge.default_rules
-        return load_rules(register.policy, "policy")
-
-    def _try(self, register: RunRegister, rules: RuleFile) -> RunRegistered:
+    def _try(self, register: RunRegister, brought: RuleFile | None) -> RunRegistered:
         with self._uow.reading() as repos:
             choice = self._choose(repos, register)
             key = register.key or _free_key(repos, register.name)
+            rules = brought or default_rules(repos, self._uow.judge.default_rules)
+            if choice.run_id is not None:
+                rules = rules_of_job(repos, choice.run_id, brought) or rules
         if choice.run_id is not None:
             return self._resume(choice.run_id, register, rules, choice)
         row = self._new_row(register, rules, key)
@@ -209,6 +208,7 @@ class Registration:
             global_batch=register.global_batch,
             git_revision=register.git_revision,
             rules_hash=rules.hash,
+            brought_rules="" if register.policy is None else rules.hash,
             config=register.config,
             agent_health={},
             message="",
@@ -270,6 +270,8 @@ class Registration:
         check_catalogs(new, len(known))
         tx.repos.catalogs.add(run.id, new, tx.now)
         tx.judge.add_catalogs(tx, new)
+        brought = None if register.policy is None else load_rules(register.policy, "policy")
+        run.brought_rules = "" if brought is None else brought.hash
         tx.judge.change_rules(tx, rules)
 
     def _registered(

@@ -16,6 +16,7 @@ from stabilizer.collector.storage.models import (
     IncidentRow,
     RuleSetRow,
     RuleStatusRow,
+    RuleVersionRow,
 )
 from stabilizer.errors import NotFoundError, StorageError
 from stabilizer.protocol.commands import SETTLED_STATES, Command, CommandState
@@ -60,6 +61,32 @@ class RuleRepository(Repository):
         row = RuleStatusRow(run_id=run_id, healthy=[], health=[])
         self._session.add(row)
         return row
+
+    def add_version(self, row: RuleVersionRow) -> None:
+        """Store a version; its rule file must be stored."""
+        self._session.add(row)
+        self._session.flush()
+
+    def versions(self, run_id: str | None, limit: int) -> list[RuleVersionRow]:
+        """Return the newest versions of a run's rules, or of the collector's, newest first."""
+        query = select(RuleVersionRow).where(RuleVersionRow.run_id.is_not_distinct_from(run_id))
+        query = query.order_by(RuleVersionRow.number.desc()).limit(limit)
+        return list(self._session.scalars(query))
+
+    def newest_version(self, run_id: str | None) -> RuleVersionRow | None:
+        """Return the newest version, if there is one."""
+        return next(iter(self.versions(run_id, 1)), None)
+
+    def last_version(self, run_id: str | None) -> int | None:
+        """Return the number of the newest version, if there is one."""
+        newest = self.newest_version(run_id)
+        return None if newest is None else newest.number
+
+    def version(self, run_id: str | None, number: int) -> RuleVersionRow | None:
+        """Return a version by its number."""
+        is_of_run = RuleVersionRow.run_id.is_not_distinct_from(run_id)
+        query = select(RuleVersionRow).where(is_of_run, RuleVersionRow.number == number)
+        return self._session.scalar(query)
 
     def healthy_snapshots(self, run_id: str) -> frozenset[str]:
         """Return the ids of a run's healthy snapshots as of its last commit."""
