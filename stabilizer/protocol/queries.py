@@ -323,7 +323,7 @@ class RulesVersion(Message):
     """Who made it: `job`, `collector` or `person:<name>`."""
     reason: str
     """Why it was made."""
-    created_at: datetime
+    created_at: AwareDatetime
     """When it was made."""
 
 

@@ -86,7 +86,7 @@ class RulesService:
             if not update.dry_run and rules.hash != before.hash:
                 base = tx.run.brought_rules
                 number = self._add(tx.repos, run_id, base, before, rules, (actor, update.reason))
-                tx.judge.change_rules(tx, rules, actor, update.reason)
+                tx.judge.reload_rules(tx, rules, actor, update.reason)
             return _change(before, rules, number, update, num_runs=1)
 
     def update_default(self, update: RulesUpdate, actor: str) -> RulesChange:
@@ -128,7 +128,7 @@ class RulesService:
         try:
             with self._uow.run(run_id) as tx:
                 if tx.run.state not in ENDED and _uses_default(tx.repos, run_id):
-                    tx.judge.change_rules(tx, rules, actor, reason)
+                    tx.judge.reload_rules(tx, rules, actor, reason)
         except NotFoundError:  # deleted meanwhile
             return
 

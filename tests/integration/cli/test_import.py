@@ -1,6 +1,5 @@
 """`stabilizer import` and `follow` with a real database and a real collector."""
 
-
 from stabilizer.protocol.queries import RunQuery, SeriesQuery
 from stabilizer.protocol.runs import RunState
 

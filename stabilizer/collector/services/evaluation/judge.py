@@ -64,10 +64,16 @@ class Judge:
             tx, loaded, loaded.brain.begin_attempt(attempt.number, attempt.from_step, reason)
         )
 
-    def change_rules(
-        self, tx: RunTransaction, rules: RuleFile, actor: str = COLLECTOR, message: str = ""
-    ) -> None:
-        """Replace the rules of a run; those that stay the same keep their state and alerts."""
+    def change_rules(self, tx: RunTransaction, rules: RuleFile) -> None:
+        """Replace the rules of a run; what the old ones have open is closed."""
+        old = self._touch(tx, save=True)
+        if old.origin.rules_hash == rules.hash:
+            return
+        self._record(tx, old, old.brain.end_run(tx.run.step))
+        self._succeed(tx, rules, old.origin.generation)
+
+    def reload_rules(self, tx: RunTransaction, rules: RuleFile, actor: str, message: str) -> None:
+        """Replace the rules of a live run; those that stay the same keep their state and alerts."""
         loaded = self._touch(tx, save=True)
         before = loaded.origin.rules_hash
         if before == rules.hash:
@@ -84,7 +90,7 @@ class Judge:
                 action=AuditAction.RUN_RULES_CHANGED,
                 reason=AuditReason.RULES_REPLACED,
                 subject=tx.run.id,
-                message=message or "the job brings other rules",
+                message=message,
                 before={"rules_hash": before},
                 after={"rules_hash": rules.hash},
             )
