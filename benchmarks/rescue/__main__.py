@@ -58,6 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--causes", default="", help="only these, separated by commas")
     parser.add_argument("--policy", type=Path, help="a rule file; by default the shipped one")
     parser.add_argument("--out", type=Path, default=Path("build/rescue"), help="computed oracles")
+    parser.add_argument("--ours", action="store_true", help="train no peers: a rule file's trial")
     parser.add_argument("--details", type=Path, help="write what we did in each run here")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -89,20 +90,22 @@ def try_job(
     diary.lines.append(f"# {setting.name}: the twin")
     final, interventions = watch(world, healthy_change(setting), options.policy, diary)
     score.healthy_disturbed += interventions > 0
+    peers = {} if options.ours else PEERS
     unprotected = (healthy_change(setting), PEERS["unprotected"]())
-    guarded = [(s.change(), make()) for s in scenarios for make in PEERS.values()]
+    guarded = [(s.change(), make()) for s in scenarios for make in peers.values()]
     curves = train_guarded(world, [*guarded, *([unprotected] if interventions else [])])
     finals = [outcome(curve, setting.steps) for curve in curves]
     twin = finals[-1] if interventions else final
     print(f"{setting.name}: twin {twin:.3f}, {interventions} interventions", flush=True)
     for number, scenario in enumerate(scenarios):
         started = time.perf_counter()
-        own = finals[number * len(PEERS) :]
-        ratios = {name: each / twin for name, each in zip(PEERS, own, strict=False)}
+        truth = scenario.truth(options.out)
+        own = finals[number * len(peers) :]
+        ratios = {"unprotected": truth.untouched}
+        ratios |= {name: each / twin for name, each in zip(peers, own, strict=False)}
         diary.lines.append(f"# {scenario.name}: strikes after step {scenario.onset}")
         ours, interventions = watch(world, scenario.change(), options.policy, diary)
         ratios["ours"] = ours / twin
-        truth = scenario.truth(options.out)
         count(score, ratios, truth)
         print(
             f"{scenario.name}: oracle {truth.best:.3f} ({truth.best_action}), "
