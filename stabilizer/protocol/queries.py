@@ -252,6 +252,26 @@ class RuleHealthInfo(Message):
     """Why it cannot judge yet: it selects no series, or is learning; empty if it can."""
 
 
+class RiskSignal(Message):
+    """What raises a run's risk."""
+
+    name: str
+    """Name of the feature."""
+    weight: float
+    """Its part of the log-odds."""
+
+
+class RunRisk(Message):
+    """The risk of a run."""
+
+    probability: float
+    """That it does not recover by itself within `horizon` steps, in [0, 1]."""
+    horizon: int
+    """Steps ahead."""
+    signals: tuple[RiskSignal, ...]
+    """What raises it most."""
+
+
 class RunRules(Message):
     """The rules of a run."""
 
@@ -263,6 +283,8 @@ class RunRules(Message):
     """How far the policy may go by itself."""
     health: tuple[RuleHealthInfo, ...]
     """State of each rule."""
+    risk: RunRisk | None = None
+    """The risk as of its last frames; null while too little is known."""
 
 
 RuleText = Annotated[str, Field(max_length=1_000_000)]

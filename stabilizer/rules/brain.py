@@ -22,7 +22,7 @@ from stabilizer.protocol.commands import Command
 from stabilizer.protocol.decisions import Severity
 from stabilizer.protocol.frames import Float32Array
 from stabilizer.protocol.runs import Phase
-from stabilizer.protocol.series import Catalog
+from stabilizer.protocol.series import Catalog, SeriesKey
 from stabilizer.rules.absence import AbsenceRule
 from stabilizer.rules.alerting import ActiveAlert
 from stabilizer.rules.compound import CompoundRule, Now
@@ -41,6 +41,7 @@ from stabilizer.rules.policy.loss_level import loss_column
 from stabilizer.rules.policy.memory import Memory
 from stabilizer.rules.policy.policy import Policy
 from stabilizer.rules.ratio import RatioRule
+from stabilizer.rules.risk import METRIC, Risk, RiskFeatures, default_model
 from stabilizer.rules.rule import Rule
 from stabilizer.rules.spec import RuleSpec, SelectSpec
 
@@ -51,6 +52,8 @@ VERSION: Final = 1
 MAX_BYTES: Final = 2**31
 _PREFIX = struct.Struct("<4sH")
 _LENGTH = struct.Struct("<I")
+_RISK: Final = Catalog(series=(SeriesKey(metric=METRIC),))
+"""The brain's own series: rules select it like any other."""
 
 __all__ = ["Brain", "PolicyContext"]
 
@@ -67,6 +70,7 @@ class Brain:
         spoiling = frozenset(spec.name for spec in rules.rules if spec.needs_rollback)
         remedies = {spec.name: spec.remedy for spec in rules.rules if spec.remedy is not None}
         self._policy = Policy(rules.policy, spoiling, remedies)
+        self._risk = RiskFeatures()
         self._catalogs: dict[str, Catalog] = {}
         self._loss_columns: dict[str, tuple[int, bool] | None] = {}
         self._last_steps: dict[str, int] = {}
@@ -137,6 +141,7 @@ class Brain:
             self._policy.memory.lineage.alert_changed(change)
         self._policy.begin_attempt(number, from_step)
         self._phase.rewind(from_step)
+        self._risk.rewind(from_step)
         self._last_steps.clear()
         self._burst_until = None
         if self._policy.memory.incident is not None:
@@ -149,6 +154,7 @@ class Brain:
             rule.marker(marker)
         if marker.kind is MarkerKind.PHASE_CHANGE:
             self._phase.forget()
+            self._risk = RiskFeatures()
 
     def set_snapshots(self, snapshots: Sequence[SnapshotInfo]) -> None:
         """Replace the inventory of the job's snapshots."""
@@ -179,6 +185,7 @@ class Brain:
             self.begin_attempt(1, 0, MarkerKind.RESUME)
         self._observe_loss(catalog_id, step, values, present)
         with np.errstate(all="ignore"):  # NaN and Inf are data
+            self._risk.observe(catalog, step, values, present)
             for rule in self._watching(catalog):
                 changes = rule.observe(self._attempt, step, catalog, values, present)
                 if changes and not rule.spec.signal:
@@ -238,7 +245,7 @@ class Brain:
 
     def decide(self, step: int, context: PolicyContext) -> Outcome:
         """Decide what to do; called once after all frames of a step."""
-        changes: list[AlertChange] = []
+        changes = self._observe_risk(step)
         for absence in self._on_steps:
             own = absence.end_step(self._attempt, step)
             changes += () if absence.spec.signal else own
@@ -257,6 +264,26 @@ class Brain:
         out = self._policy.decide(step, context, active)
         out.alerts = [*changes, *out.alerts]
         return out
+
+    def _observe_risk(self, step: int) -> list[AlertChange]:
+        """Show the risk to the rules that select it."""
+        watching = self._watching(_RISK)
+        risk = self.risk if watching else None
+        if risk is None:
+            return []
+        values = np.array([risk.probability], np.float32)
+        changes: list[AlertChange] = []
+        for rule in watching:
+            own = rule.observe(self._attempt, step, _RISK, values, None)
+            changes += () if rule.spec.signal else own
+        return changes
+
+    @property
+    def risk(self) -> Risk | None:
+        """The risk that the run does not recover by itself; None while too little is known."""
+        if not self._risk.ready:
+            return None
+        return default_model().assess(self._risk.features())
 
     def command_changed(self, command: Command) -> Outcome:
         """Process the new state of a command, the policy's own or a manual one."""
@@ -302,12 +329,15 @@ class Brain:
             head, own = rule.state()
             heads.append(head)
             arrays |= {f"{index}.{name}": array for name, array in own.items()}
+        risk, own = self._risk.state()
+        arrays |= {f"risk.{name}": array for name, array in own.items()}
         content = {
             "rules_hash": self._file.hash,
             "attempt": self._attempt,
             "last_steps": self._last_steps,
             "burst_until": self._burst_until,
             "rules": heads,
+            "risk": risk,
             "memory": _MEMORY.dump_python(self._policy.memory, mode="json"),
             "phase": _PHASE.dump_python(self._phase, mode="json"),
         }
@@ -332,12 +362,16 @@ class Brain:
             memory = _MEMORY.validate_python(head["memory"])
             saved_phase = head.get("phase")  # absent in a state of version 0.1
             phase = _PHASE.validate_python(saved_phase) if saved_phase else PhaseTracker()
+            features = RiskFeatures()
+            if "risk" in head:  # absent in a state of version 0.1
+                features.load(head["risk"], part_of(arrays, "risk."))
             attempt, burst = int(head["attempt"]), head["burst_until"]
             last_steps = {str(name): int(step) for name, step in head["last_steps"].items()}
         except (KeyError, ValueError, TypeError, ValidationError) as error:
             raise ConfigurationError(f"the saved state is damaged: {error}") from error
         self._set_rules(rules)
         self._policy.memory, self._phase = memory, phase
+        self._risk = features
         self._attempt, self._burst_until, self._last_steps = attempt, burst, last_steps
 
 

@@ -27,6 +27,8 @@ from stabilizer.rules.risk_levels import BLOCK, Layers, Level
 
 HORIZON: Final = 100
 """Steps within which a run recovers or not."""
+METRIC: Final = "risk"
+"""The series that rules select."""
 WARM_UP: Final = 12
 """Levels of the loss that are known before there is a risk."""
 FEATURES: Final = (
@@ -57,6 +59,15 @@ class Risk:
 
     probability: float
     signals: tuple[tuple[str, float], ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as pages and the API show it."""
+        signals = [{"name": name, "weight": round(part, 3)} for name, part in self.signals]
+        return {
+            "probability": round(self.probability, 4),
+            "horizon": HORIZON,
+            "signals": signals,
+        }
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Final
 
 from stabilizer.protocol.decisions import Severity
 from stabilizer.protocol.metrics import LABEL_NAMES, Metric
+from stabilizer.rules import risk
 from stabilizer.rules.loader import RuleFile
 from stabilizer.rules.policy.signals import RANKS
 from stabilizer.rules.spec import (
@@ -26,6 +27,7 @@ MEASURED: Final = frozenset(Metric) | {
     "data_wait_seconds",
     "memory_bytes",
     "param_norm",
+    risk.METRIC,
     "tokens_per_second",
     "update_ratio",
 }

@@ -151,6 +151,14 @@ def _state_of(counts: StateCounts) -> CollectorRegistry:
         registry=registry,
     )
     broken.set(counts.broken_rules)
+    risk = Gauge(
+        "stabilizer_run_risk",
+        "Probability that a running job does not recover by itself.",
+        ("run_id", "run"),
+        registry=registry,
+    )
+    for (run_id, name), probability in counts.risks.items():
+        risk.labels(run_id, name).set(probability)
     return registry
 
 

@@ -27,6 +27,8 @@ class StateCounts:
     commands: Mapping[tuple[CommandKind, CommandState], int]
     broken_rules: int
     """Rules whose last evaluation failed, over the runs in this collector's memory."""
+    risks: Mapping[tuple[str, str], float]
+    """The risk of running jobs, by id and name of the run."""
 
 
 class OverviewService:
@@ -81,4 +83,5 @@ class OverviewService:
                 incidents=counts.incidents(),
                 commands=counts.commands(),
                 broken_rules=self._uow.judge.num_broken_rules(),
+                risks=counts.risks(),
             )

@@ -16,6 +16,7 @@ from stabilizer.protocol.frames import FrameBlock
 from stabilizer.protocol.queries import (
     AuditPage,
     RuleHealthInfo,
+    RunRisk,
     RunRules,
     SeriesData,
     SeriesInfo,
@@ -140,11 +141,13 @@ class QueryService:
             run = repos.runs.require(run_id)
             status = repos.rules.status(run_id)
             health = [] if status is None else status.health
+            risk = None if status is None else status.risk
             return RunRules(
                 hash=run.rules_hash,
                 text=repos.rules.text(run.rules_hash),
                 mode=Mode(run.mode),
                 health=tuple(RuleHealthInfo(**rule) for rule in health),
+                risk=None if risk is None else RunRisk.model_validate(risk),
             )
 
 

@@ -278,6 +278,8 @@ class RuleStatusRow(Table):
     """Ids of the healthy snapshots, oldest first."""
     health: Mapped[list[Any]]
     """Of each rule, in the order of its file: name, ok, last_error, evaluations."""
+    risk: Mapped[dict[str, Any] | None]
+    """Its probability and signals; null while too little is known."""
 
 
 class IncidentRow(Table):

@@ -1,5 +1,6 @@
 """Alerts, incidents, rules, audit, the switch and silences."""
 
+import numpy as np
 import pytest
 
 from stabilizer.protocol.queries import AuditPage, ControlState, RunRules, Silence
@@ -100,6 +101,21 @@ class TestRules:
         rules = RunRules.model_validate_json(broken.client.get(f"{broken.path}/rules").content)
         assert rules.text == POLICY
         assert [(health.name, health.ok) for health in rules.health] == [("loss_not_finite", True)]
+
+    def test_the_risk_is_shown_once_enough_is_known(self, job):
+        def risk():
+            return RunRules.model_validate_json(job.client.get(f"{job.path}/rules").content).risk
+
+        noise = np.random.default_rng(0)
+        job.send(range(1, 21), 1 + 0.02 * noise.standard_normal((20, 2)))
+        assert risk() is None
+        job.send(range(21, 121), 1 + 0.02 * noise.standard_normal((100, 2)))
+        calm = risk()
+        job.send(range(121, 161), 9 + 0.02 * noise.standard_normal((40, 2)))
+        lost = risk()
+        assert 0 < calm.probability < lost.probability < 1
+        assert lost.horizon == 100
+        assert lost.signals
 
 
 class TestAudit:

@@ -113,6 +113,11 @@ class TestMetrics:
         assert value(job.client, "stabilizer_incidents", state="open") == 0
         assert value(job.client, "stabilizer_broken_rules") == 0
 
+    def test_the_risk_of_a_running_job_is_shown(self, job):
+        job.send(range(1, 81))
+        labels = {"run_id": job.run_id, "run": "idefics"}
+        assert 0 < value(job.client, "stabilizer_run_risk", **labels) < 1
+
     def test_a_database_that_is_away_still_leaves_the_counters(self, app, job, monkeypatch):
         def away():
             raise StorageError("away")

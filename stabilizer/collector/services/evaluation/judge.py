@@ -287,6 +287,8 @@ def _store_status(tx: RunTransaction, loaded: StoredBrain) -> None:
         tx.run.phase = loaded.brain.phase.value
         tx.is_visible = True
     status.health = [asdict(rule) for rule in loaded.brain.rule_health]
+    risk = loaded.brain.risk
+    status.risk = None if risk is None else risk.as_json()
 
 
 def _close_open(tx: RunTransaction) -> None:

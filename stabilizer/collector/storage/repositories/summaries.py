@@ -13,6 +13,7 @@ from stabilizer.collector.storage.models import (
     CommandRow,
     IncidentRow,
     MarkerRow,
+    RuleStatusRow,
     RunRow,
 )
 from stabilizer.collector.storage.repositories.decisions import to_command
@@ -101,6 +102,14 @@ class CountRepository(Repository):
         """Count runs by state; states without runs are absent."""
         query = select(RunRow.state, func.count()).group_by(RunRow.state)
         return {RunState(state): count for state, count in self._session.execute(query)}
+
+    def risks(self) -> dict[tuple[str, str], float]:
+        """Return the risk of running jobs, by id and name of the run."""
+        query = select(RunRow.id, RunRow.name, RuleStatusRow.risk).join(
+            RuleStatusRow, RuleStatusRow.run_id == RunRow.id
+        )
+        rows = self._session.execute(query.where(RunRow.state == RunState.RUNNING.value))
+        return {(run, name): risk["probability"] for run, name, risk in rows if risk is not None}
 
     def incidents(self) -> dict[IncidentState, int]:
         """Count incidents by state."""

@@ -60,6 +60,12 @@ LEARNING = [
         "detect": {"spike": {"window": 8, "above": 6, "direction": "both"}},
         "severity": "notice",
     },
+    {
+        "name": "lost",
+        "select": {"metric": "risk"},
+        "detect": {"threshold": {"above": 0.5}},
+        "severity": "notice",
+    },
 ]
 SERIES = (
     "loss",

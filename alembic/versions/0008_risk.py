@@ -1,0 +1,24 @@
+"""Store the risk of each run beside the status of its rules.
+
+Revision: 0008
+Follows: 0007
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("rule_statuses", sa.Column("risk", sa.Text(), nullable=True))
+
+
+def downgrade() -> None:
+    with op.batch_alter_table("rule_statuses") as batch:
+        batch.drop_column("risk")
