@@ -8,7 +8,7 @@ SHELL := /bin/bash
 # Write bytecode even where the environment forbids it: uv does not compile what it installs.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help venv demo test test-long test-containers coverage check docs bundle fit-rules bench bench-rescue lab clean
+.PHONY: help venv demo test test-long test-containers coverage check docs bundle fit-rules bench bench-rescue lab fit-risk clean
 
 help:
 	@echo "make demo    train, break, rewind, learn on: the whole loop on this machine (ARGS=\"--exit --report FILE --seed N\")"
@@ -21,6 +21,7 @@ help:
 	@echo "make fit-rules  set the constants of the shipped rules on recorded runs (hours; ARGS='--leave-out each --out DIR')"
 	@echo "make bench   the benchmarks, printed as ratios against a peer or a limit"
 	@echo "make bench-rescue  faults against us and against what is used today, live (ARGS=--smoke: each once)"
+	@echo "make fit-risk  fit the risk on the laboratory's runs, a family left out (generates plain runs first; minutes)"
 	@echo "make lab     small real runs with computed outcomes, in build/lab; continues where it was (ARGS=--table)"
 
 # What the demo needs; the stamp is newer than what it was installed from.
@@ -104,7 +105,7 @@ fit-rules: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fit_rules --out stabilizer/rules/default.yaml $(ARGS)
 
 bench: $(VENV)/.dev
-	@set -e; for file in $$(ls benchmarks/*.py | grep -v -e fit_rules -e variations); do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file; done
+	@set -e; for file in $$(ls benchmarks/*.py | grep -v -e fit_rules -e fit_risk -e variations); do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file; done
 
 # Faults of the laboratory, live: unprotected, with what is used today, and with us; one JSON line.
 bench-rescue: $(VENV)/.dev
@@ -113,6 +114,11 @@ bench-rescue: $(VENV)/.dev
 # Some 80 core-minutes for all of it; a killed command continues.
 lab: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab $(ARGS)
+
+# Plain runs of every change are enough; those of `make lab` are used too if they are there.
+fit-risk: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab --plain --rounds 3 --out build/lab-plain
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fit_risk --write $(ARGS)
 
 clean:
 	rm -rf $(VENV) build out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -3,7 +3,7 @@
 A sample is a step of a run of the laboratory. It is positive if, `HORIZON` steps later, the run
 left alone has a held-out loss more than 5 percent above its reference's (docs/lab.md). Each family
 is left out in turn; what is printed first is on families left out. `--write` fits all of them and
-writes stabilizer/rules/risk.json.
+writes stabilizer/rules/risk/model.json.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,15 +23,19 @@ from rich.table import Table
 from benchmarks.lab.oracle import HURT
 from benchmarks.lab.storage import StoredRun, list_runs, load_run
 from stabilizer.protocol.series import Catalog
-from stabilizer.rules.risk import FEATURES, HORIZON, INSIDE, RiskFeatures
+from stabilizer.rules.risk.features import FEATURES, INSIDE, RiskFeatures
+from stabilizer.rules.risk.model import HORIZON
 
 EVERY: Final = 5
 FIRST: Final = 60
 """The first step of which there are samples."""
+LOWERS: Final = frozenset(("healed",))
+FREE: Final = frozenset(("trend", "sources", "skipped", "inside"))
+"""Features that may count either way; all others raise the risk."""
 PENALTY: Final = 3.0
 """L2, on standardised weights."""
 BINS: Final = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-TARGET: Final = Path(__file__).parent.parent / "stabilizer" / "rules" / "risk.json"
+TARGET: Final = Path(__file__).parent.parent / "stabilizer" / "rules" / "risk" / "model.json"
 
 
 @dataclass
@@ -51,12 +56,14 @@ class Samples:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lab", type=Path, default=Path("build/lab"), help="stored runs")
+    parser.add_argument(
+        "--lab", type=Path, nargs="+", default=[Path("build/lab"), Path("build/lab-plain")]
+    )
     parser.add_argument("--write", action="store_true", help="write the constants that ship")
     options = parser.parse_args(arguments)
     samples = collect(options.lab)
     if samples is None:
-        print(f"no runs in {options.lab}")
+        print("no runs: generate them by `make lab`")
         return 1
     left_out = np.full(len(samples.positive), np.nan)
     for family in sorted(set(samples.families)):
@@ -84,13 +91,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def collect(folder: Path) -> Samples | None:
+def collect(folders: Sequence[Path]) -> Samples | None:
     """Read the samples of all stored runs; every run weighs as much as any other."""
     parts: list[Samples] = []
-    for name in list_runs(folder):
-        run = load_run(folder, name)
-        twin = load_run(folder, run.facts["twin"])
-        parts += samples_of(run, twin)
+    for folder in folders:
+        for name in list_runs(folder):
+            run = load_run(folder, name)
+            twin = load_run(folder, run.facts["twin"])
+            parts += samples_of(run, twin)
     if not parts:
         return None
     return Samples(
@@ -116,6 +124,8 @@ def samples_of(run: StoredRun, twin: StoredRun) -> list[Samples]:
     count = len(rows)
     features = np.array(rows, np.float64).reshape(count, len(FEATURES))
     outside = np.where([name in INSIDE for name in FEATURES], 0.0, features)
+    is_watched = any(key.metric == "activation_rms" for key in run.series.keys)
+    shares = ((features, 0.75), (outside, 0.25)) if is_watched else ((outside, 1.0),)
     return [
         Samples(
             own,
@@ -125,7 +135,7 @@ def samples_of(run: StoredRun, twin: StoredRun) -> list[Samples]:
             np.full(count, run.name),
             np.array(at, np.int64),
         )
-        for own, share in ((features, 0.75), (outside, 0.25))
+        for own, share in shares
     ]
 
 
@@ -149,8 +159,27 @@ def _at(curve: dict[int, float], step: int) -> float:
     return value if np.isfinite(value) else np.inf
 
 
-def fit(samples: Samples, rounds: int = 40) -> tuple[float, np.ndarray]:
-    """Fit a logistic model by iteratively reweighted least squares."""
+def fit(samples: Samples) -> tuple[float, np.ndarray]:
+    """Fit a logistic model.
+
+    What is a sign of danger never lowers the risk: a weight of the other sign is chance in few
+    runs, and is left out.
+    """
+    signs = np.array([-1.0 if n in LOWERS else 0.0 if n in FREE else 1.0 for n in FEATURES])
+    used = np.ones(len(FEATURES), np.bool_)
+    while True:
+        part = replace(samples, features=samples.features[:, used])
+        intercept, own = _fit(part)
+        weights = np.zeros(len(FEATURES))
+        weights[used] = own
+        wrong = weights * signs < 0
+        if not wrong.any():
+            return intercept, weights
+        used &= ~wrong
+
+
+def _fit(samples: Samples, rounds: int = 40) -> tuple[float, np.ndarray]:
+    """Fit by iteratively reweighted least squares, with a penalty."""
     mean = np.average(samples.features, axis=0, weights=samples.weights)
     spread = samples.features.std(axis=0) + 1e-9
     x = np.column_stack([np.ones(len(samples.positive)), (samples.features - mean) / spread])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -18,10 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.lab.export import event_of, export_run, write_events
+from benchmarks.lab.faults import FAULTS
 from benchmarks.lab.groups import LabRun, run_group
+from benchmarks.lab.lookalikes import LOOKALIKES
 from benchmarks.lab.members import Change
 from benchmarks.lab.oracle import ACTIONS, GRID
 from benchmarks.lab.outcomes import rescue_table, summarise, write_table
+from benchmarks.lab.plain import run_plain
 from benchmarks.lab.plan import ROUNDS, Group, plan
 from benchmarks.lab.storage import iterate, list_runs, load_run, path_of, save_run
 
@@ -33,9 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=360, help="steps of a run")
     parser.add_argument("--family", help="only this family")
     parser.add_argument(
-        "--untouched",
+        "--plain",
         action="store_true",
-        help="train no forks: enough for `make fit-risk`, in a third of the time",
+        help="every change of every group, without modules and forks: enough for `make fit-risk`",
     )
     parser.add_argument("--summary", type=Path, help="also write the table of outcomes here")
     parser.add_argument("--export", type=Path, help="also write labelled logs (CSV) here")
@@ -46,15 +50,17 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.table:
         for group in plan(options.rounds, options.steps):
             if options.family in (None, group.setting.family):
-                generate(options.out, group, forks=not options.untouched)
+                generate(options.out, group, plain=options.plain)
     report(options.out, options.summary)
     if options.export is not None:
         export(options.out, options.export, options.split)
     return 0
 
 
-def generate(folder: Path, group: Group, *, forks: bool = True) -> None:
+def generate(folder: Path, group: Group, *, plain: bool = False) -> None:
     """Train and store the runs of a group that are not stored yet."""
+    if plain:
+        group = replace(group, kinds=(*FAULTS, *LOOKALIKES))
     names = [f"{group.setting.name}_{kind.name}" for kind in (Change, *group.kinds)]
     done = folder / "groups" / f"{group.setting.name}_{crc32(' '.join(names).encode()):08x}"
     if done.exists():
@@ -65,7 +71,10 @@ def generate(folder: Path, group: Group, *, forks: bool = True) -> None:
     def is_missing(name: str) -> bool:
         return not path_of(folder, name).exists()
 
-    runs = run_group(group.setting, group.kinds, group.onset, is_missing, forks=forks)
+    if plain:
+        runs = run_plain(group.setting, group.kinds, group.onset)
+    else:
+        runs = run_group(group.setting, group.kinds, group.onset, is_missing)
     for run in runs:
         save_run(folder, run, facts_of(run, group))
         count += 1

@@ -76,8 +76,6 @@ def run_group(
     kinds: Sequence[type[Change]],
     onset: int,
     wanted: Callable[[str], bool] = lambda _: True,
-    *,
-    forks: bool = True,
 ) -> Iterator[LabRun]:
     """Train a healthy job, which is yielded first, and copies of it; compute the truth of each.
 
@@ -86,7 +84,6 @@ def run_group(
         kinds: What happens, each to a copy of its own; what does not apply is left out.
         onset: The step at which it happens.
         wanted: Tells by its name whether a run is to be yielded.
-        forks: Whether truths are computed.
     """
     world = World(setting)
     healthy = healthy_change(setting)
@@ -114,11 +111,8 @@ def run_group(
             run.truth = Truth(change, points, before, at, shared, world.batch)
         runs.append(run)
     runs = [run for run in runs if wanted(run.name)]
-    if forks:
-        train(world, (run.truth for run in runs if run.truth is not None))
-    for run in runs:
-        run.truth = run.truth if forks else None
-        yield run
+    train(world, (run.truth for run in runs if run.truth is not None))
+    yield from runs
 
 
 def _watch(world: World, state: State, kept: set[int]) -> _Trace:

@@ -41,7 +41,8 @@ from stabilizer.rules.policy.loss_level import loss_column
 from stabilizer.rules.policy.memory import Memory
 from stabilizer.rules.policy.policy import Policy
 from stabilizer.rules.ratio import RatioRule
-from stabilizer.rules.risk import METRIC, Risk, RiskFeatures, default_model
+from stabilizer.rules.risk.features import RiskFeatures
+from stabilizer.rules.risk.model import METRIC, Risk, default_model
 from stabilizer.rules.rule import Rule
 from stabilizer.rules.spec import RuleSpec, SelectSpec
 

@@ -8,9 +8,9 @@ from typing import Final
 
 from stabilizer.protocol.decisions import Severity
 from stabilizer.protocol.metrics import LABEL_NAMES, Metric
-from stabilizer.rules import risk
 from stabilizer.rules.loader import RuleFile
 from stabilizer.rules.policy.signals import RANKS
+from stabilizer.rules.risk.model import METRIC as RISK
 from stabilizer.rules.spec import (
     ALL,
     ANY_VALUE,
@@ -27,7 +27,7 @@ MEASURED: Final = frozenset(Metric) | {
     "data_wait_seconds",
     "memory_bytes",
     "param_norm",
-    risk.METRIC,
+    RISK,
     "tokens_per_second",
     "update_ratio",
 }

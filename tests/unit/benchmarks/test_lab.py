@@ -17,6 +17,7 @@ from benchmarks.lab.members import Change, Member
 from benchmarks.lab.optimizers import AdamW, Moments, Sgd
 from benchmarks.lab.oracle import ACTIONS
 from benchmarks.lab.outcomes import COLUMNS, summarise, verdict
+from benchmarks.lab.plain import run_plain
 from benchmarks.lab.plan import Group, plan
 from benchmarks.lab.storage import list_runs, load_run, save_run
 from benchmarks.lab.training import Ensemble, Setting, World
@@ -204,6 +205,22 @@ def test_fresh_weights_hurt_and_a_rollback_rescues(stored):
     assert row["rollback_10"] == pytest.approx(1.0, abs=0.03)
     assert row["verdict"] in ("act", "either")
     assert row["saved_10"] > 0.8
+
+
+def test_plain_runs_train_as_watched_ones_do(stored):
+    _, watched = stored
+    setting = Setting("gpt", "adamw", "fp32", 2, steps=STEPS)
+    twin, fresh = run_plain(setting, (FreshWeights, ScalerSkips), ONSET)
+    assert [twin.name, fresh.name] == [run.name for run in watched], "what does not apply is left"
+    assert twin.series.steps.tolist() == list(range(1, STEPS + 1))
+    assert fresh.series.steps.tolist() == list(range(ONSET + 1, STEPS + 1))
+    for plain, run in zip((twin, fresh), watched, strict=True):
+        for metric in ("loss", "grad_norm"):
+            own, theirs = (
+                each.series.values[:, [str(key) for key in each.series.keys].index(metric)]
+                for each in (plain, run)
+            )
+            np.testing.assert_allclose(own[:8], theirs[:8], rtol=0.01)
 
 
 def test_exported_runs_are_logs_that_the_backtest_reads(stored, tmp_path):

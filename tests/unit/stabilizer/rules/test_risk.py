@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from stabilizer.protocol.series import Catalog, SeriesKey
-from stabilizer.rules.risk import FEATURES, RiskFeatures, RiskModel
+from stabilizer.rules.risk.features import FEATURES, RiskFeatures
+from stabilizer.rules.risk.model import RiskModel
 
 EVERY_STEP = Catalog(
     series=(

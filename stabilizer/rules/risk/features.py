@@ -1,17 +1,10 @@
-"""The risk of a run: how likely it is not to recover within `HORIZON` steps by itself.
-
-Features are read step by step from what the job sends, in units of the run's own noise. A logistic
-model weighs them; its constants are in risk.json, written by `make fit-risk` from the laboratory.
-"""
+"""What the risk is computed from, read step by step in units of the run's own noise."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.resources import files
 from typing import Any, Final
 
 import numpy as np
@@ -23,12 +16,8 @@ from stabilizer.protocol.metrics import Metric
 from stabilizer.protocol.series import Catalog
 from stabilizer.rules.detectors.interface import BoolArray
 from stabilizer.rules.policy.loss_level import loss_column
-from stabilizer.rules.risk_levels import BLOCK, Layers, Level
+from stabilizer.rules.risk.levels import BLOCK, Layers, Level
 
-HORIZON: Final = 100
-"""Steps within which a run recovers or not."""
-METRIC: Final = "risk"
-"""The series that rules select."""
 WARM_UP: Final = 12
 """Levels of the loss that are known before there is a risk."""
 FEATURES: Final = (
@@ -42,56 +31,9 @@ INSIDE: Final = frozenset(
     ("layers", "layers_shift", "entropy_fall", "logit_growth", "inside", "rise_and_layers")
 )
 """Those that are 0 if the job does not measure its layers."""
-_SIGNALS: Final = 3
 _JUMP: Final = 1.25
 """Growth of the learning rate over `_LAG` steps that counts as a jump, after `_LAG` * 5 steps."""
 _LAG: Final = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Risk:
-    """The risk at a step.
-
-    Args:
-        probability: Of not recovering within `HORIZON` steps without action.
-        signals: The features that raise it most, with their parts of its log-odds.
-    """
-
-    probability: float
-    signals: tuple[tuple[str, float], ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as pages and the API show it."""
-        signals = [{"name": name, "weight": round(part, 3)} for name, part in self.signals]
-        return {
-            "probability": round(self.probability, 4),
-            "horizon": HORIZON,
-            "signals": signals,
-        }
-
-
-@dataclass(frozen=True)
-class RiskModel:
-    """A fitted logistic model; feature by feature in the order of `FEATURES`."""
-
-    intercept: float
-    weights: tuple[float, ...]
-
-    def assess(self, features: Sequence[float]) -> Risk:
-        """Return the risk of a run with these features."""
-        parts = [w * x for w, x in zip(self.weights, features, strict=True)]
-        odds = min(30.0, max(-30.0, self.intercept + sum(parts)))
-        order = sorted(zip(FEATURES, parts, strict=True), key=lambda item: -item[1])
-        signals = tuple(item for item in order[:_SIGNALS] if item[1] > 0.1)
-        return Risk(1.0 / (1.0 + math.exp(-odds)), signals)
-
-
-@cache
-def default_model() -> RiskModel:
-    """Return the model that ships."""
-    content = json.loads(files("stabilizer.rules").joinpath("risk.json").read_text())
-    weights = tuple(float(content["weights"][name]) for name in FEATURES)
-    return RiskModel(float(content["intercept"]), weights)
 
 
 @dataclass(frozen=True)

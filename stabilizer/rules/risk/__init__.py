@@ -1,0 +1,1 @@
+"""The probability that a run does not recover by itself."""
