@@ -10,15 +10,26 @@ if TYPE_CHECKING:
     from stabilizer.agent.integrations.job import Job
     from stabilizer.agent.integrations.lightning import StabilizerCallback
     from stabilizer.agent.integrations.loop import LoopJob, watch
+    from stabilizer.agent.integrations.transformers import WatchedTrainer, watch_trainer
 
-__all__ = ["Job", "Limits", "LoopJob", "StabilizerCallback", "watch"]
+__all__ = [
+    "Job",
+    "Limits",
+    "LoopJob",
+    "StabilizerCallback",
+    "WatchedTrainer",
+    "watch",
+    "watch_trainer",
+]
 
 _HOMES = {
     "Job": "integrations.job",
     "Limits": "control.limits",
     "LoopJob": "integrations.loop",
     "StabilizerCallback": "integrations.lightning",
+    "WatchedTrainer": "integrations.transformers",
     "watch": "integrations.loop",
+    "watch_trainer": "integrations.transformers",
 }
 
 

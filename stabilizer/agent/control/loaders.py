@@ -40,7 +40,8 @@ class StartConditions:
     """Global random state, the loader's own generators, and the epochs set on its samplers."""
 
     random: RandomState
-    generators: tuple[torch.Tensor, ...]
+    generators: tuple[torch.Tensor | None, ...]
+    """Of every part; None for one without."""
     epochs: tuple[int | None, ...]
 
     @classmethod
@@ -48,7 +49,10 @@ class StartConditions:
         """Read them for a loader without changing anything."""
         return cls(
             random=capture_random_state(),
-            generators=tuple(generator.get_state() for generator in _generators(loader)),
+            generators=tuple(
+                None if generator is None else generator.get_state()
+                for _, generator in _generators(loader)
+            ),
             epochs=tuple(getattr(part, "epoch", None) for part in _epoch_aware(loader)),
         )
 
@@ -59,8 +63,11 @@ class StartConditions:
 
     def restore_own(self, loader: object) -> None:
         """Restore what belongs to the loader: its generators and epochs."""
-        for generator, state in zip(_generators(loader), self.generators, strict=True):
-            generator.set_state(state)
+        for (part, generator), state in zip(_generators(loader), self.generators, strict=True):
+            if generator is not None and state is not None:
+                generator.set_state(state)
+            elif generator is not None:  # a sampler has made its own at its first pass
+                part.generator = None
         for part, epoch in zip(_epoch_aware(loader), self.epochs, strict=True):
             if isinstance(epoch, int):
                 part.set_epoch(epoch)  # type: ignore[attr-defined]  # checked by _epoch_aware
@@ -83,10 +90,14 @@ def _parts(loader: object) -> Iterator[object]:
             yield part
 
 
-def _generators(loader: object) -> Iterable[torch.Generator]:
-    found = (getattr(part, "generator", None) for part in _parts(loader))
-    distinct = {id(g): g for g in found if isinstance(g, torch.Generator)}
-    return distinct.values()
+def _generators(loader: object) -> Iterator[tuple[Any, torch.Generator | None]]:
+    """Yield every part and its generator; one that several parts share counts once."""
+    seen: set[int] = set()
+    for part in _parts(loader):
+        found = getattr(part, "generator", None)
+        is_new = isinstance(found, torch.Generator) and id(found) not in seen
+        seen.add(id(found))
+        yield part, found if is_new else None
 
 
 def _epoch_aware(loader: object) -> Iterable[object]:
@@ -299,6 +310,19 @@ class TrackedLoader:
             self._recent.clear()
             self._remember_position()
         return _TrackedIterator(self)
+
+    def restore_start(self, own: StartConditions, samples: int) -> None:
+        """Restore the moment before a pass: the next `iter()` begins it.
+
+        Args:
+            own: Conditions of the loader at that moment.
+            samples: Samples consumed by then.
+        """
+        self.close()
+        own.restore_own(self.loader)
+        self._passes = ()
+        self._samples = samples
+        self._recent.clear()
 
     def close(self) -> None:
         """Close the current iterator and its worker processes."""

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 from stabilizer.errors import CommandRejectedError, ConfigurationError
 from stabilizer.protocol.batches import SnapshotInfo
@@ -31,6 +32,26 @@ class Snapshot:
 
     info: SnapshotInfo
     state: Any | None
+
+
+class CaughtError:
+    """Catches any error of the block: hooks of the job may raise anything."""
+
+    error: Exception | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        if isinstance(error, Exception):
+            self.error = error
+            return True
+        return False
 
 
 def default_max_bytes() -> int:

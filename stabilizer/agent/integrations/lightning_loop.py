@@ -17,15 +17,14 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from stabilizer.agent.control.host_copy import HostCopier
-from stabilizer.agent.control.snapshots import Snapshot
+from stabilizer.agent.control.snapshots import CaughtError, Snapshot
 from stabilizer.agent.control.torch_state import RandomState, capture_random_state, unfit
 from stabilizer.agent.integrations.lightning_data import DataPosition, TrainingData
 from stabilizer.agent.integrations.lightning_state import TrainerSnapshot, TrainerState
@@ -100,7 +99,7 @@ class LightningFit:
     def begin(self) -> None:
         """Prepare for snapshots, now that optimizers and data exist."""
         if self._obstacle is None:
-            with _CaughtError() as reading:
+            with CaughtError() as reading:
                 self._state = TrainerState(self._trainer, self._own, self._copier)
             if reading.error is not None:
                 self._obstacle = f"the job's state cannot be read: {reading.error!r}"
@@ -145,7 +144,7 @@ class LightningFit:
         """
         if self.unsupported is not None or self._state is None:
             return None
-        with _CaughtError() as copying:
+        with CaughtError() as copying:
             snapshot = self._copy(self._state, snapshot_id, attempt)
             self._failures = 0
             return snapshot
@@ -231,7 +230,7 @@ class LightningFit:
         safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
         root = str(self._trainer.default_root_dir).rstrip("/")
         path = f"{root}/{_CHECKPOINT_FOLDER}/step={self.step}-{safe}.ckpt"
-        with _CaughtError() as writing:
+        with CaughtError() as writing:
             self._trainer.save_checkpoint(path)
         if writing.error is not None:
             self._trainer.strategy.barrier("Trainer.save_checkpoint")  # the other ranks wait there
@@ -262,26 +261,6 @@ class LightningFit:
     def _wrap(self, owner: object, name: str, replacement: Callable[..., None]) -> None:
         setattr(owner, name, replacement)
         self._wrapped.append((owner, name))
-
-
-class _CaughtError:
-    """Catches any error of the block: hooks of the job may raise anything."""
-
-    error: Exception | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        if isinstance(error, Exception):
-            self.error = error
-            return True
-        return False
 
 
 def _fit_snapshot(snapshot: Snapshot) -> FitSnapshot:

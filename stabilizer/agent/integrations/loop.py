@@ -30,17 +30,15 @@ from torch.utils.hooks import RemovableHandle
 
 from stabilizer.agent.control.agreement import Agreement, AllRanks, SingleProcess
 from stabilizer.agent.control.host_copy import HostCopier
-from stabilizer.agent.control.limits import Limits
-from stabilizer.agent.control.optimizer_step import GuardPolicy, name_groups
+from stabilizer.agent.control.optimizer_step import name_groups
 from stabilizer.agent.integrations.job import Job, JobSubject
 from stabilizer.agent.integrations.loop_training import LoopData, LoopTraining, StatefulObject
 from stabilizer.agent.integrations.scaling import ScalerWatch
-from stabilizer.agent.integrations.settings import JobSettings, choose
+from stabilizer.agent.integrations.settings import JobSettings
 from stabilizer.agent.telemetry.http import Transport
 from stabilizer.agent.telemetry.settings import ReporterSettings
 from stabilizer.clock import Clock, SystemClock
 from stabilizer.errors import ConfigurationError
-from stabilizer.protocol.decisions import Mode
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +53,19 @@ class LoopJob:
     of the loop, such as running means.
     """
 
-    def __init__(self, job: Job, training: LoopTraining, subject: JobSubject, scaler: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        job: Job,
+        training: LoopTraining,
+        data: LoopData | None,
+        subject: JobSubject,
+        scaling: ScalerWatch,
+    ) -> None:
         self._job = job
         self._training = training
+        self._data = data
         self._subject = subject
-        self._scaling = ScalerWatch(scaler)
+        self._scaling = scaling
         self._handles: list[RemovableHandle] = []
         self._begun: tuple[int, int] | None = None
         self._is_reading = False
@@ -127,7 +133,7 @@ class LoopJob:
             ConfigurationError: `watch` was given no loaders.
             RestoreError: A rollback failed half way; the job must not continue.
         """
-        data = self._training.data
+        data = self._data
         if data is None:
             raise ConfigurationError(_NO_DATA)
         self._is_reading = True
@@ -218,7 +224,7 @@ class LoopJob:
         )
 
 
-def watch(  # noqa: PLR0913  a loop connects with one call; all but four have defaults
+def watch(  # noqa: PLR0913  a loop connects with one call; most have defaults
     model: nn.Module,
     *,
     optimizers: Optimizer | Sequence[Optimizer],
@@ -231,21 +237,10 @@ def watch(  # noqa: PLR0913  a loop connects with one call; all but four have de
     accumulate: int = 1,
     save_checkpoint: Callable[[str], str] | None = None,
     config: Mapping[str, JsonValue] | None = None,
-    key: str = "",
-    token: str | None = None,
-    mode: Mode | str | None = None,
-    policy: str | None = None,
-    snapshot_every: int = 25,
-    keep_snapshots: int = 6,
-    snapshot_bytes: int | None = None,
-    guard: GuardPolicy | str = GuardPolicy.OBSERVE,
-    limits: Limits | None = None,
-    max_queries: int = 64,
-    attention: bool = True,
-    head: str | None = None,
     clock: Clock | None = None,
     transport: Transport | None = None,
     reporting: ReporterSettings | None = None,
+    **settings: Any,  # noqa: ANN401  those of `JobSettings`
 ) -> LoopJob:
     """Monitor a loop and let commands act on it. All ranks of a distributed job call it.
 
@@ -263,86 +258,75 @@ def watch(  # noqa: PLR0913  a loop connects with one call; all but four have de
         save_checkpoint: Called on command, on all ranks, with a name; writes a checkpoint and
             returns its path. None lets the command fail.
         config: Shown on the run's page.
-        key: Distinguishes runs of the same name, for example a scheduler's job id.
-        token: Access token, for a collector beyond loopback.
-        mode: What the policy may do by itself; None takes the policy's mode.
-        policy: Path of a rule file for this run; None takes the collector's, or the shipped one.
-        snapshot_every: Optimizer steps between two snapshots.
-        keep_snapshots: Snapshots held in memory at most.
-        snapshot_bytes: Host memory for them per rank; None shares a quarter of the machine's.
-        guard: What to do with a step whose gradients are not finite.
-        limits: Bounds of the commands that the job obeys, whatever the collector sends.
-        max_queries: Query positions sampled per attention and step.
-        attention: Whether to measure attentions.
-        head: Dotted name of the module whose outputs are the logits; None for `lm_head`.
         clock: Source of time.
         transport: Sends requests to the collector; None for HTTP.
         reporting: Sizes and timeouts of the telemetry.
+        settings: Further fields of `JobSettings`: key, token, mode, policy, snapshot_every, limits
+            and so on.
 
     Raises:
         ConfigurationError: A value is invalid.
     """
-    settings = JobSettings(
-        url=url,
-        run=run,
-        key=key,
-        token=token,
-        mode=choose(Mode, "mode", mode) if mode is not None else None,
-        policy=policy,
-        snapshot_every=snapshot_every,
-        keep_snapshots=keep_snapshots,
-        snapshot_bytes=snapshot_bytes,
-        guard=choose(GuardPolicy, "guard", guard),
-        limits=limits or Limits(),
-        max_queries=max_queries,
-        attention=attention,
-        head=head,
-    )
+    job_settings = JobSettings(url=url, run=run, **settings)
+    every = _listed_optimizers(optimizers)
     if accumulate < 1:
         raise ConfigurationError(f"accumulate is {accumulate}; allowed: 1 or more")
-    every = (optimizers,) if isinstance(optimizers, Optimizer) else tuple(optimizers)
-    if not every:
-        raise ConfigurationError("optimizers is empty; allowed: one or more")
-    is_distributed = dist.is_available() and dist.is_initialized()
-    world_size = dist.get_world_size() if is_distributed else 1
-    data = None if loaders is None else LoopData(_listed(loaders), world_size)
-    copier = HostCopier()
+    data = None if loaders is None else LoopData(_listed(loaders), _world_size())
     training = LoopTraining(
-        model, every, data, copier,
+        model, every, data, HostCopier(),
         schedulers=tuple(schedulers), scaler=scaler, stateful=dict(stateful or {}),
         accumulate=accumulate, save=save_checkpoint, obstacle=_NO_DATA if data is None else None,
     )  # fmt: skip
     job = Job(
-        settings,
-        clock or SystemClock(),
-        on_drop=training.recycle,
-        local_ranks=_local_ranks() if is_distributed else 1,
-        transport=transport,
-        reporting=reporting,
-    )
-    agreement: Agreement = AllRanks() if world_size > 1 else SingleProcess()
+        job_settings, clock or SystemClock(), on_drop=training.recycle, local_ranks=_local_ranks(),
+        transport=transport, reporting=reporting,
+    )  # fmt: skip
+    subject = _subject(model, every, data, training, accumulate, config or {})
+    return LoopJob(job, training, data, subject, ScalerWatch(scaler))
+
+
+def _subject(
+    model: nn.Module,
+    optimizers: Sequence[Optimizer],
+    data: LoopData | None,
+    training: LoopTraining,
+    accumulate: int,
+    config: Mapping[str, JsonValue],
+) -> JobSubject:
+    world_size = _world_size()
     batch = None if data is None else data.batch_size
-    subject = JobSubject(
+    agreement: Agreement = AllRanks() if world_size > 1 else SingleProcess()
+    return JobSubject(
         model=model,
-        optimizers=every,
-        groups=tuple(name_groups(every).values()),
+        optimizers=optimizers,
+        groups=tuple(name_groups(optimizers).values()),
         training=training,
         agreement=agreement,
         take_snapshot=training.take,
         accumulate=accumulate,
         world_size=world_size,
         global_batch=None if batch is None else batch * accumulate * world_size,
-        config=dict(config or {}),
+        config=dict(config),
     )
-    return LoopJob(job, training, subject, scaler)
+
+
+def _listed_optimizers(optimizers: Optimizer | Sequence[Optimizer]) -> tuple[Optimizer, ...]:
+    every = (optimizers,) if isinstance(optimizers, Optimizer) else tuple(optimizers)
+    if not every:
+        raise ConfigurationError("optimizers is empty; allowed: one or more")
+    return every
 
 
 def _listed(loaders: Any) -> list[Iterable[Any]]:  # noqa: ANN401  see `watch`
     return list(loaders) if isinstance(loaders, list | tuple) else [loaders]
 
 
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def _local_ranks() -> int:
     """Return how many ranks share this machine's memory."""
-    if torch.cuda.is_available():
+    if _world_size() > 1 and torch.cuda.is_available():
         return max(torch.cuda.device_count(), 1)
-    return dist.get_world_size()
+    return _world_size()

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from stabilizer.agent.control.host_copy import HostCopier, Tree, is_finite, thaw
 from stabilizer.agent.control.loaders import LoaderPosition, StatefulLoader, TrackedLoader
-from stabilizer.agent.control.snapshots import Snapshot
+from stabilizer.agent.control.snapshots import CaughtError, Snapshot
 from stabilizer.agent.control.torch_state import (
     RandomState,
     capture_module,
@@ -55,6 +55,33 @@ class LoopPosition:
     epoch: int
     batches: int
     """Read in this pass."""
+
+
+class RewindableData(Protocol):
+    """The data of a training, with a position that can be restored."""
+
+    epoch: int
+    """Complete passes."""
+
+    @property
+    def unsupported(self) -> str | None:
+        """Why the data cannot be rewound; None if it can."""
+
+    @property
+    def samples(self) -> int:
+        """Samples that training has used, over all loaders and ranks."""
+
+    def position(self) -> Any:  # noqa: ANN401  what `restore` takes
+        """Return the position, between two batches."""
+
+    def restore(self, position: Any, random: RandomState, skip_batches: int) -> None:  # noqa: ANN401
+        """Restore a position and the random state at it; skip data."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what a checkpoint has kept."""
 
 
 class LoopData:
@@ -172,7 +199,7 @@ class LoopSnapshot:
     """The state of a loop between two steps."""
 
     tree: Tree
-    data: LoopPosition
+    data: Any
     random: RandomState
 
 
@@ -183,7 +210,7 @@ class LoopTraining:
         self,
         model: nn.Module,
         optimizers: Sequence[Optimizer],
-        data: LoopData | None,
+        data: RewindableData | None,
         copier: HostCopier,
         *,
         schedulers: Sequence[StatefulObject],
@@ -245,20 +272,19 @@ class LoopTraining:
         """
         if self.unsupported is not None or self.data is None:
             return None
-        try:
+        with CaughtError() as copying:
             snapshot = self._copy(self.data, snapshot_id, attempt)
-        except Exception as error:  # noqa: BLE001  objects of the job may raise anything
-            self._failures += 1
-            logger.warning("no snapshot at step %d: %r", self.step, error)
-            # A TypeError is copy.deepcopy of a lock, generator or open file: it would fail again.
-            if isinstance(error, TypeError) or self._failures >= _MAX_FAILURES:
-                self._obstacle = f"the job's state cannot be copied: {error}"
-                logger.warning("this job cannot be rewound: %s", self._obstacle)
-            return None
-        self._failures = 0
-        return snapshot
+            self._failures = 0
+            return snapshot
+        self._failures += 1
+        logger.warning("no snapshot at step %d: %r", self.step, copying.error)
+        # A TypeError is copy.deepcopy of a lock, generator or open file: it would fail again.
+        if isinstance(copying.error, TypeError) or self._failures >= _MAX_FAILURES:
+            self._obstacle = f"the job's state cannot be copied: {copying.error}"
+            logger.warning("this job cannot be rewound: %s", self._obstacle)
+        return None
 
-    def _copy(self, data: LoopData, snapshot_id: str, attempt: int) -> Snapshot:
+    def _copy(self, data: RewindableData, snapshot_id: str, attempt: int) -> Snapshot:
         finite = is_finite(finite_candidates(self._model, self._optimizers, self._exempt))
         info = SnapshotInfo(
             id=snapshot_id, attempt=attempt, step=self.step, finite=finite, samples=self.samples

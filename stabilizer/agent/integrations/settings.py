@@ -56,6 +56,9 @@ class JobSettings:
     _policy_text: str | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
+        if self.mode is not None:
+            object.__setattr__(self, "mode", choose(Mode, "mode", self.mode))
+        object.__setattr__(self, "guard", choose(GuardPolicy, "guard", self.guard))
         bounds = {"snapshot_every": self.snapshot_every, "keep_snapshots": self.keep_snapshots}
         if self.snapshot_bytes is not None:
             bounds["snapshot_bytes"] = self.snapshot_bytes
