@@ -1,7 +1,7 @@
 """Store the risk of each run beside the status of its rules.
 
-Revision: 0008
-Follows: 0007
+Revision: 0009
+Follows: 0008
 """
 
 from __future__ import annotations
