@@ -16,7 +16,7 @@ from dashboard.components.elements import facts_line, mode_badge, run_state_badg
 from dashboard.figures.figure import CONFIG, empty_figure
 from dashboard.figures.line_chart import HEIGHT
 from dashboard.formatting import count
-from stabilizer.protocol.runs import Phase, Run, RunState
+from stabilizer.protocol.runs import Phase, RewindKind, Run, RunState
 
 _CHARTS: Final = (
     (ids.CHART_LOSS, "Loss", "nats, by source"),
@@ -197,6 +197,14 @@ def _heatmap() -> Component:
     )
 
 
+def _rewind_note(reason: str) -> Component:
+    return dmc.Text(
+        f"This job cannot be rolled back: {reason}. Its rate can be cut, and it can be paused.",
+        size="sm",
+        c="dimmed",
+    )
+
+
 _ENDED = (RunState.FINISHED, RunState.FAILED)
 
 
@@ -223,6 +231,7 @@ def run_header(run: Run) -> Component:
                 className="run-title",
             ),
             facts_line(facts),
+            *([_rewind_note(run.rewind_reason)] if run.rewind is RewindKind.NONE else []),
             dmc.Group(
                 [
                     dmc.Button("Send command", id=ids.OPEN_SEND, size="xs", disabled=ended),

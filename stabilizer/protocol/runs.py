@@ -48,6 +48,15 @@ class SchedulerJob(Message):
     """How often the scheduler has restarted it."""
 
 
+class RewindKind(StrEnum):
+    """What a rollback gives back of a job."""
+
+    EXACT = "exact"
+    """Weights, optimizer, random states and data; the repeated steps are the same to the bit."""
+    NONE = "none"
+    """Nothing: a rollback is rejected."""
+
+
 class RunRegister(Message):
     """Registration of a process of a job.
 
@@ -79,6 +88,10 @@ class RunRegister(Message):
     """The series that the job measures together."""
     git_revision: Annotated[str, Field(max_length=80)] | None = None
     """Git revision of the training code."""
+    rewind: RewindKind | None = None
+    """What a rollback gives back; null from a job that does not say."""
+    rewind_reason: Annotated[str, Field(max_length=1000)] = ""
+    """Why the job cannot be rewound; empty if it can."""
     start_step: Step = 0
     """Completed optimizer steps at which the attempt starts."""
     heartbeat_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0
@@ -207,6 +220,10 @@ class Run(Message):
     """All attempts by number; empty in lists."""
     phase: Phase = Phase.LEARNING
     """What its loss does."""
+    rewind: RewindKind | None = None
+    """What a rollback gives back, as the job says; null if it does not."""
+    rewind_reason: str = ""
+    """Why the job cannot be rewound; empty if it can."""
 
 
 _NOTHING: Final = -1

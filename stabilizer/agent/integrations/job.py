@@ -44,7 +44,7 @@ from stabilizer.protocol.batches import (
 from stabilizer.protocol.commands import CommandResult
 from stabilizer.protocol.message import PROTOCOL_VERSION
 from stabilizer.protocol.metrics import Metric
-from stabilizer.protocol.runs import ResumedFrom, RunRegister, RunState, SchedulerJob
+from stabilizer.protocol.runs import ResumedFrom, RewindKind, RunRegister, RunState, SchedulerJob
 
 logger = logging.getLogger(__name__)
 
@@ -402,6 +402,7 @@ class Job:
             logger.warning("the checkpoint does not say which run wrote it: %s", error)
 
     def _introduce(self, subject: JobSubject, probes: ProbeSet) -> RunRegister:
+        obstacle = subject.training.unsupported
         return RunRegister(
             protocol_version=PROTOCOL_VERSION,
             name=self.settings.run,
@@ -413,6 +414,8 @@ class Job:
             global_batch=subject.global_batch,
             catalogs=tuple(probes.catalogs),
             git_revision=git_revision(Path.cwd()),
+            rewind=RewindKind.NONE if obstacle else RewindKind.EXACT,
+            rewind_reason=(obstacle or "")[:1000],
             start_step=subject.start_step,
             attempt_id=self.attempt_id,
             resumes=self._resumed,

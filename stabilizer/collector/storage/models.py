@@ -43,6 +43,8 @@ class RunRow(Table):
     world_size: Mapped[int]
     global_batch: Mapped[int | None]
     git_revision: Mapped[str | None]
+    rewind: Mapped[str | None] = mapped_column(String(16))
+    rewind_reason: Mapped[str]
     rules_hash: Mapped[str] = mapped_column(ForeignKey("rule_sets.hash"))
     brought_rules: Mapped[str] = mapped_column(String(64))
     """Hash of the rules that its job brought; empty if it brought none."""

@@ -45,6 +45,15 @@ class TestRegister:
         assert (second.from_step, second.parent, second.reason) == (70, 1, "resume")
         assert services.runs.register(make.register(key="other")).run_id != run_id
 
+    def test_what_a_rollback_gives_back_is_that_of_the_newest_process(self, services, run_id, make):
+        assert services.runs.get(run_id).rewind is None  # a job that does not say
+        services.runs.register(make.register(rewind="none", rewind_reason="read only once"))
+        run = services.runs.get(run_id)
+        assert (run.rewind, run.rewind_reason) == ("none", "read only once")
+        services.runs.register(make.register(rewind="exact"))
+        run = services.runs.get(run_id)
+        assert (run.rewind, run.rewind_reason) == ("exact", "")
+
     def test_many_at_once_are_one_run(self, open_services, make, backend):
         collectors = [open_services()]
         if backend == "postgresql":

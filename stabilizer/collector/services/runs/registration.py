@@ -207,6 +207,8 @@ class Registration:
             world_size=register.world_size,
             global_batch=register.global_batch,
             git_revision=register.git_revision,
+            rewind=register.rewind,
+            rewind_reason=register.rewind_reason,
             rules_hash=rules.hash,
             brought_rules="" if register.policy is None else rules.hash,
             config=register.config,
@@ -259,6 +261,7 @@ class Registration:
         run.world_size = register.world_size
         run.global_batch = register.global_batch
         run.git_revision = register.git_revision
+        run.rewind, run.rewind_reason = register.rewind, register.rewind_reason
         run.config = register.config
         run.heartbeat_seconds = register.heartbeat_seconds
         run.message = run.notice = ""

@@ -60,6 +60,12 @@ class TestHead:
         for word in ("None", "ranks", "samples", "revision"):
             assert word not in text
 
+    def test_a_job_that_cannot_be_rewound_says_why(self, create_run, text_of):
+        run = create_run(rewind="none", rewind_reason="the data is read only once")
+        assert "cannot be rolled back: the data is read only once" in text_of(run_header(run))
+        for rewind in ("exact", None):
+            assert "rolled back" not in text_of(run_header(create_run(rewind=rewind)))
+
     @pytest.mark.parametrize("state", list(RunState))
     def test_only_a_run_that_has_ended_takes_no_command(self, create_run, buttons, state):
         found = buttons(run_header(create_run(state=state)))

@@ -250,6 +250,21 @@ def test_a_job_that_cannot_be_snapshotted_goes_on(scene):
     assert len(scene.telemetry.frames) == 4
 
 
+@pytest.mark.parametrize(
+    ("obstacle", "expected"), [(None, ("exact", "")), ("no loader", ("none", "no loader"))]
+)
+def test_the_registration_says_whether_the_job_can_be_rewound(
+    scene, monkeypatch, obstacle, expected
+):
+    seen = []
+    monkeypatch.setattr(
+        scene.job, "_make_telemetry", lambda register: seen.append(register) or scene.telemetry
+    )
+    scene.training.unsupported = obstacle
+    scene.job.start(scene.subject)
+    assert [(register.rewind, register.rewind_reason) for register in seen] == [expected]
+
+
 def test_a_step_that_the_guard_empties_is_reported(scene):
     scene.job.guard.policy = GuardPolicy.SKIP_STEP
     scene.job.start(scene.subject)
