@@ -29,7 +29,7 @@ from stabilizer.rules.risk.model import HORIZON
 EVERY: Final = 5
 FIRST: Final = 60
 """The first step of which there are samples."""
-LOWERS: Final = frozenset(("healed",))
+LOWERS: Final = frozenset(("healed", "progress"))
 FREE: Final = frozenset(("trend", "sources", "skipped", "inside"))
 """Features that may count either way; all others raise the risk."""
 PENALTY: Final = 3.0

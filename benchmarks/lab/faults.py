@@ -202,6 +202,8 @@ class LostEmbedding(Fault):
         noise = torch.Generator().manual_seed(self.onset)
         for kind in ("embedding", Kind.HEAD):
             columns = row.world.layout.columns_of(kind)
+            if not columns.numel():  # a ViT has no embedding of tokens
+                continue
             own = row.weights[columns]
             drawn = torch.randn(own.shape, generator=noise)
             row.weights[columns] = self.amount * own.std() * drawn

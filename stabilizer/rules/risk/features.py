@@ -22,10 +22,11 @@ WARM_UP: Final = 12
 """Levels of the loss that are known before there is a risk."""
 FEATURES: Final = (
     *("rise", "relative_rise", "age", "healed", "trend", "stagnation"),
+    *("lost", "area"),
     *("gradient", "gradient_rise", "gradient_fall", "rate", "rate_growth"),
     *("layers", "layers_shift", "entropy_fall", "logit_growth"),
     *("sources", "nonfinite", "skipped", "inside"),
-    *("rise_and_gradient", "rise_and_layers", "rise_and_rate", "age_unhealed"),
+    *("rise_and_gradient", "rise_and_layers", "rise_and_rate"),
 )
 INSIDE: Final = frozenset(
     ("layers", "layers_shift", "entropy_fall", "logit_growth", "inside", "rise_and_layers")
@@ -54,7 +55,8 @@ class _Scalars:
     """What is remembered of single series; plain data."""
 
     loss: Level = field(default_factory=Level)
-    gradient: Level = field(default_factory=Level)
+    gradient: Level = field(default_factory=lambda: Level(patience=12, largest=1.5, floor=0.05))
+    """Logarithms. Norms that grow with learning are soon normal."""
     sources: dict[str, Level] = field(default_factory=dict)
     rates: list[tuple[int, float]] = field(default_factory=list)
     """Steps and rates, the newest last."""
@@ -64,7 +66,6 @@ class _Scalars:
     """Losses in a row that are not finite."""
     skipped: float = 0.0
     """Share of the last steps that were left out."""
-    best_step: int = -1
 
 
 _SCALARS: Final = TypeAdapter(_Scalars)
@@ -120,10 +121,7 @@ class RiskFeatures:
             own.nonfinite += not (skipped is not None and skipped > 0)
             return
         own.nonfinite = 0
-        before = own.loss.best
         own.loss.add(step, loss)
-        if own.loss.best < before or own.best_step < 0:
-            own.best_step = step
 
     def _add_rate(self, step: int, rate: float) -> None:
         own = self._scalars
@@ -154,15 +152,16 @@ class RiskFeatures:
         layers = self._layers.summary()
         risen = [level for level in own.sources.values() if level.is_known]
         sources = sum(each.score > 3 for each in risen) / len(risen) if risen else 0.5
-        stagnation = math.log1p(max(0, self._step - own.best_step) / 32)
+        stagnation = math.log1p(max(0, self._step - loss.good_step) / 32)
         return [
             *(rise, math.log1p(10 * min(max(loss.relative_rise, 0.0), 2.0)), age, healed),
             *(min(max(loss.trend, -10.0), 10.0) / 10, stagnation),
+            *(min(max(loss.lost, 0.0), 2.0), math.log1p(loss.area)),
             *(moved, max(0.0, shift), max(0.0, -shift), rate, growth),
             *(layers.moved, layers.shift, layers.entropy_fall, layers.logit_growth),
             *(sources if age else 0.0, float(own.nonfinite > 0), own.skipped),
             float(layers.is_known),
-            *(rise * moved, rise * layers.moved, rise * rate, age * (1 - healed)),
+            *(rise * moved, rise * layers.moved, rise * rate),
         ]
 
     def _rates(self) -> tuple[float, float]:
@@ -184,7 +183,6 @@ class RiskFeatures:
             level.rewind(step)
         own.rates = [(at, rate) for at, rate in own.rates if at <= step]
         own.base_rate, own.nonfinite, own.skipped = math.nan, 0, 0.0
-        own.best_step = min(own.best_step, step)
         self._step = min(self._step, step)
         self._layers.rewind()
 

@@ -21,7 +21,7 @@ REMEMBERED: Final = 64
 SUSPECT: Final = 3.0
 """Units of noise from which a level is not learned."""
 PATIENCE: Final = 250
-"""Suspect levels in a row after which they are the new normal."""
+FADE: Final = math.exp(-BLOCK / 100)
 FLOOR: Final = 0.002
 """Smallest noise, as a share of the level."""
 _LAG: Final = 2
@@ -36,9 +36,15 @@ class Level:
     """The level of one series: plain data.
 
     Levels are means over `BLOCK` steps, or single samples where they are rarer. Those that are
-    suspect are not learned, for `PATIENCE` levels at most.
+    suspect are not learned, for `patience` levels at most.
     """
 
+    patience: int = PATIENCE
+    """Suspect levels in a row after which they are the new normal."""
+    largest: float = math.inf
+    """Rises from which on `patience` is `PATIENCE`."""
+    floor: float = 1e-9
+    """Smallest noise."""
     calm: list[tuple[int, float]] = field(default_factory=list)
     """Steps and levels that are learned, oldest first."""
     last: list[float] = field(default_factory=list)
@@ -48,7 +54,12 @@ class Level:
     count: int = 0
     reference: float = math.nan
     noise: float = math.nan
-    best: float = math.inf
+    first: float = math.nan
+    """The first level."""
+    area: float = 0.0
+    """The rises of late, as shares of the way that the series has come, fading."""
+    good_step: int = -1
+    """The last step at which the level was within a unit of noise of its reference."""
     since: int = -1
     """The step at which the present rise began; -1 if there is none."""
     peak: float = -math.inf
@@ -99,8 +110,17 @@ class Level:
         return (self.last[-1] - self.last[0]) / self._unit if self.is_known else 0.0
 
     @property
+    def lost(self) -> float:
+        """The rise as a share of the way that the series has come."""
+        return self.rise / self._way if self.is_known else 0.0
+
+    @property
+    def _way(self) -> float:
+        return max(self.first - self.reference, 5 * self._unit)
+
+    @property
     def _unit(self) -> float:
-        return max(self.noise, FLOOR * abs(self.reference), 1e-9)
+        return max(self.noise, FLOOR * abs(self.reference), self.floor)
 
     @property
     def _level(self) -> float:
@@ -111,7 +131,10 @@ class Level:
     def _close(self, step: int, mean: float) -> None:
         self.last = [*self.last[-7:], mean]
         level = self._level
-        self.best = min(self.best, level)
+        if math.isnan(self.first):
+            self.first = level
+        if not self.is_known or self.score < 1:
+            self.good_step = step
         is_suspect = self.is_known and abs(self.score) > SUSPECT
         if is_suspect and level > self.reference:
             if self.since < 0:
@@ -119,10 +142,11 @@ class Level:
             self.peak = max(self.peak, level)
         else:
             self.since, self.peak = -1, -math.inf
+        self.area = FADE * self.area + (min(2.0, self.lost) if self.since >= 0 else 0.0)
         self.streak = self.streak + 1 if is_suspect else 0
-        if self.streak > PATIENCE:
+        if self.streak > (self.patience if self.rise < self.largest else PATIENCE):
             self.calm.clear()
-            self.streak = 0
+            self.streak, self.noise = 0, math.nan
         if not is_suspect or level < self.reference or self.streak == 0:
             self._learn(step, mean)
 
@@ -143,6 +167,7 @@ class Level:
         """Forget what was learned after a step."""
         self.calm = [(at, value) for at, value in self.calm if at <= step]
         self.last = [value for _, value in self.calm[-8:]]
+        self.area, self.good_step = 0.0, min(self.good_step, step)
         self.opened, self.total, self.count = -1, 0.0, 0
         self.since, self.peak, self.streak = -1, -math.inf, 0
 
