@@ -12,7 +12,7 @@ from stabilizer.errors import ConfigurationError
 from stabilizer.logs.stream import LogStep
 from stabilizer.protocol.batches import Marker, MarkerKind
 from stabilizer.protocol.frames import FrameBlock
-from stabilizer.protocol.runs import RunState
+from stabilizer.protocol.runs import RunState, Tick
 from stabilizer.protocol.series import Catalog
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def stored_names(repositories: Repositories, chosen: str | None) -> dict[str, st
 def stored_steps(repositories: Repositories, run_id: str) -> Iterator[LogStep]:
     """Read a run in the order in which its batches came: the order in which it was judged."""
     attempts = {attempt.number: attempt for attempt in repositories.attempts.of_run(run_id)}
+    ticks = repositories.rules.ticks(run_id)
     markers = sorted(repositories.attempts.markers(run_id), key=lambda marker: marker.at)
     catalogs: dict[str, Catalog] = {}
     waiting: list[Marker] = []
@@ -92,6 +93,9 @@ def stored_steps(repositories: Repositories, run_id: str) -> Iterator[LogStep]:
             found = markers.pop(0)
             waiting.append(Marker(kind=found.kind, step=found.step, text=found.text))
         attempt = attempts[batch.attempt]
+        num_ticks = sum(row.version < batch.version for row in ticks)
+        shown, ticks = ticks[:num_ticks], ticks[num_ticks:]
+        passed = tuple(Tick(r.step, r.silent, r.stalled, r.behind) for r in shown)
         for step, frames in _by_step(blocks):
             starts, begun = batch.attempt != begun, batch.attempt
             due = tuple(marker for marker in waiting if marker.step <= step)
@@ -105,7 +109,9 @@ def stored_steps(repositories: Repositories, run_id: str) -> Iterator[LogStep]:
                 from_step=attempt.from_step if starts else None,
                 reason=MarkerKind(attempt.reason),
                 markers=due,
+                ticks=passed,
             )
+            passed = ()
 
 
 def _by_step(blocks: list[FrameBlock]) -> Iterator[tuple[int, list[FrameBlock]]]:

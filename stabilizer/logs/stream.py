@@ -24,6 +24,7 @@ from stabilizer.logs.rows import LogProblems, LogRow
 from stabilizer.protocol.batches import Marker, MarkerKind
 from stabilizer.protocol.frames import Float32Array, FrameBlock
 from stabilizer.protocol.metrics import Metric
+from stabilizer.protocol.runs import Tick
 from stabilizer.protocol.series import MAX_SERIES_PER_CATALOG, Catalog, SeriesKey
 
 _EVERY_STEP: Final = frozenset(
@@ -52,6 +53,7 @@ class LogStep:
         from_step: Where the attempt starts, if that is known.
         reason: Why the attempt starts.
         markers: Events before the step.
+        ticks: What a clock showed before the step.
     """
 
     attempt: int
@@ -62,6 +64,7 @@ class LogStep:
     from_step: int | None = None
     reason: MarkerKind = MarkerKind.RESUME
     markers: tuple[Marker, ...] = ()
+    ticks: tuple[Tick, ...] = ()
 
 
 class _Part:

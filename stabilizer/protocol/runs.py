@@ -226,6 +226,19 @@ class Run(Message):
     """Why the job cannot be rewound; empty if it can."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What a clock shows of a run at a step, in seconds; None for what is not known now."""
+
+    step: int
+    silent: float | None = None
+    """Since the last report of the job."""
+    stalled: float | None = None
+    """Since the last step of a job that reports; 0 for one that is paused."""
+    behind: float | None = None
+    """Age of the newest frame when it arrived."""
+
+
 _NOTHING: Final = -1
 
 

@@ -50,6 +50,7 @@ from stabilizer.protocol.commands import (
 )
 from stabilizer.protocol.decisions import AlertState, IncidentState, Mode
 from stabilizer.protocol.frames import FrameBlock
+from stabilizer.protocol.runs import Tick
 from stabilizer.protocol.series import Catalog
 from stabilizer.replay.job import (
     KEPT_SNAPSHOTS,
@@ -127,6 +128,8 @@ class EventSpec(_CasePart):
     mode: Mode | None = None
     disarmed: bool | None = None
     silenced: tuple[str, ...] | None = None
+    tick: dict[Literal["silent", "stalled", "behind"], Annotated[float, Field(ge=0)]] | None = None
+    """What a clock shows, in seconds."""
 
 
 class CaseSpec(_CasePart):
@@ -301,6 +304,8 @@ class CasePlayer:
         for event in self._spec.events:
             if not before < event.step <= step or event.attempt != self._attempt:
                 continue
+            if event.tick is not None:
+                self._take(self._brain.tick(Tick(before, **event.tick)))
             if event.marker is not None:
                 yield Marker(kind=event.marker, step=event.step - 1)
             silenced = event.silenced

@@ -202,6 +202,8 @@ class ReplayedJob:
             self._note_loss(catalog, block)
             blocks.append(block)
         before, self._step = self._step, step.step
+        for tick in step.ticks:
+            self._take(self._brain.tick(tick))
         context = self._loaded.context
         self._loaded.show(blocks, step.markers, lambda _step: context, self._take)
         self._snapshot(before)

@@ -21,7 +21,7 @@ from stabilizer.protocol.batches import Marker, MarkerKind, SamplingPlan, Snapsh
 from stabilizer.protocol.commands import Command
 from stabilizer.protocol.decisions import Severity
 from stabilizer.protocol.frames import Float32Array
-from stabilizer.protocol.runs import Phase
+from stabilizer.protocol.runs import Phase, Tick
 from stabilizer.protocol.series import Catalog, SeriesKey
 from stabilizer.rules.absence import AbsenceRule
 from stabilizer.rules.alerting import ActiveAlert
@@ -45,7 +45,9 @@ from stabilizer.rules.risk.features import RiskFeatures
 from stabilizer.rules.risk.model import METRIC, Risk, default_model
 from stabilizer.rules.rule import Rule
 from stabilizer.rules.spec import RuleSpec, SelectSpec
+from stabilizer.rules.wall_clock import ClockRule
 
+AnyRule = Rule | CompoundRule | ClockRule
 _MEMORY = TypeAdapter(Memory)
 _PHASE = TypeAdapter(PhaseTracker)
 MAGIC: Final = b"STBR"
@@ -79,13 +81,16 @@ class Brain:
         self._attempt = 0
         self._burst_until: int | None = None
 
-    def _set_rules(self, rules: list[Rule | CompoundRule]) -> None:
+    def _set_rules(self, rules: list[AnyRule]) -> None:
         self._rules = rules
         self._on_series = [rule for rule in rules if isinstance(rule, Rule)]
         self._on_steps = [rule for rule in rules if isinstance(rule, AbsenceRule)]
         self._on_rules = [rule for rule in rules if isinstance(rule, CompoundRule)]
-        self._by_name = {rule.spec.name: rule for rule in rules}
-        self._alerting = [rule for rule in rules if not rule.spec.signal]
+        self._on_clock = [rule for rule in rules if isinstance(rule, ClockRule)]
+        counted = [rule for rule in rules if not isinstance(rule, ClockRule)]
+        self._counted = counted  # in steps
+        self._by_name = {rule.spec.name: rule for rule in counted}
+        self._alerting = [rule for rule in counted if not rule.spec.signal]
         self._plans: dict[str, list[Rule]] = {}  # the rules that watch a catalog
         self._planned: set[str] = set()
 
@@ -100,9 +105,10 @@ class Brain:
             step: The step at which the rules change.
         """
         out = Outcome()
-        rules: list[Rule | CompoundRule] = []
+        rules: list[AnyRule] = []
+        known = {rule.spec.name: rule for rule in old._rules}
         for rule in self._rules:
-            before = old._by_name.get(rule.spec.name)
+            before = known.get(rule.spec.name)
             rules.append(before if before is not None and before.spec == rule.spec else rule)
         for rule in old._rules:
             if not any(rule is kept for kept in rules):
@@ -110,13 +116,14 @@ class Brain:
                 out.alerts += () if rule.spec.signal else ended
         self._set_rules(rules)
         self._catalogs, self._loss_columns = old._catalogs, old._loss_columns
-        self._last_steps, self._phase = old._last_steps, old._phase
+        self._last_steps, self._phase, self._risk = old._last_steps, old._phase, old._risk
         self._attempt, self._burst_until = old._attempt, old._burst_until
         healthy_after = self._policy.memory.lineage.healthy_after
         self._policy.memory = old._policy.memory
         self._policy.memory.lineage.healthy_after = healthy_after
         for change in out.alerts:
-            self._policy.memory.lineage.alert_changed(change)
+            if change.key.rule in old._by_name:
+                self._policy.memory.lineage.alert_changed(change)
         return out
 
     def add_catalog(self, catalog: Catalog) -> None:
@@ -135,7 +142,7 @@ class Brain:
             return out
         is_first = number == 1 and from_step == 0  # nothing is resumed at the start of a run
         self._attempt = number
-        for rule in self._rules:
+        for rule in self._counted:
             changes = rule.begin_attempt(from_step, None if is_first else reason)
             out.alerts += () if rule.spec.signal else changes
         for change in out.alerts:
@@ -156,6 +163,22 @@ class Brain:
         if marker.kind is MarkerKind.PHASE_CHANGE:
             self._phase.forget()
             self._risk = RiskFeatures()
+
+    @property
+    def has_clock(self) -> bool:
+        """Whether a rule depends on ticks."""
+        return bool(self._on_clock)
+
+    def would_change(self, tick: Tick) -> bool:
+        """Return whether a tick would change an alert; one that would not need not be shown."""
+        return any(rule.would_change(tick) for rule in self._on_clock)
+
+    def tick(self, tick: Tick) -> Outcome:
+        """Evaluate the rules on wall-clock time. Their alerts open no incident."""
+        out = Outcome()
+        for rule in self._on_clock:
+            out.alerts += rule.tick(self._attempt, tick)
+        return out
 
     def set_snapshots(self, snapshots: Sequence[SnapshotInfo]) -> None:
         """Replace the inventory of the job's snapshots."""
@@ -376,10 +399,12 @@ class Brain:
         self._attempt, self._burst_until, self._last_steps = attempt, burst, last_steps
 
 
-def _build(file: RuleFile) -> list[Rule | CompoundRule]:
-    rules: list[Rule | CompoundRule] = []
+def _build(file: RuleFile) -> list[AnyRule]:
+    rules: list[AnyRule] = []
     for spec in file.rules:
-        if spec.when is not None:
+        if spec.clock is not None:
+            rules.append(ClockRule(spec, spec.clock))
+        elif spec.when is not None:
             rules.append(CompoundRule(spec, spec.when))
         elif spec.select is not None and spec.detect is not None:
             rules.append(_rule_on_series(spec, spec.select, spec.detect))

@@ -131,7 +131,8 @@ def _list(value: JsonValue) -> list[JsonValue]:
 def _missing_parts(source: YamlSource, rules: list[dict[str, JsonValue]]) -> Iterator[YamlMistake]:
     for index, rule in enumerate(rules):
         for field in ("select", "detect"):
-            if rule.get("when") is None and rule.get(field) is None:
+            others = rule.get("when"), rule.get("clock")
+            if others == (None, None) and rule.get(field) is None:
                 yield source.mistake("is missing", ("rules", index, field))
 
 
@@ -169,9 +170,13 @@ def _unknown_conditions(
 ) -> Iterator[YamlMistake]:
     """Find conditions on rules that are not above: there are no circles then."""
     above: set[str] = set()
+    timed = {rule.get("name") for rule in rules if rule.get("clock") is not None}
     for index, rule in enumerate(rules):
         for other, where in _names_in(rule.get("when"), ("rules", index, "when")):
-            if other not in above:
+            if other in timed:
+                message = f"{other!r} is a rule on the clock; conditions see steps only"
+                yield source.mistake(message, where)
+            elif other not in above:
                 yield source.mistake(f"there is no rule {other!r} above this one", where)
         name = rule.get("name")
         if isinstance(name, str):

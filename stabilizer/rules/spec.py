@@ -186,6 +186,45 @@ class RungSpec(RulePart):
         return self
 
 
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)([smhd])")
+
+
+def _seconds(value: object) -> object:
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None or float(match[1]) == 0:
+        raise ValueError("allowed: a duration such as 90s, 10m, 2h, 1d")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+Duration = Annotated[float, BeforeValidator(_seconds)]
+"""Seconds; written with a unit."""
+
+
+class ClockSpec(RulePart):
+    """A limit of wall-clock time; exactly one."""
+
+    stalled_for: Duration | None = None
+    """The job reports, is not paused, and has completed no step for so long."""
+    lost_for: Duration | None = None
+    """The job has not reported for so long."""
+    collector_behind: Duration | None = None
+    """The newest frame was so old when it arrived."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        limits = (self.stalled_for, self.lost_for, self.collector_behind)
+        if sum(limit is not None for limit in limits) != 1:
+            raise ValueError("give exactly one of stalled_for, lost_for, collector_behind")
+        return self
+
+    @property
+    def limit(self) -> float:
+        """The limit in seconds."""
+        limits = (self.stalled_for, self.lost_for, self.collector_behind)
+        return next(limit for limit in limits if limit is not None)
+
+
 class SpanSpec(RulePart):
     """How long a condition must hold: so many steps, and at least so many samples."""
 
@@ -309,6 +348,8 @@ class RuleSpec(RulePart):
     """Judge the ratio of the series to others."""
     detect: DetectSpec | None = None
     when: ConditionSpec | None = None
+    clock: ClockSpec | None = None
+    """Instead of them: a limit of wall-clock time."""
     severity: Annotated[Severity, Field(strict=False)]
     quorum: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Series that must be flagged together: a count from 1, or a share below 1 of those selected.
@@ -343,8 +384,13 @@ class RuleSpec(RulePart):
 
     @model_validator(mode="after")
     def _series_or_rules(self) -> Self:
-        if self.when is not None and (self.select is not None or self.detect is not None):
-            raise ValueError("give either select and detect, or when")
+        on_series = self.select is not None or self.detect is not None
+        if sum([on_series, self.when is not None, self.clock is not None]) > 1:
+            raise ValueError("give either select and detect, or when, or clock")
+        if self.clock is not None and self.severity is not Severity.NOTICE:
+            raise ValueError("clock needs severity: notice; no command reaches a job that is late")
+        if self.clock is not None and (self.signal or self.quorum or self.remedy or self.ratio):
+            raise ValueError("clock goes with name, doc, source, severity and message")
         if self.when is not None and self.quorum is not None:
             raise ValueError("quorum belongs to select and detect")
         if self.when is not None and self.ratio is not None:
@@ -373,7 +419,7 @@ class RuleSpec(RulePart):
         return self.severity is Severity.DIVERGENCE and is_nonfinite
 
 
-_ADDED: Final = ("when", "signal", "remedy", "by", "groups", "ratio")
+_ADDED: Final = ("when", "signal", "remedy", "by", "groups", "ratio", "clock")
 
 
 class ActOnSpec(RulePart):

@@ -97,6 +97,7 @@ class Sweeper:
         """Sweep now, in this thread; return whether it succeeded."""
         try:
             self._services.runs.sweep_lost()
+            self._services.runs.sweep_clocks()
             self._services.commands.expire_due()
         except StabilizerError as error:
             self._metrics.sweeps.labels("failed").inc()

@@ -58,6 +58,8 @@ class RunRow(Table):
     """Counts the changes that the rules have processed; a brain of another version is stale."""
     created_at: Mapped[datetime] = mapped_column(index=True)
     last_seen_at: Mapped[datetime]
+    stepped_at: Mapped[datetime]
+    """When it last completed a step, as far as the collector knows."""
 
 
 class AttemptRow(Table):
@@ -165,6 +167,23 @@ class RunCatalogRow(Table):
     )
     position: Mapped[int]
     """Order of registration in the run."""
+
+
+class TickRow(Table):
+    """What a clock showed of a run, where it changed an alert of rules on wall-clock time."""
+
+    __tablename__ = "ticks"
+    __table_args__ = (Index(None, "run_id", "version"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True, autoincrement=True)
+    run_id: Mapped[str] = mapped_column(Id, ForeignKey("runs.id", ondelete="CASCADE"))
+    version: Mapped[int]
+    """The run's version after it: its place among the batches."""
+    step: Mapped[int]
+    silent: Mapped[float | None]
+    stalled: Mapped[float | None]
+    behind: Mapped[float | None]
+    at: Mapped[datetime]
 
 
 class BatchRow(Table):

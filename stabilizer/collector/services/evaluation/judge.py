@@ -20,7 +20,7 @@ from stabilizer.collector.services.evaluation.stored_brain import (
     saved_state,
 )
 from stabilizer.collector.services.unit_of_work import COLLECTOR, AuditEvent, RunTransaction
-from stabilizer.collector.storage.models import AttemptRow, BrainStateRow
+from stabilizer.collector.storage.models import AttemptRow, BrainStateRow, TickRow
 from stabilizer.collector.storage.repositories import Repositories
 from stabilizer.collector.storage.repositories.decisions import to_command
 from stabilizer.errors import ConfigurationError, RuleFileError
@@ -28,6 +28,7 @@ from stabilizer.protocol.batches import Marker, MarkerKind, SamplingPlan, Snapsh
 from stabilizer.protocol.decisions import AlertState, IncidentState
 from stabilizer.protocol.frames import FrameBlock
 from stabilizer.protocol.queries import AuditAction, AuditReason
+from stabilizer.protocol.runs import Tick
 from stabilizer.protocol.series import Catalog
 from stabilizer.rules.brain import Brain
 from stabilizer.rules.loader import RuleFile, load_rules
@@ -49,6 +50,7 @@ class Judge:
         self._recorder = recorder
         self._brains = BrainCache()
         self._catalogs = CatalogCache()
+        self._with_clock: dict[str, bool] = {}  # by hash of the rules
 
     def begin(self, tx: RunTransaction, rules: RuleFile) -> None:
         """Create the brain of a new run."""
@@ -110,9 +112,50 @@ class Judge:
         self, tx: RunTransaction, blocks: Sequence[FrameBlock], markers: Sequence[Marker] = ()
     ) -> None:
         """Evaluate a batch of the newest attempt."""
+        newest = max((float(block.times.max()) for block in blocks if len(block)), default=None)
+        if newest is not None:
+            behind = max(0.0, tx.now.timestamp() - newest)
+            self.tick(tx, Tick(tx.run.step, silent=0.0, stalled=0.0, behind=behind))
         loaded = self._touch(tx, save=bool(markers))
         record = partial(self._record, tx, loaded)
         loaded.show(blocks, markers, RunContext(tx).at, record)
+
+    def tick(self, tx: RunTransaction, tick: Tick) -> None:
+        """Show the rules a clock. A tick that changes no alert leaves no trace."""
+        if not self._has_clock(tx.repos, tx.run.rules_hash):
+            return
+        if not self._brain(tx).brain.would_change(tick):
+            return
+        loaded = self._touch(tx, save=True)
+        self._record(tx, loaded, loaded.brain.tick(tick))
+        tx.repos.rules.add_tick(
+            TickRow(
+                run_id=tx.run.id,
+                version=tx.run.version,
+                step=tick.step,
+                silent=tick.silent,
+                stalled=tick.stalled,
+                behind=tick.behind,
+                at=tx.now,
+            )
+        )
+
+    def needs_ticks(self, repos: Repositories, run_id: str) -> bool:
+        """Return whether a run has rules on wall-clock time."""
+        run = repos.runs.get(run_id)
+        return run is not None and self._has_clock(repos, run.rules_hash)
+
+    def _has_clock(self, repos: Repositories, rules_hash: str) -> bool:
+        known = self._with_clock.get(rules_hash)
+        if known is None:
+            text = repos.rules.text(rules_hash)
+            try:
+                rules = stored_rules(text, rules_hash).rules
+            except RuleFileError:  # of another version
+                rules = ()
+            known = any(rule.clock is not None for rule in rules)
+            self._with_clock[rules_hash] = known
+        return known
 
     def pass_by(self, tx: RunTransaction) -> None:
         """Count a batch of an earlier attempt, which the rules do not evaluate.

@@ -108,6 +108,8 @@ class IngestService:
         if is_current:
             mark_alive(tx)
             tx.run.step = max(tx.run.step, attempt.last_step)
+            if any(len(block) for block in blocks):
+                tx.run.stepped_at = tx.now
             if in_order and header.snapshots is not None:
                 snapshots = number_snapshots(tx, header.snapshots, attempt.number)
                 tx.repos.attempts.replace_snapshots(tx.run.id, snapshots)

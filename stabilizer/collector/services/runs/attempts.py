@@ -113,6 +113,7 @@ def begin_attempt(
     row = _add(tx, number, attempt_id, start, late=False)
     tx.run.attempt = number
     tx.run.step = start.from_step
+    tx.run.stepped_at = tx.now
     cause = Cause(
         actor=COLLECTOR,
         reason=RejectReason.PAST_ATTEMPT,

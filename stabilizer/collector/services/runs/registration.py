@@ -219,6 +219,7 @@ class Registration:
             version=0,
             created_at=now,
             last_seen_at=now,
+            stepped_at=now,
         )
 
     def _notify_namesake(self, run_id: str, new_run_id: str, name: str, key: str) -> None:

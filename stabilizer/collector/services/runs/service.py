@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 
 from stabilizer.collector.services.change_feed import Change
@@ -9,7 +10,13 @@ from stabilizer.collector.services.commands.answers import build_answer
 from stabilizer.collector.services.commands.lifecycle import Cause, withdraw
 from stabilizer.collector.services.frames.validation import check_catalogs
 from stabilizer.collector.services.runs.attempts import is_newest, number_of
-from stabilizer.collector.services.runs.presence import LIVING, lose, mark_alive, report_state
+from stabilizer.collector.services.runs.presence import (
+    ENDED,
+    LIVING,
+    lose,
+    mark_alive,
+    report_state,
+)
 from stabilizer.collector.services.runs.registration import Registration
 from stabilizer.collector.services.unit_of_work import AuditEvent, UnitOfWork, audit
 from stabilizer.collector.storage.models import RunRow
@@ -27,6 +34,7 @@ from stabilizer.protocol.runs import (
     RunRegistered,
     RunState,
     RunUpdate,
+    Tick,
 )
 
 
@@ -128,8 +136,11 @@ class RunService:
             if is_newest(tx, number):
                 mark_alive(tx)
                 tx.is_visible = heartbeat.step > tx.run.step
+                if tx.is_visible:
+                    tx.run.stepped_at = tx.now
                 tx.run.step = max(tx.run.step, heartbeat.step)
                 report_state(tx, heartbeat.state, heartbeat.message)
+                tx.judge.tick(tx, self._tick(tx.run))
             return build_answer(tx, number)
 
     def sweep_lost(self) -> list[str]:
@@ -156,6 +167,22 @@ class RunService:
         except NotFoundError:  # deleted in between
             return False
         return True
+
+    def sweep_clocks(self) -> None:
+        """Show the clock to the rules of all runs that look at it."""
+        with self._uow.reading() as repos:
+            run_ids = repos.runs.ids(LIVING | {RunState.LOST})
+            run_ids = [run_id for run_id in run_ids if self._uow.judge.needs_ticks(repos, run_id)]
+        for run_id in run_ids:
+            with suppress(NotFoundError), self._uow.run(run_id) as tx:  # it may have been deleted
+                if tx.run.state not in ENDED:
+                    tx.judge.tick(tx, self._tick(tx.run))
+
+    def _tick(self, run: RunRow) -> Tick:
+        silent = max(0.0, self._silent_seconds(run.last_seen_at))
+        stalled = max(0.0, self._silent_seconds(run.stepped_at))
+        is_paused = RunState.PAUSED in {run.state, run.state_before_lost}
+        return Tick(run.step, silent=silent, stalled=0.0 if is_paused else stalled)
 
     def _is_live(self, row: RunRow) -> bool:
         silent = self._silent_seconds(row.last_seen_at)

@@ -17,6 +17,7 @@ from stabilizer.collector.storage.models import (
     RuleSetRow,
     RuleStatusRow,
     RuleVersionRow,
+    TickRow,
 )
 from stabilizer.errors import NotFoundError, StorageError
 from stabilizer.protocol.commands import SETTLED_STATES, Command, CommandState
@@ -87,6 +88,15 @@ class RuleRepository(Repository):
         is_of_run = RuleVersionRow.run_id.is_not_distinct_from(run_id)
         query = select(RuleVersionRow).where(is_of_run, RuleVersionRow.number == number)
         return self._session.scalar(query)
+
+    def add_tick(self, row: TickRow) -> None:
+        """Store a tick."""
+        self._session.add(row)
+
+    def ticks(self, run_id: str) -> list[TickRow]:
+        """Return the ticks of a run in the order in which they were evaluated."""
+        query = select(TickRow).where(TickRow.run_id == run_id).order_by(TickRow.version)
+        return list(self._session.scalars(query))
 
     def healthy_snapshots(self, run_id: str) -> frozenset[str]:
         """Return the ids of a run's healthy snapshots as of its last commit."""

@@ -1,0 +1,50 @@
+"""Store when each run last stepped, and the ticks that rules on wall-clock time have seen.
+
+Revision: 0010
+Follows: 0009
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0010"
+down_revision = "0009"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    with op.batch_alter_table("runs") as batch:
+        batch.add_column(sa.Column("stepped_at", sa.DateTime(timezone=True), nullable=True))
+    op.execute("UPDATE runs SET stepped_at = last_seen_at")
+    with op.batch_alter_table("runs") as batch:
+        batch.alter_column("stepped_at", nullable=False)
+    op.create_table(
+        "ticks",
+        sa.Column(
+            "id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            autoincrement=True,
+            nullable=False,
+        ),
+        sa.Column("run_id", sa.String(length=32), nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
+        sa.Column("step", sa.BigInteger(), nullable=False),
+        sa.Column("silent", sa.String(length=32), nullable=True),
+        sa.Column("stalled", sa.String(length=32), nullable=True),
+        sa.Column("behind", sa.String(length=32), nullable=True),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["run_id"], ["runs.id"], name=op.f("fk_ticks_run_id_runs"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_ticks")),
+    )
+    op.create_index(op.f("ix_ticks_run_id_version"), "ticks", ["run_id", "version"], unique=False)
+
+
+def downgrade() -> None:
+    op.drop_table("ticks")
+    with op.batch_alter_table("runs") as batch:
+        batch.drop_column("stepped_at")
