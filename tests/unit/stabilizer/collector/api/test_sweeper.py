@@ -25,7 +25,7 @@ class Services:
         self.sweeps = 0
         self.enough = threading.Event()
         self.wanted = 1
-        self.runs = SimpleNamespace(sweep_lost=self.sweep)
+        self.runs = SimpleNamespace(sweep_lost=self.sweep, sweep_clocks=lambda: None)
         self.commands = SimpleNamespace(expire_due=lambda: 0)
 
     def sweep(self):
@@ -105,7 +105,7 @@ def test_from_a_mistake_to_the_next_sweep_that_works_it_does_not_count_as_runnin
         seen.append(sweeper.is_running)
         services.sweep()
 
-    services.runs = SimpleNamespace(sweep_lost=sweep)
+    services.runs = SimpleNamespace(sweep_lost=sweep, sweep_clocks=lambda: None)
     run_until_enough(sweeper, services)
     assert seen[:4] == [True, False, False, True]
 
