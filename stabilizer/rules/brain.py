@@ -39,7 +39,7 @@ from stabilizer.rules.outcome import (
 from stabilizer.rules.phase import PhaseTracker
 from stabilizer.rules.policy.loss_level import loss_column
 from stabilizer.rules.policy.memory import Memory
-from stabilizer.rules.policy.policy import Policy
+from stabilizer.rules.policy.policy import Policy, remedies_of
 from stabilizer.rules.ratio import RatioRule
 from stabilizer.rules.risk.features import RiskFeatures
 from stabilizer.rules.risk.model import METRIC, Risk, default_model
@@ -71,8 +71,7 @@ class Brain:
         self._file = rules
         self._set_rules(_build(rules))
         spoiling = frozenset(spec.name for spec in rules.rules if spec.needs_rollback)
-        remedies = {spec.name: spec.remedy for spec in rules.rules if spec.remedy is not None}
-        self._policy = Policy(rules.policy, spoiling, remedies)
+        self._policy = Policy(rules.policy, spoiling, remedies_of(rules.rules))
         self._risk = RiskFeatures()
         self._catalogs: dict[str, Catalog] = {}
         self._loss_columns: dict[str, tuple[int, bool] | None] = {}

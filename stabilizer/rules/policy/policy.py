@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,7 +29,7 @@ from stabilizer.rules.policy.guards import Refusal
 from stabilizer.rules.policy.lineage import Lineage
 from stabilizer.rules.policy.memory import Flight, IncidentRecord, Memory, Watch, open_incident
 from stabilizer.rules.policy.signals import ActOn, Signal
-from stabilizer.rules.spec import PolicySpec, ReduceLrRung, RungSpec
+from stabilizer.rules.spec import PolicySpec, ReduceLrRung, RuleSpec, RungSpec
 
 SAME_DATA: Final = 20
 """Steps within which two first signs are at the same data: a level takes so long to move."""
@@ -150,6 +150,21 @@ class CompiledPolicy:
     """Rules whose alerts mean that the weights may be corrupt: only a rollback helps."""
     remedies: Mapping[str, RungSpec]
     """The first action by rule, in the order of the file."""
+
+
+def remedies_of(rules: Iterable[RuleSpec]) -> dict[str, RungSpec]:
+    """Return the first action by rule, in the order of the file.
+
+    A condition on other rules comes before those: it is the closer description.
+    """
+    ordered: list[tuple[str, RungSpec]] = []
+    for spec in rules:
+        if spec.remedy is None:
+            continue
+        parts = frozenset() if spec.when is None else spec.when.rules()
+        places = (place for place, (name, _) in enumerate(ordered) if name in parts)
+        ordered.insert(next(places, len(ordered)), (spec.name, spec.remedy))
+    return dict(ordered)
 
 
 class Policy:

@@ -12,6 +12,7 @@ from stabilizer.protocol.commands import (
     ReduceLrParameters,
 )
 from stabilizer.protocol.decisions import Mode
+from tests.unit.stabilizer.rules.conftest import RULES
 
 CALM = (1.0, 1.0)
 NAN = math.nan
@@ -132,6 +133,19 @@ class TestAct:
         run = drive()
         run.run(30, 4.0, 1.0)
         assert len(run.commands) == 1
+
+    def test_condition_on_a_rule_is_the_closer_description(self, drive, rules):
+        high = {**RULES[1], "remedy": {"reduce_lr": {"factor": 0.5}}}
+        closer = {
+            "name": "both",
+            "when": {"all": [{"rule": "high"}, {"rule": "warm"}]},
+            "severity": "divergence",
+            "remedy": {"reduce_lr": {"factor": 0.1}},
+        }
+        run = drive(rules([high, *RULES[2:], closer]))
+        run.run(10, *CALM)
+        run.run(3, 4.0, 1.0)
+        assert run.commands[-1].parameters.factor == 0.1
 
     def test_first_step_is_that_of_the_first_sign(self, drive):
         run = drive()
