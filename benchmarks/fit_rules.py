@@ -57,7 +57,7 @@ from stabilizer.logs.stream import steps_of
 from stabilizer.replay.job import replay
 from stabilizer.rules.loader import default_rules, load_rules
 
-START = 3000
+START = 2000
 AROUND = 1000
 """Steps of a long run that are judged: from its first step, and around each event."""
 SEEDS = 1
@@ -109,14 +109,11 @@ NORM = frozenset({"grad_norm"})
 ENTROPY = frozenset({"attention_entropy"})
 CONSTANTS = (
     Constant("loss_rising", "above", (4, 5, 6), LOSS),
-    Constant("loss_rising", "steps", (30, 40, 50), LOSS),
     Constant("loss_rising_fast", "above", (8, 10, 12), LOSS),
-    Constant("loss_jump", "least", (0.1, 0.2, 0.3), LOSS),
     Constant("gradient_moved", "above", (4, 5, 6), NORM),
     Constant("grad_norm_drift", "least", (0.7, 1, 1.3), NORM),
     Constant("attention_entropy_near_zero", "share", (0.6, 0.5, 0.4), ENTROPY),
     Constant("attention_entropy_collapse", "share", (0.5, 0.4, 0.3), ENTROPY),
-    Constant("attention_narrowing", "share", (0.85, 0.8, 0.75), ENTROPY),
 )
 Point = dict[str, float]
 """A value of each constant, by name."""
