@@ -164,8 +164,6 @@ class RiseSpec(RulePart):
     """Smallest rise in units of the noise."""
     least: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Smallest rise as a share of the reference; on a log scale in its units."""
-    undone: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Smallest rise as a share of the way that the series has come since it began."""
     floor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.002
     """Smallest noise as a share of the reference; on a log scale in its units."""
     ready: Annotated[int, Field(ge=4, le=10_000)] = 8

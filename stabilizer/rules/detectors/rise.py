@@ -143,14 +143,11 @@ class Rise:
         noise = np.maximum(self._noise, np.maximum(self._spec.floor * scale, TINY))
         score = np.where(known, rise / noise, np.nan)
         suspect = known & (score > SUSPECT * self._spec.above)
-        least = self._spec.least * scale
-        if self._spec.undone:
-            least = np.maximum(least, self._spec.undone * (self._top - self._reference))
-        high = known & (score > self._spec.above) & (rise > least)
+        high = known & (score > self._spec.above) & (rise > self._spec.least * scale)
         if self._spec.direction is Direction.BOTH:
             low = -score
             suspect |= known & (low > SUSPECT * self._spec.above)
-            high |= known & (low > self._spec.above) & (-rise > least)
+            high |= known & (low > self._spec.above) & (-rise > self._spec.least * scale)
         if suspect.any():
             flagged = high & ~self._is_healing(step, suspect, np.abs(rise), noise)
         else:

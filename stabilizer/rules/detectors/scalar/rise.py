@@ -168,8 +168,6 @@ class ScalarRise(ScalarDetector):
         lane.unit = larger(lane.noise, larger(spec.floor * scale, TINY))
         lane.score = score = rise / lane.unit
         least = spec.least * scale
-        if spec.undone:
-            least = larger(least, spec.undone * (lane.top - lane.reference))
         lane.is_high = score > spec.above and rise > least
         if self._is_two_sided and -score > spec.above and -rise > least:
             lane.is_high = True

@@ -80,16 +80,9 @@ class TestRollback:
         assert kind == "rollback"
         assert "multiply the learning rate by 0.1" in text
 
-    def test_gradients_exploded_and_the_loss_stands_still(self, run):
+    def test_gradients_exploded(self, run):
         run.columns["grad_norm"] *= run.after(40.0)
         assert first(run.replayed())[0] == "rollback"
-
-    def test_loss_back_where_the_run_began(self, run):
-        run.columns["loss"] = np.where(run.since < 0, run.columns["loss"], 2.9)
-        run.columns["loss"] *= 1 + 0.08 * run.rng.standard_normal(run.rows)
-        result = run.replayed()
-        assert first(result)[0] == "rollback"
-        assert result.proposals[0].step <= AT + 40
 
     def test_nan(self, run):
         run.columns["loss"] = run.columns["loss"] * run.after(np.nan)

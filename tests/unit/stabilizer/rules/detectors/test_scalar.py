@@ -27,7 +27,6 @@ DETECTS = {
         "rise": {"above": 1, "smooth": 4, "scale": "log", "direction": "both", "heal_within": 30}
     },
     "rise_least": {"rise": {"above": 1, "smooth": 4, "window": 30, "least": 0.05, "floor": 0.1}},
-    "rise_undone": {"rise": {"above": 1, "smooth": 4, "window": 30, "undone": 0.5}},
 }
 MOST = 3
 
