@@ -1,6 +1,5 @@
 """One rank of a two-rank job; started by test_two_ranks with LOCAL_RANK set."""
 
-import importlib.util
 import json
 import os
 import sys
@@ -8,20 +7,18 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader
 
 from stabilizer.protocol.commands import (
+    CheckpointNowParameters,
     PauseParameters,
     ReduceLrParameters,
     ResumeParameters,
     StopParameters,
 )
-
-_KIT = Path(__file__).parents[1] / "integration" / "rewind" / "conftest.py"
-_spec = importlib.util.spec_from_file_location("rewind_kit", _KIT)
-kit = importlib.util.module_from_spec(_spec)
-sys.modules["rewind_kit"] = kit
-_spec.loader.exec_module(kit)
+from tests.distributed import sharded_jobs as jobs
+from tests.distributed.sharded_jobs import kit
 
 PLANS = {
     "undisturbed": {},
@@ -37,32 +34,67 @@ PLANS = {
         ]
     },
 }
+SHARDED_PLANS = {
+    "unwatched": {},
+    "skip": {7: lambda job: kit.rollback(job, 4, skip_steps=1)},
+    "checkpoint": {6: lambda job: kit.command(job, CheckpointNowParameters())},
+    "spoiled": {
+        6: lambda job: kit.rollback(job, 6, snapshot_id="step6-4"),  # before rank 0 knows
+        7: lambda job: kit.rollback(job, 6),
+    },
+    "misfit": {7: lambda job: kit.rollback(job, 4)},
+    "pending": {7: lambda job: kit.rollback(job, 4, snapshot_id="step4-3")},
+}
+DISTURBED = {"spoiled": jobs.NanInOneShard, "misfit": jobs.OtherLayout}
 
 
-def train(plan, rank):
+def train(strategy, plan, rank):
+    sharded = strategy == "fsdp2"
     ran = kit.train(
         partial(DataLoader, kit.Points(noise=True), batch_size=4, shuffle=True, num_workers=1),
-        plan=PLANS[plan] if rank == 0 else {},
+        plan=(PLANS | SHARDED_PLANS)[plan] if rank == 0 else {},
+        net=(jobs.PendingNet if plan == "pending" else jobs.ShardedNet) if sharded else kit.Net,
+        watched=plan != "unwatched",
+        callbacks=[DISTURBED[plan]()] if plan in DISTURBED else [],
         snapshot_every=2,
         max_epochs=3,
         accelerator="cpu",
-        strategy="ddp",
+        strategy=ModelParallelStrategy(2, 1) if sharded else "ddp",
         devices=2,
-        val=False,
+        val=sharded,  # a validation leaves the root's parameters gathered
+        default_root_dir=Path(sys.argv[2]),
     )
     return {
         "history": ran.history,
         "results": [r.model_dump(mode="json") for r in ran.results],
         "weights": {
-            name: value.double().flatten().tolist()
+            name: jobs.local(value).double().flatten().tolist()
             for name, value in ran.weights.items()
             if "running" not in name  # batch norm counts what its own rank sees
         },
     }
 
 
+def norms(*disturbing, **options):
+    _, found = jobs.train_plain(
+        jobs.ShardedPlainNet,
+        batch_size=4,
+        callbacks=disturbing,
+        accelerator="cpu",
+        strategy=ModelParallelStrategy(2, 1),
+        devices=2,
+        **options,
+    )
+    return found
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     local_rank = int(os.environ["LOCAL_RANK"])
-    reports = {plan: train(plan, local_rank) for plan in PLANS}
+    plans = [("ddp", plan) for plan in PLANS]
+    plans += [("fsdp2", plan) for plan in (PLANS | SHARDED_PLANS)]
+    reports = {f"{strategy}/{plan}": train(strategy, plan, local_rank) for strategy, plan in plans}
+    reports["norms"] = norms()
+    reports["nan"] = norms(jobs.NanGradient())
+    reports["guarded"] = norms(jobs.NanGradient(), watcher_options={"guard": "skip_step"})
     Path(sys.argv[1]).write_text(json.dumps(reports))

@@ -68,6 +68,9 @@ class Agreement(Protocol):
     def vote(self, refusal: RejectReason | None) -> RejectReason | None:
         """Return the gravest refusal over all ranks; None if every rank can apply the command."""
 
+    def any_rank(self, flag: bool) -> bool:
+        """Return whether the flag is set on any rank. Blocks; every rank must call it."""
+
     def close(self) -> tuple[Command, ...]:
         """Finish on all ranks. Returns the commands agreed on but not yet handed out."""
 
@@ -94,6 +97,10 @@ class SingleProcess:
     def vote(self, refusal: RejectReason | None) -> RejectReason | None:
         """Return this process's refusal."""
         return refusal
+
+    def any_rank(self, flag: bool) -> bool:
+        """Return the flag."""
+        return flag
 
     def close(self) -> tuple[Command, ...]:
         """Return nothing: no command is ever on its way."""
@@ -139,6 +146,12 @@ class AllRanks:
         index = torch.tensor(0 if refusal is None else 1 + _REASONS.index(refusal))
         dist.all_reduce(index, op=dist.ReduceOp.MAX, group=self._group)
         return None if index.item() == 0 else _REASONS[int(index.item()) - 1]
+
+    def any_rank(self, flag: bool) -> bool:
+        """Return whether the flag is set on any rank. Blocks."""
+        merged = torch.tensor(int(flag))
+        dist.all_reduce(merged, op=dist.ReduceOp.MAX, group=self._group)
+        return bool(merged.item())
 
     def close(self) -> tuple[Command, ...]:
         """Wait for the running collective and return what it carried."""

@@ -3,7 +3,8 @@
 `HostCopier.freeze` turns a tree of containers into an equal tree whose tensors are `Held`: copies
 in host memory that nothing else refers to. `thaw` makes new tensors from them, so a frozen tree can
 be used any number of times. Tensors that share memory (tied weights, a state_dict beside the
-parameters it names) are copied once and stay shared.
+parameters it names) are copied once and stay shared. Of a distributed tensor each rank copies what
+it holds, without communication.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import torch
+
+from stabilizer.agent.probes.sharding import Layout, layout_of, local_part
 
 _REDUCIBLE: Final = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
@@ -30,6 +33,14 @@ class Held:
     device: torch.device
     shared: bool = False
     """Other snapshots use the same memory: it must not be overwritten."""
+    layout: Layout | None = None
+    """Of the distributed tensor whose local part this is; None for an ordinary tensor."""
+
+    def fits(self, live: torch.Tensor) -> bool:
+        """Return whether a live tensor has the same dtype, shape and layout, on any device."""
+        kept, local = self.tensor, local_part(live)
+        same_values = (local.shape, local.dtype) == (kept.shape, kept.dtype)
+        return same_values and layout_of(live) == self.layout
 
 
 @dataclass(frozen=True)
@@ -90,24 +101,25 @@ class HostCopier:
         return copy.deepcopy(tree)
 
     def _hold(self, leaf: torch.Tensor | Steady, memo: dict[tuple[object, ...], Held]) -> Held:
-        tensor = (leaf.tensor if isinstance(leaf, Steady) else leaf).detach()
-        key = _memory_key(tensor)
+        whole = leaf.tensor if isinstance(leaf, Steady) else leaf
+        layout, tensor = layout_of(whole), local_part(whole).detach()
+        key = (layout, *_memory_key(tensor))
         if key in memo:
             return memo[key]
         if isinstance(leaf, Steady):
-            held = self._hold_steady(leaf.name, tensor)
+            held = self._hold_steady(leaf.name, tensor, layout)
         else:
-            held = Held(self._copy(tensor), tensor.device)
+            held = Held(self._copy(tensor), tensor.device, layout=layout)
         memo[key] = held
         return held
 
-    def _hold_steady(self, name: str, tensor: torch.Tensor) -> Held:
+    def _hold_steady(self, name: str, tensor: torch.Tensor, layout: Layout | None) -> Held:
         # Compared by content: an in-place update through `.data` leaves no other trace.
         known = self._steady.get(name)
-        if known is not None and is_same_bits(known.tensor, tensor):
+        if known is not None and known.layout == layout and is_same_bits(known.tensor, tensor):
             return known
         self.copied_bytes += _stored(tensor).nbytes
-        held = Held(tensor.to("cpu", copy=True), tensor.device, shared=True)
+        held = Held(tensor.to("cpu", copy=True), tensor.device, shared=True, layout=layout)
         self._steady[name] = held
         return held
 
@@ -129,7 +141,8 @@ def thaw(frozen: Tree, device: torch.device | None = None) -> Tree:
 
     Args:
         frozen: Result of `freeze`; not changed.
-        device: Target device; None for the devices the tensors came from.
+        device: Target device; None for the devices the tensors came from. There, a distributed
+            tensor is one again; on another device it is an ordinary tensor, this rank's part.
     """
     return _thaw(frozen, device, {})
 
@@ -137,7 +150,10 @@ def thaw(frozen: Tree, device: torch.device | None = None) -> Tree:
 def _thaw(frozen: Tree, device: torch.device | None, memo: dict[int, torch.Tensor]) -> Tree:
     if isinstance(frozen, Held):
         if id(frozen) not in memo:
-            memo[id(frozen)] = frozen.tensor.to(device or frozen.device, copy=True)
+            live = frozen.tensor.to(device or frozen.device, copy=True)
+            if frozen.layout is not None and device is None:
+                live = frozen.layout.assemble(live)
+            memo[id(frozen)] = live
         return memo[id(frozen)]
     if isinstance(frozen, Mapping):
         items = {key: _thaw(value, device, memo) for key, value in frozen.items()}
@@ -190,7 +206,11 @@ def iterate_held(frozen: Tree) -> Iterator[Held]:
 
 
 def is_same_bits(host: torch.Tensor, other: torch.Tensor) -> bool:
-    """Return whether two tensors have equal dtype, shape and bits; NaN equals the same NaN."""
+    """Return whether two tensors have equal dtype, shape and bits; NaN equals the same NaN.
+
+    Of a distributed tensor, this rank's part counts.
+    """
+    other = local_part(other)
     if host.dtype != other.dtype or host.shape != other.shape:
         return False
     if host.layout is not torch.strided:
@@ -212,12 +232,14 @@ def _stored(tensor: torch.Tensor) -> torch.Tensor:
 def is_finite(tensors: Iterable[torch.Tensor]) -> bool:
     """Return whether no tensor has NaN or Inf. Reduces on the devices, then waits once for each.
 
+    Of a distributed tensor, this rank's part counts.
+
     Minimum and maximum carry both (NaN propagates), in one pass without a temporary tensor:
     measured 40 times faster on the host than `isfinite(x).all()`.
     """
     extremes: dict[torch.device, list[torch.Tensor]] = defaultdict(list)
     for tensor in tensors:
-        values = _stored(tensor.detach())
+        values = _stored(local_part(tensor).detach())
         if values.numel() == 0 or not (values.is_floating_point() or values.is_complex()):
             continue
         values = torch.view_as_real(values) if values.is_complex() else values

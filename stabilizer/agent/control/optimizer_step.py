@@ -17,13 +17,13 @@ that hold NaN or Inf are set to None before the optimizer's step, so that weight
 weight decay stay as they are. Multiplying by a zero flag, or `torch.where` on gradients, would let
 NaN into the moments (NaN times zero) or decay them. The decision is made on the host and costs one
 wait for the device per step. After a distributed backward all ranks hold the same gradients and
-decide alike.
+decide alike; where each holds a shard, they agree first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -248,8 +248,14 @@ class NonfiniteGuard:
     def __init__(self, policy: GuardPolicy = GuardPolicy.OBSERVE) -> None:
         self.policy = policy
 
-    def act(self, parameters: Iterable[nn.Parameter]) -> bool:
+    def act(
+        self, parameters: Iterable[nn.Parameter], any_rank: Callable[[bool], bool] | None = None
+    ) -> bool:
         """Check the gradients after the last backward, before the optimizer's step.
+
+        Args:
+            parameters: All parameters of the model.
+            any_rank: Returns on every rank whether the flag is set on one; for gradients in shards.
 
         Returns:
             Whether the step is skipped: no parameter has a gradient any more.
@@ -257,7 +263,8 @@ class NonfiniteGuard:
         if self.policy is GuardPolicy.OBSERVE:
             return False
         held = [parameter for parameter in parameters if parameter.grad is not None]
-        if is_finite(_values(parameter) for parameter in held):
+        is_broken = not is_finite(_values(parameter) for parameter in held)
+        if not (any_rank(is_broken) if any_rank is not None else is_broken):
             return False
         for parameter in held:
             parameter.grad = None

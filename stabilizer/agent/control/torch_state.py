@@ -22,6 +22,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from stabilizer.agent.control.host_copy import Held, Steady, Tree, is_same_bits, thaw
+from stabilizer.agent.probes.sharding import Layout, layout_of, local_part
 from stabilizer.errors import CommandRejectedError, RestoreError
 from stabilizer.protocol.commands import RejectReason
 
@@ -74,12 +75,18 @@ def _check_tensors(what: str, live: Mapping[str, torch.Tensor], held: Mapping[st
         difference = sorted(live.keys() ^ held.keys())[:5]
         raise unfit(f"the model's {what} have changed since: {', '.join(difference)}")
     for name, tensor in live.items():
-        kept = held[name].tensor
-        if (tensor.shape, tensor.dtype) != (kept.shape, kept.dtype):
-            raise unfit(
-                f"{name} is {tuple(tensor.shape)} {tensor.dtype} now and was "
-                f"{tuple(kept.shape)} {kept.dtype}"
-            )
+        kept = held[name]
+        if not kept.fits(tensor):
+            now = _describe(local_part(tensor), layout_of(tensor))
+            raise unfit(f"{name} is {now} now and was {_describe(kept.tensor, kept.layout)}")
+
+
+def _describe(local: torch.Tensor, layout: Layout | None) -> str:
+    text = f"{tuple(local.shape)} {local.dtype}"
+    if layout is None:
+        return text
+    placements = ", ".join(map(str, layout.placements))
+    return f"{text} of {tuple(layout.shape)} as {placements} over {layout.mesh.size()} ranks"
 
 
 @torch.no_grad()
@@ -98,7 +105,7 @@ def restore_module(module: nn.Module, state: Mapping[str, Any]) -> None:
         parameter.grad = _gradient(parameter, state["gradients"].get(name))
     for name, tensor in _tensors(module):
         held = state["parameters"].get(name) or state["buffers"][name]
-        tensor.copy_(held.tensor)
+        local_part(tensor).copy_(held.tensor)
         if not is_same_bits(held.tensor, tensor):
             raise RestoreError(f"{name} does not hold what was written back to it")
 
@@ -107,7 +114,7 @@ def _gradient(parameter: nn.Parameter, kept: Held | bool | None) -> torch.Tensor
     if kept is None:
         return None
     if isinstance(kept, Held):
-        return kept.tensor.to(parameter.device, copy=True)
+        return thaw(kept)
     # There was a gradient, to be overwritten or zeroed before use. Use zeros: with None, optimizers
     # would skip a parameter that takes no part in the next step.
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -209,10 +216,11 @@ def _write(live: object, frozen: Tree) -> Tree:
     if (
         isinstance(frozen, Held)
         and isinstance(live, torch.Tensor)
-        and (live.shape, live.dtype, live.device)
-        == (frozen.tensor.shape, frozen.tensor.dtype, frozen.device)
+        and frozen.fits(live)
+        and local_part(live).device == frozen.device
     ):
-        return live.copy_(frozen.tensor)
+        local_part(live).copy_(frozen.tensor)
+        return live
     return thaw(frozen)
 
 

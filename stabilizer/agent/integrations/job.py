@@ -1,7 +1,8 @@
 """`Job`: connects the probes, the telemetry, and the control of one monitored job.
 
 It knows no training framework; an integration calls it at the points of a step. Ranks other than 0
-measure and report nothing; snapshots, agreement and rewinding happen on every rank.
+report nothing and measure only their shards of the gradients; snapshots, agreement and rewinding
+happen on every rank.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from stabilizer.agent.control.snapshots import Snapshot, SnapshotRing, default_m
 from stabilizer.agent.integrations.scaling import LossScaling
 from stabilizer.agent.integrations.settings import JobSettings
 from stabilizer.agent.integrations.solo import SoloBrain
+from stabilizer.agent.probes.gradients import GradientNormMeter
 from stabilizer.agent.probes.probe_set import ProbeSet
 from stabilizer.agent.probes.record import PendingFrames
 from stabilizer.agent.telemetry.http import Transport
@@ -162,6 +164,7 @@ class Job:
         self._reporting = reporting or ReporterSettings()
         self._telemetry: Telemetry = NullTelemetry()
         self._probes: ProbeSet | None = None
+        self._gradients: GradientNormMeter | None = None
         self._executor: Executor | None = None
         self._subject: JobSubject | None = None
         self._attempt_ids = [uuid.uuid4().hex]
@@ -198,6 +201,7 @@ class Job:
         """Register the run and attach the hooks; training begins."""
         self._subject = subject
         self._attempt_ids = [subject.agreement.share_id(self.attempt_id)]
+        self._gradients = GradientNormMeter(subject.model)
         if subject.agreement.is_leader:
             self._probes = ProbeSet(
                 subject.model,
@@ -206,6 +210,7 @@ class Job:
                 head=self.settings.head,
                 accumulate=subject.accumulate,
                 groups=subject.groups,
+                gradients=self._gradients,
             )
             self._telemetry = self._make_telemetry(self._introduce(subject, self._probes))
             self._probes.attach()
@@ -287,7 +292,7 @@ class Job:
         is_first: bool,
         grad_scale: Tensor | None = None,
     ) -> None:
-        """Measure gradients; call it after the last backward, before clipping.
+        """Measure gradients; call it after the last backward, before clipping. All ranks.
 
         Args:
             optimizer: About to step.
@@ -295,11 +300,14 @@ class Job:
             is_first: Whether it is the first optimizer in this step.
             grad_scale: A loss scaler's factor that the gradients still carry; None for none.
         """
-        if not self._is_open:
+        if not self._is_open or self._gradients is None or self._subject is None:
             return
-        if self._probes is not None and is_first:
+        is_sharded = self._gradients.is_sharded
+        if is_first and self._probes is not None:
             self._probes.after_backward(grad_scale)
-        if self.guard.act(parameters):
+        elif is_first and is_sharded:
+            self._gradients.measure()
+        if self.guard.act(parameters, self._subject.agreement.any_rank if is_sharded else None):
             self._guarded += 1
             logger.warning("gradients are not finite: the step is left out")
         self.override.reassert(optimizer)

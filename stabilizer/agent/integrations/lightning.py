@@ -20,6 +20,7 @@ from stabilizer.agent.control.host_copy import HostCopier
 from stabilizer.agent.control.limits import Limits
 from stabilizer.agent.control.optimizer_step import GuardPolicy, name_groups
 from stabilizer.agent.integrations.job import Job, JobSubject
+from stabilizer.agent.integrations.lightning_data import data_ranks
 from stabilizer.agent.integrations.lightning_loop import LightningFit
 from stabilizer.agent.integrations.scaling import ScalerWatch
 from stabilizer.agent.integrations.settings import JobSettings, choose
@@ -267,7 +268,7 @@ def _global_batch(trainer: Trainer, accumulate: int) -> int | None:
     )
     if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
         return None
-    return int(sum(size for size in sizes if size)) * accumulate * trainer.world_size
+    return int(sum(size for size in sizes if size)) * accumulate * data_ranks(trainer)
 
 
 def _config(module: LightningModule) -> dict[str, JsonValue]:

@@ -20,6 +20,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher, _PrefetchDataFetcher
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities.combined_loader import _SUPPORTED_MODES, CombinedLoader
 
 from stabilizer.agent.control.loaders import LoaderPosition, TrackedLoader
@@ -66,12 +67,12 @@ class TrainingData:
         loader = self._trainer.fit_loop._combined_loader
         if loader is None or type(loader) is not CombinedLoader:
             return  # no data, tracked already, or a custom class: see `unsupported`
-        world_size = self._trainer.world_size
+        ranks = data_ranks(self._trainer)
         # A reload may return the same loader, with worker processes that are still alive.
         known, tracked = self._last_tracked, []
         for part in loader.flattened:
             again = next((t for t in known if t.loader is part and t not in tracked), None)
-            tracked.append(TrackedLoader(part, world_size) if again is None else again)
+            tracked.append(TrackedLoader(part, ranks) if again is None else again)
         self._last_tracked = tracked
         if not all(_has_len(part) for part in tracked):
             for part in tracked:
@@ -246,6 +247,14 @@ class TrainingData:
         if not isinstance(fetcher, _PrefetchDataFetcher):
             raise RestoreError(f"the data fetcher {type(fetcher).__name__} is unknown")
         return fetcher
+
+
+def data_ranks(trainer: Trainer) -> int:
+    """Return how many ranks read different data: with tensor parallelism, several read the same."""
+    strategy = trainer.strategy
+    if not isinstance(strategy, ParallelStrategy):
+        return trainer.world_size
+    return int(strategy.distributed_sampler_kwargs["num_replicas"])
 
 
 def _has_len(loader: TrackedLoader) -> bool:

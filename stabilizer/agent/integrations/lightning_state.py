@@ -3,7 +3,9 @@
 It is taken from the live objects, not from a checkpoint: a checkpoint leaves out non-persistent
 buffers and metrics, casts optimizer moments, and loads only at the start of a fit. The
 checkpoint hooks of modules and callbacks are called too, since they hold user state; what they put
-into the checkpoint is restored through their loading hooks.
+into the checkpoint is restored through their loading hooks. Where ranks hold shards, nothing is
+gathered for that: `checkpoint["state_dict"]` has distributed tensors when hooks save, and this
+rank's parts, as ordinary tensors on the host, when they load.
 
 Metrics need care: states of torchmetrics are not persistent by default, and Lightning keeps the
 running means of an epoch in its loops. Without both, epoch averages after a rewind would count the
@@ -16,7 +18,9 @@ Not restored: plain attributes that user code never saves, loggers, files, clock
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Any, Final
 
 import torch
@@ -178,7 +182,8 @@ class TrainerState:
         trainer.accumulate_grad_batches = fields["accumulate"]
 
     def _dump(self) -> dict[str, Any]:
-        checkpoint = self._trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        with _without_gathering(self._trainer):
+            checkpoint = self._trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         states = checkpoint.get("callbacks", {})
         for callback in self._callbacks:
             # Our own state outlives a rewind, and so does elapsed time.
@@ -202,6 +207,18 @@ class TrainerState:
 
     def _model_checkpoints(self) -> list[ModelCheckpoint]:
         return [c for c in self._callbacks if isinstance(c, ModelCheckpoint)]
+
+
+@contextmanager
+def _without_gathering(trainer: Trainer) -> Iterator[None]:
+    """Let the strategy return the state as it is: some gather it from all ranks, or copy it."""
+    strategy: Any = trainer.strategy
+    strategy.lightning_module_state_dict = trainer.lightning_module.state_dict
+    strategy.optimizer_state = methodcaller("state_dict")
+    try:
+        yield
+    finally:
+        del strategy.lightning_module_state_dict, strategy.optimizer_state
 
 
 def _forget_removed_files(callback: ModelCheckpoint) -> None:

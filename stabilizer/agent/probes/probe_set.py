@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -27,6 +27,7 @@ from stabilizer.agent.probes.catalogs import (
     modules_catalog,
     site_series,
 )
+from stabilizer.agent.probes.gradients import GradientNormMeter, GradientProbe
 from stabilizer.agent.probes.hooks import (
     ForwardHooks,
     RecordingWindow,
@@ -61,12 +62,13 @@ class ProbeSet:
         head: Dotted name of the module whose outputs are the logits; None for `lm_head`.
         accumulate: Microbatches per step.
         groups: Names of the optimizer's parameter groups, for the label `group` of `lr`.
+        gradients: Meter of this model's gradients; None for a new one.
 
     Raises:
         ConfigurationError: A number is not positive, or no module has that name.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what is known of a job; all but the model have defaults
         self,
         model: nn.Module,
         *,
@@ -75,6 +77,7 @@ class ProbeSet:
         head: str | None = None,
         accumulate: int = 1,
         groups: Sequence[str] = ("0",),
+        gradients: GradientNormMeter | None = None,
     ) -> None:
         for field, number in (("max_queries", max_queries), ("accumulate", accumulate)):
             if number < 1:
@@ -87,7 +90,7 @@ class ProbeSet:
         self._table = SeriesTable(every_step_catalog(groups), modules_catalog(sites))
         self._z_loss = self._table.slot(SeriesKey(metric=Metric.Z_LOSS))
         self._gates = [site for site in sites if site.kind is Kind.GATE]
-        self._gradients = self._gradient_probe(model, sites)
+        self._gradients = self._gradient_probe(gradients or GradientNormMeter(model), sites)
         self._head_hooks = ForwardHooks(model, self._window.admits)
         self._module_hooks = ForwardHooks(model, self._window.admits)
         logits = find_head(model, head)
@@ -160,6 +163,8 @@ class ProbeSet:
     def after_backward(self, grad_scale: Tensor | float | None = None) -> None:
         """Measure the gradients, after the last backward and before clipping.
 
+        If the model is sharded, the other ranks must measure theirs at the same time.
+
         Args:
             grad_scale: A loss scaler's factor that the gradients still carry; not waited for.
         """
@@ -194,13 +199,13 @@ class ProbeSet:
     def _slots(self, site: Site) -> list[Slot]:
         return [self._table.slot(key) for key in site_series(site)]
 
-    def _gradient_probe(self, model: nn.Module, sites: Sequence[Site]) -> GradientProbe:
+    def _gradient_probe(self, meter: GradientNormMeter, sites: Sequence[Site]) -> GradientProbe:
         whole, nonfinite = (
             self._table.slot(SeriesKey(metric=metric))
             for metric in (Metric.GRAD_NORM, Metric.NONFINITE)
         )
         modules = {self._slots(site)[1]: site.module for site in sites if site.kind in PROJECTIONS}
-        return GradientProbe(model, whole, nonfinite, modules)
+        return GradientProbe(meter, whole, nonfinite, modules)
 
     def _watch(self, sites: Sequence[Site]) -> AttentionTap:
         """Set up the module hooks, and the tap for attentions that need no hooks."""
@@ -262,77 +267,3 @@ def _measurable(model: nn.Module, *, attention: bool) -> list[Site]:
         if wanted:
             sites.append(site)
     return sites
-
-
-_logger = logging.getLogger(__name__)
-
-
-class GradientProbe:
-    """Norms of gradients before clipping: the global one at every step, the modules' when sampled.
-
-    Args:
-        model: The model; shared parameters count once.
-        whole: Slot of the global norm.
-        nonfinite: Slot of the number of gradients with NaN or Inf.
-        modules: Slot of each module's norm, over all its parameters, including biases.
-    """
-
-    def __init__(
-        self, model: nn.Module, whole: Slot, nonfinite: Slot, modules: Mapping[Slot, nn.Module]
-    ) -> None:
-        self._parameters = list(model.parameters())
-        self._slots = (whole, nonfinite)
-        index = {parameter: number for number, parameter in enumerate(self._parameters)}
-        self._modules = {
-            slot: [index[parameter] for parameter in module.parameters()]
-            for slot, module in modules.items()
-        }
-        self._is_sharded = any(hasattr(each, "_fsdp_wrapped_module") for each in model.modules())
-        self._has_warned = False
-
-    @torch.no_grad()
-    def measure(self, record: StepRecord, scale: Tensor | float | None, *, sampled: bool) -> None:
-        """Record the norms of the present gradients.
-
-        A shard of a distributed tensor is not the gradient: if there is one, nothing is measured,
-        which is logged once.
-
-        Args:
-            record: Record of the step.
-            scale: A loss scaler's factor that the gradients still carry; None for none.
-            sampled: Whether to record the modules' norms too.
-        """
-        present = {
-            number: _dense(parameter.grad)
-            for number, parameter in enumerate(self._parameters)
-            if parameter.grad is not None and parameter.grad.numel()
-        }
-        gradients = list(present.values())
-        if not gradients:
-            return
-        whole = all(reductions.is_measurable(gradient) for gradient in gradients)
-        if self._is_sharded or not whole:
-            self._warn_once()
-            return
-        position = {number: place for place, number in enumerate(present)}
-        groups = []
-        for slot, numbers in self._modules.items() if sampled else ():
-            places = [position[number] for number in numbers if number in position]
-            if places:
-                groups.append((slot, places))
-        record.set_gradients(reductions.l2_norms(gradients), self._slots, groups, scale)
-
-    def _warn_once(self) -> None:
-        if not self._has_warned:
-            _logger.warning(
-                "gradients are not measured: some are sharded or of an unsupported kind"
-            )
-            self._has_warned = True
-
-
-def _dense(gradient: Tensor) -> Tensor:
-    """Return the values of a sparse gradient, with duplicate rows summed."""
-    if gradient.layout is not torch.sparse_coo:
-        return gradient
-    values = gradient.coalesce().values()
-    return values if values.numel() else values.new_zeros(1)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from stabilizer.agent.probes.probe_set import GradientProbe
+from stabilizer.agent.probes.gradients import GradientNormMeter, GradientProbe
 from stabilizer.agent.probes.record import HostCopy, Slot, StepRecord
 
 WHOLE, BROKEN, FIRST, SECOND = (Slot(0, 0), Slot(0, 1), Slot(1, 0), Slot(1, 1))
@@ -27,7 +27,9 @@ def net() -> nn.Module:
 
 
 def _measure(net, scale=None, sampled=True):
-    probe = GradientProbe(net, WHOLE, BROKEN, {FIRST: net.first, SECOND: net.second})
+    probe = GradientProbe(
+        GradientNormMeter(net), WHOLE, BROKEN, {FIRST: net.first, SECOND: net.second}
+    )
     record = StepRecord()
     probe.measure(record, scale, sampled=sampled)
     parts = HostCopy(record.parts).wait()
@@ -75,7 +77,7 @@ def test_scaled_gradients(net, scale):
 def test_the_scale_is_that_of_the_moment(net):
     expected = _measure(net)[WHOLE] / 8
     scale = torch.tensor(8.0)
-    probe = GradientProbe(net, WHOLE, BROKEN, {})
+    probe = GradientProbe(GradientNormMeter(net), WHOLE, BROKEN, {})
     record = StepRecord()
     probe.measure(record, scale, sampled=False)
     scale.fill_(2.0)  # what a scaler does after the step
@@ -132,7 +134,7 @@ def test_complex_gradients_are_skipped_and_logged_once(caplog):
     net.first.weight.grad = torch.ones(2, 2)
     net["second"].weight = nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))
     net["second"].weight.grad = torch.ones(2, 2, dtype=torch.complex64)
-    probe = GradientProbe(net, WHOLE, BROKEN, {})
+    probe = GradientProbe(GradientNormMeter(net), WHOLE, BROKEN, {})
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             record = StepRecord()
@@ -144,7 +146,7 @@ def test_complex_gradients_are_skipped_and_logged_once(caplog):
 def test_shards_are_not_taken_for_the_whole(net, caplog):
     sharded = nn.Module()
     sharded._fsdp_wrapped_module = net  # what FullyShardedDataParallel calls its inner module
-    probe = GradientProbe(sharded, WHOLE, BROKEN, {})
+    probe = GradientProbe(GradientNormMeter(sharded), WHOLE, BROKEN, {})
     record = StepRecord()
     probe.measure(record, None, sampled=True)
     assert record.readings() == []

@@ -1,0 +1,103 @@
+"""Distributed tensors (FSDP2, HSDP, tensor parallelism): what this rank holds of them.
+
+A `DTensor` stands for the whole tensor: an operation on it may communicate. Measuring and copying
+work on the local part, an ordinary tensor, and communicate nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+if dist.is_available():
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor, Placement
+
+
+def is_distributed(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Return whether a tensor is spread over ranks."""
+    return dist.is_available() and isinstance(tensor, DTensor)
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return what this rank holds of a distributed tensor; an ordinary tensor itself."""
+    if not is_distributed(tensor):
+        return tensor
+    with torch.no_grad():
+        return tensor.to_local().detach()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a tensor is spread over ranks, and its whole shape."""
+
+    mesh: DeviceMesh
+    placements: tuple[Placement, ...]
+    shape: torch.Size
+    stride: tuple[int, ...]
+
+    def assemble(self, local: Tensor) -> Tensor:
+        """Return the distributed tensor of which this rank holds `local`."""
+        whole: Tensor = DTensor.from_local(
+            local,
+            self.mesh,
+            self.placements,
+            run_check=False,
+            shape=self.shape,
+            stride=self.stride,
+        )
+        return whole
+
+    def sharding_groups(self) -> tuple[dist.ProcessGroup, ...]:
+        """Return the groups of ranks over which the tensor is split, not replicated."""
+        return tuple(
+            self.mesh.get_group(dimension)
+            for dimension, placement in enumerate(self.placements)
+            if not placement.is_replicate() and self.mesh.size(dimension) > 1
+        )
+
+
+def layout_of(tensor: Tensor) -> Layout | None:
+    """Return the layout of a distributed tensor; None for an ordinary one."""
+    if not is_distributed(tensor):
+        return None
+    return Layout(tensor.device_mesh, tuple(tensor.placements), tensor.shape, tensor.stride())
+
+
+def find_layout_obstacle(named: Iterable[tuple[str, Tensor]]) -> str | None:
+    """Return why the tensors of a model cannot be copied rank by rank; None if they can.
+
+    Args:
+        named: Tensors with their names.
+    """
+    for name, tensor in named:
+        local = local_part(tensor)
+        layout = layout_of(tensor)
+        if is_traceable_wrapper_subclass(local):
+            return f"{name} is a {type(local).__name__}, a kind of tensor that is not supported"
+        if layout is None:
+            continue
+        pending = [p for p in layout.placements if not (p.is_replicate() or _is_shard(p))]
+        if pending:
+            return f"{name} is distributed as {pending[0]}; supported: shards and replicas"
+        if local.device.type != layout.mesh.device_type:
+            return f"{name} is offloaded from {layout.mesh.device_type} to {local.device.type}"
+    return None
+
+
+def _is_shard(placement: Any) -> bool:  # noqa: ANN401  torch's shards have no common public class
+    return hasattr(placement, "dim")
+
+
+def find_sharded_modules(model: nn.Module) -> list[FSDPModule]:
+    """Return the modules to which `fully_shard` was applied."""
+    if not dist.is_available():
+        return []
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
