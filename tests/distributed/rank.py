@@ -8,8 +8,12 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch.utils.data import DataLoader
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.utils.data import DataLoader, DistributedSampler
 
+from stabilizer.agent import watch
+from stabilizer.agent.telemetry.settings import ReporterSettings
 from stabilizer.protocol.commands import (
     CheckpointNowParameters,
     PauseParameters,
@@ -88,6 +92,42 @@ def norms(*disturbing, **options):
     return found
 
 
+def loop(rank, disturbed):
+    """Train by hand under FSDP2, with an evaluation after every step."""
+    torch.manual_seed(3)
+    core = jobs.Core()
+    mesh = init_device_mesh("cpu", (2,))
+    for part in (core.fc2, core):
+        fully_shard(part, mesh=mesh)
+    optimizer = torch.optim.AdamW(core.parameters(), lr=0.01, foreach=False)
+    points, history = kit.Points(80), []
+    sampler = DistributedSampler(points, 2, rank, shuffle=True)
+    with watch(
+        core,
+        optimizers=optimizer,
+        loaders=DataLoader(points, batch_size=4, sampler=sampler),
+        url="http://127.0.0.1:9",
+        run="test",
+        snapshot_every=2,
+        transport=kit.DeadTransport(),
+        reporting=ReporterSettings(register_wait_seconds=0, spool_bytes=0),
+    ) as job:
+        for x, y, ids in job.batches(steps=10):
+            loss = torch.nn.functional.mse_loss(core(x), y)
+            loss.backward()
+            job.after_backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            job.step(loss)
+            history.append((job.global_step, ids.tolist(), loss.item()))
+            if disturbed and rank == 0 and job.global_step == 5 and len(history) == 5:
+                job._job.inbox.offer([kit.rollback(job._job, 2)])
+            with torch.no_grad():
+                core(x)  # leaves the root's parameters gathered
+    weights = [jobs.local(parameter).tolist() for parameter in core.parameters()]
+    return {"history": history, "weights": weights}
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     local_rank = int(os.environ["LOCAL_RANK"])
@@ -97,4 +137,5 @@ if __name__ == "__main__":
     reports["norms"] = norms()
     reports["nan"] = norms(jobs.NanGradient())
     reports["guarded"] = norms(jobs.NanGradient(), watcher_options={"guard": "skip_step"})
+    reports["loop"], reports["loop-rewound"] = loop(local_rank, False), loop(local_rank, True)
     Path(sys.argv[1]).write_text(json.dumps(reports))

@@ -145,3 +145,10 @@ def test_the_guard_skips_the_step_on_all_ranks(ran):
     norms, undisturbed = ran("guarded")[0], ran("norms")[0]
     assert [step["nonfinite/"] for step in norms] == [0, 0, 0, 0, 1, 0, 0, 0, 0, 0]
     assert norms[:4] == undisturbed[:4]
+
+
+def test_a_sharded_loop_by_hand_rolls_back_to_the_bit(ran):
+    for mine, undisturbed in zip(ran("loop-rewound"), ran("loop"), strict=True):
+        assert [step for step, _, _ in mine["history"]] == [1, 2, 3, 4, 5, 6, *range(3, 11)]
+        assert mine["history"][6:] == undisturbed["history"][2:]
+        assert mine["weights"] == undisturbed["weights"]

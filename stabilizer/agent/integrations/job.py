@@ -31,6 +31,7 @@ from stabilizer.agent.integrations.solo import SoloBrain
 from stabilizer.agent.probes.gradients import GradientNormMeter
 from stabilizer.agent.probes.probe_set import ProbeSet
 from stabilizer.agent.probes.record import PendingFrames
+from stabilizer.agent.probes.sharding import GatheredParameters
 from stabilizer.agent.telemetry.http import Transport
 from stabilizer.agent.telemetry.reporter import Reporter
 from stabilizer.agent.telemetry.settings import ReporterSettings
@@ -165,6 +166,7 @@ class Job:
         self._telemetry: Telemetry = NullTelemetry()
         self._probes: ProbeSet | None = None
         self._gradients: GradientNormMeter | None = None
+        self._gathered: GatheredParameters | None = None
         self._executor: Executor | None = None
         self._subject: JobSubject | None = None
         self._attempt_ids = [uuid.uuid4().hex]
@@ -201,6 +203,8 @@ class Job:
         """Register the run and attach the hooks; training begins."""
         self._subject = subject
         self._attempt_ids = [subject.agreement.share_id(self.attempt_id)]
+        self._gathered = GatheredParameters(subject.model)
+        self._gathered.free()
         self._gradients = GradientNormMeter(subject.model)
         if subject.agreement.is_leader:
             self._probes = ProbeSet(
@@ -272,6 +276,8 @@ class Job:
         """
         if self._executor is None or self._subject is None or not self._is_open:
             return
+        if self._gathered is not None:
+            self._gathered.free()
         rewound = self._executor.boundary()
         if rewound:
             self._report_snapshots()

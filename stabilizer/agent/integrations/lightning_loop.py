@@ -7,10 +7,6 @@ from there: no exception travels through the loops, no restart stage is set, and
 earlier epoch works because the counters say so. At a boundary the rewind comes first, so that no
 snapshot is taken of a state that is about to be discarded.
 
-After a forward without a backward, such as a validation, FSDP2 keeps the root's parameters
-gathered. They would neither fit a snapshot nor see what is restored. At every boundary all ranks
-therefore free them, whether or not there is anything to do, so that they gather again together.
-
 Since this uses Lightning's internals, `find_obstacle` checks them first.
 """
 # ruff: noqa: SLF001  rewinding in place needs Lightning's internals; find_obstacle checks them
@@ -36,11 +32,7 @@ from stabilizer.agent.control.snapshots import CaughtError, Snapshot
 from stabilizer.agent.control.torch_state import RandomState, capture_random_state, unfit
 from stabilizer.agent.integrations.lightning_data import DataPosition, TrainingData
 from stabilizer.agent.integrations.lightning_state import TrainerSnapshot, TrainerState
-from stabilizer.agent.probes.sharding import (
-    FSDPModule,
-    find_layout_obstacle,
-    find_sharded_modules,
-)
+from stabilizer.agent.probes.sharding import GatheredParameters, find_layout_obstacle
 from stabilizer.errors import ControlError, RestoreError
 from stabilizer.protocol.batches import SnapshotInfo
 
@@ -73,7 +65,6 @@ class LightningFit:
         self._wrapped: list[tuple[object, str]] = []
         self._is_stopping = False
         self._failures = 0
-        self._sharded: list[FSDPModule] = []
 
     def install(self, on_boundary: Callable[[], None]) -> None:
         """Hook in, before the training data is set up.
@@ -87,7 +78,6 @@ class LightningFit:
 
         def advance_from_boundary(data_fetcher: Any) -> None:  # noqa: ANN401  Lightning's own
             if self._is_boundary:
-                self._reshard()
                 on_boundary()
                 if self._is_stopping and fit_loop._can_stop_early:
                     raise StopIteration  # how the loop itself ends an epoch
@@ -113,10 +103,9 @@ class LightningFit:
 
     def begin(self) -> None:
         """Prepare for snapshots, now that optimizers and data exist."""
-        self._sharded = find_sharded_modules(self._trainer.lightning_module)
-        self._reshard()
-        if self._obstacle is None:
-            self._obstacle = _foreign_tensors(self._trainer)
+        module = self._trainer.lightning_module
+        GatheredParameters(module).free()
+        self._obstacle = self._obstacle or find_layout_obstacle(module)
         if self._obstacle is None:
             with CaughtError() as reading:
                 self._state = TrainerState(self._trainer, self._own, self._copier)
@@ -265,10 +254,6 @@ class LightningFit:
             return epoch_loop.batch_progress.current.ready % self.num_gradient_batches == 0
         return not epoch_loop._should_accumulate()
 
-    def _reshard(self) -> None:
-        for module in self._sharded:
-            module.reshard()
-
     def _bound_skip(self, batches: int, position: DataPosition) -> int:
         """Limit a skip that discards batches, to keep the last step of the epoch."""
         if self._data.skips_by_samples(position):
@@ -355,8 +340,3 @@ def _foreign_strategy(trainer: Trainer) -> str | None:
     if strategy.root_device.type not in _DEVICES:
         return f"rewinding on {strategy.root_device.type} is not supported"
     return None
-
-
-def _foreign_tensors(trainer: Trainer) -> str | None:
-    module = trainer.lightning_module
-    return find_layout_obstacle([*module.named_parameters(), *module.named_buffers()])

@@ -28,6 +28,7 @@ from stabilizer.agent.control.torch_state import (
     restore_random_state,
     unfit,
 )
+from stabilizer.agent.probes.sharding import find_layout_obstacle
 from stabilizer.errors import ControlError, RestoreError
 from stabilizer.protocol.batches import SnapshotInfo
 
@@ -233,7 +234,7 @@ class LoopTraining:
         self._stateful = stateful
         self._accumulate = accumulate
         self._save = save
-        self._obstacle = obstacle or _sharded(model)
+        self._obstacle = obstacle or find_layout_obstacle(model)
         self._failures = 0
         self._exempt = frozenset(
             name for name, buffer in model.named_buffers() if not is_finite([buffer])
@@ -392,14 +393,6 @@ class LoopTraining:
                 self.data.load_state_dict(state["data"])
         except (KeyError, TypeError, ValueError) as error:
             raise ControlError(f"the saved state of the loop cannot be read: {error!r}") from error
-
-
-def _sharded(model: nn.Module) -> str | None:
-    """Return why the model's parts cannot be rewound; None if they can."""
-    has_shards = any(hasattr(parameter, "to_local") for parameter in model.parameters())
-    if has_shards or any(hasattr(module, "_fsdp_wrapped_module") for module in model.modules()):
-        return "the model is sharded; rewinding a sharded model is not supported in a plain loop"
-    return None
 
 
 def _devices(model: nn.Module) -> list[torch.device]:

@@ -6,7 +6,6 @@ work on the local part, an ordinary tensor, and communicate nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -71,13 +70,11 @@ def layout_of(tensor: Tensor) -> Layout | None:
     return Layout(tensor.device_mesh, tuple(tensor.placements), tensor.shape, tensor.stride())
 
 
-def find_layout_obstacle(named: Iterable[tuple[str, Tensor]]) -> str | None:
-    """Return why the tensors of a model cannot be copied rank by rank; None if they can.
-
-    Args:
-        named: Tensors with their names.
-    """
-    for name, tensor in named:
+def find_layout_obstacle(model: nn.Module) -> str | None:
+    """Return why the tensors of a model cannot be copied rank by rank; None if they can."""
+    if any(hasattr(module, "_fsdp_wrapped_module") for module in model.modules()):
+        return "the model is sharded by FullyShardedDataParallel; supported: fully_shard (FSDP2)"
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         local = local_part(tensor)
         layout = layout_of(tensor)
         if is_traceable_wrapper_subclass(local):
@@ -96,8 +93,21 @@ def _is_shard(placement: Any) -> bool:  # noqa: ANN401  torch's shards have no c
     return hasattr(placement, "dim")
 
 
-def find_sharded_modules(model: nn.Module) -> list[FSDPModule]:
-    """Return the modules to which `fully_shard` was applied."""
-    if not dist.is_available():
-        return []
-    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+class GatheredParameters:
+    """Parameters that FSDP2 keeps gathered after a forward without a backward, as in a validation.
+
+    They neither fit a snapshot nor see what is restored. All ranks must free them at the same
+    times, since they gather them again together.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = (
+            [module for module in model.modules() if isinstance(module, FSDPModule)]
+            if dist.is_available()
+            else []
+        )
+
+    def free(self) -> None:
+        """Leave every parameter in its shards; communicates nothing."""
+        for module in self._modules:
+            module.reshard()
