@@ -34,8 +34,8 @@ class TensorParallelNet(jobs.ShardedPlainNet):
 
     def shard(self, mesh):
         plan = {
-            "fc1": ColwiseParallel(),
-            "fc2": RowwiseParallel(output_layouts=Shard(0)),
+            "layers.0.fc1": ColwiseParallel(),
+            "layers.0.fc2": RowwiseParallel(output_layouts=Shard(0)),
             "norm": SequenceParallel(sequence_dim=0),
             "head": ColwiseParallel(input_layouts=Shard(0), output_layouts=Replicate()),
         }
@@ -44,8 +44,8 @@ class TensorParallelNet(jobs.ShardedPlainNet):
 
 
 KINDS = {
-    "hsdp": (HybridNet, 2, lambda: ModelParallelStrategy(4, 1)),
-    "tensor": (TensorParallelNet, 4, lambda: ModelParallelStrategy(2, 2)),
+    "hsdp": (HybridNet, 4, lambda: ModelParallelStrategy(4, 1)),
+    "tensor": (TensorParallelNet, 2, lambda: ModelParallelStrategy(2, 2)),
 }
 PLANS = {
     "undisturbed": {},
@@ -54,10 +54,11 @@ PLANS = {
 
 
 def train(kind, plan, rank):
-    net, batch_size, make_strategy = KINDS[kind]
+    net, parts, make_strategy = KINDS[kind]
     ran, norms = jobs.train_plain(
         net,
-        batch_size=batch_size,
+        part=rank * parts // 4,
+        parts=parts,
         plan=PLANS[plan] if rank == 0 else {},
         accelerator="cpu",
         strategy=make_strategy(),

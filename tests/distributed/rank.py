@@ -82,7 +82,8 @@ def train(strategy, plan, rank):
 def norms(*disturbing, **options):
     _, found = jobs.train_plain(
         jobs.ShardedPlainNet,
-        batch_size=4,
+        part=int(os.environ["RANK"]),
+        parts=2,
         callbacks=disturbing,
         accelerator="cpu",
         strategy=ModelParallelStrategy(2, 1),
@@ -97,7 +98,7 @@ def loop(rank, disturbed):
     torch.manual_seed(3)
     core = jobs.Core()
     mesh = init_device_mesh("cpu", (2,))
-    for part in (core.fc2, core):
+    for part in (core.layers[0]["fc2"], core):
         fully_shard(part, mesh=mesh)
     optimizer = torch.optim.AdamW(core.parameters(), lr=0.01, foreach=False)
     points, history = kit.Points(80), []

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 _KIT = Path(__file__).parents[1] / "integration" / "rewind" / "conftest.py"
 _spec = importlib.util.spec_from_file_location("rewind_kit", _KIT)
@@ -59,12 +59,14 @@ class Core(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(kit.FEATURES, 8), nn.Linear(8, 5)
+        fc1, fc2 = nn.Linear(kit.FEATURES, 8), nn.Linear(8, 5)
+        self.layers = nn.ModuleList([nn.ModuleDict({"fc1": fc1, "fc2": fc2})])
         self.norm, self.head = nn.LayerNorm(5), nn.Linear(5, 2)
         self.unused = nn.Linear(2, 1)
 
     def forward(self, x):
-        return self.head(self.norm(self.fc2(self.fc1(x).relu()))).mean(dim=1)
+        layer = self.layers[0]
+        return self.head(self.norm(layer["fc2"](layer["fc1"](x).relu()))).mean(dim=1)
 
 
 class PlainNet(pl.LightningModule):
@@ -99,7 +101,7 @@ class ShardedPlainNet(PlainNet):
             self.shard(self.device_mesh)
 
     def shard(self, mesh):
-        fully_shard(self.core.fc2, mesh=mesh["data_parallel"])
+        fully_shard(self.core.layers[0]["fc2"], mesh=mesh["data_parallel"])
         fully_shard(self.core, mesh=mesh["data_parallel"])
 
 
@@ -160,17 +162,22 @@ class Frames(pl.Callback):
         self.steps.append(values)
 
 
-def train_plain(net, *, batch_size, callbacks=(), **options):
-    """Train the deterministic net for 10 steps; return the run and the gradient norms of each."""
-    frames = Frames()
+def train_plain(net, *, part=0, parts=1, callbacks=(), **options):
+    """Train the deterministic net for 10 steps; return the run and the gradient norms of each.
+
+    The parts of the data, in each step, are together what one process reads.
+    """
+    frames, points = Frames(), kit.Points(80)
+    sampler = DistributedSampler(points, parts, part, shuffle=False)
     ran = kit.train(
-        DataLoader(kit.Points(80), batch_size=batch_size),
+        DataLoader(points, batch_size=8 // parts, sampler=sampler),
         net=net,
         callbacks=[*callbacks, frames],
         snapshot_every=2,
         accumulate_grad_batches=1,
         max_epochs=1,
         val=False,
+        use_distributed_sampler=False,
         **options,
     )
     wanted = ("grad_norm", "nonfinite")

@@ -39,7 +39,7 @@ def test_a_rollback_is_exact_on_a_mesh(run):
 
 
 def test_gradient_norms_on_a_mesh_are_those_of_one_process(run):
-    _, alone = train_plain(PlainNet, batch_size=8)
+    _, alone = train_plain(PlainNet)
     first, *others = run("undisturbed")
     assert [rank["norms"] for rank in others] == [[]] * 3
     assert len(first["norms"]) == len(alone) == 10

@@ -114,7 +114,8 @@ def _gradient(parameter: nn.Parameter, kept: Held | bool | None) -> torch.Tensor
     if kept is None:
         return None
     if isinstance(kept, Held):
-        return thaw(kept)
+        gradient: torch.Tensor = thaw(kept)
+        return gradient
     # There was a gradient, to be overwritten or zeroed before use. Use zeros: with None, optimizers
     # would skip a parameter that takes no part in the next step.
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

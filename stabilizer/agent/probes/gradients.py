@@ -68,7 +68,7 @@ class GradientNormMeter:
         for number, parameter in enumerate(self.parameters):
             layout = layout_of(parameter)
             over = layout.sharding_groups() if layout is not None else ()
-            key = tuple(group.group_name for group in over)
+            key = tuple(str(group.group_name) for group in over)
             members.setdefault(key, []).append(number)
             groups[key] = (over, layout.mesh.device_type if layout is not None else "")
         order: list[int] = []

@@ -12,7 +12,6 @@ from typing import Any, TypeGuard
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 if dist.is_available():
     from torch.distributed.device_mesh import DeviceMesh
@@ -77,7 +76,7 @@ def find_layout_obstacle(model: nn.Module) -> str | None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         local = local_part(tensor)
         layout = layout_of(tensor)
-        if is_traceable_wrapper_subclass(local):
+        if hasattr(local, "__tensor_flatten__"):  # made of other tensors
             return f"{name} is a {type(local).__name__}, a kind of tensor that is not supported"
         if layout is None:
             continue
