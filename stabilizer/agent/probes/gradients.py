@@ -28,7 +28,7 @@ class ParameterNorms:
 
 
 @dataclass(frozen=True)
-class _Span:
+class _Stretch:
     """Neighbours in the vector of norms that are split over the same groups of ranks."""
 
     start: int
@@ -50,7 +50,7 @@ class GradientNormMeter:
 
     def __init__(self, model: nn.Module) -> None:
         self.parameters = list(model.parameters())
-        self._spans: list[_Span] = []
+        self._stretches: list[_Stretch] = []
         self._order = self._plan()
         # FullyShardedDataParallel (FSDP1) keeps shards in ordinary tensors.
         self._is_unknown = any(hasattr(each, "_fsdp_wrapped_module") for each in model.modules())
@@ -59,7 +59,7 @@ class GradientNormMeter:
     @property
     def is_sharded(self) -> bool:
         """Whether ranks hold parts of the gradients, and must measure together."""
-        return any(span.groups for span in self._spans)
+        return any(stretch.groups for stretch in self._stretches)
 
     def _plan(self) -> list[int]:
         """Order the parameters by the groups of ranks that hold them."""
@@ -73,7 +73,7 @@ class GradientNormMeter:
             groups[key] = (over, layout.mesh.device_type if layout is not None else "")
         order: list[int] = []
         for key, numbers in members.items():
-            self._spans.append(_Span(len(order), len(order) + len(numbers), *groups[key]))
+            self._stretches.append(_Stretch(len(order), len(order) + len(numbers), *groups[key]))
             order += numbers
         return order
 
@@ -118,11 +118,11 @@ class GradientNormMeter:
 
     def _reduce(self, squares: Tensor) -> Tensor:
         parts = []
-        for span in self._spans:
-            part = squares[span.start : span.stop]
-            if span.groups:
-                part = part.to(span.device_type)
-                for group in span.groups:
+        for stretch in self._stretches:
+            part = squares[stretch.start : stretch.stop]
+            if stretch.groups:
+                part = part.to(stretch.device_type)
+                for group in stretch.groups:
                     dist.all_reduce(part, group=group)
             parts.append(part.sqrt().to(squares.device, torch.float32, non_blocking=True))
         return torch.cat(parts)
