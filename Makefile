@@ -111,7 +111,7 @@ bench: $(VENV)/.dev
 bench-rescue: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.rescue $(ARGS)
 
-# Some 80 core-minutes for all of it; a killed command continues.
+# Some two core-hours for all of it; a killed command continues.
 lab: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab $(ARGS)
 

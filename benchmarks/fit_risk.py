@@ -46,6 +46,7 @@ class Samples:
     positive: np.ndarray
     weights: np.ndarray
     families: np.ndarray
+    seeds: np.ndarray
     runs: np.ndarray
     steps: np.ndarray
 
@@ -59,19 +60,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--lab", type=Path, nargs="+", default=[Path("build/lab"), Path("build/lab-plain")]
     )
+    parser.add_argument(
+        "--unseen",
+        type=int,
+        metavar="SEED",
+        help="leave out the groups from this seed on, too, and judge on those alone",
+    )
     parser.add_argument("--write", action="store_true", help="write the constants that ship")
     options = parser.parse_args(arguments)
     samples = collect(options.lab)
     if samples is None:
         print("no runs: generate them by `make lab`")
         return 1
-    left_out = np.full(len(samples.positive), np.nan)
-    for family in sorted(set(samples.families)):
-        own = samples.families == family
-        if own.all():
-            continue
-        intercept, weights = fit(samples.where(~own))
-        left_out[own] = predict(samples.features[own], intercept, weights)
+    left_out = predict_left_out(samples, options.unseen)
     judged = np.isfinite(left_out)
     report(samples.where(judged), left_out[judged])
     intercept, weights = fit(samples)
@@ -89,6 +90,26 @@ def main(arguments: list[str] | None = None) -> int:
         TARGET.write_text(json.dumps(content | {"fitted_on": result}, indent=2) + "\n")
     print(json.dumps(result))
     return 0
+
+
+def predict_left_out(samples: Samples, unseen: int | None) -> np.ndarray:
+    """Return the probabilities that a fit on other families gives; NaN where none does.
+
+    Args:
+        samples: Of all runs.
+        unseen: Fit on groups of smaller seeds only, and judge the others only.
+    """
+    probability = np.full(len(samples.positive), np.nan)
+    is_late = np.ones(len(probability), np.bool_) if unseen is None else samples.seeds >= unseen
+    for family in sorted(set(samples.families)):
+        own = samples.families == family
+        known = ~own if unseen is None else ~own & ~is_late
+        if known.any():
+            intercept, weights = fit(samples.where(known))
+            probability[own & is_late] = predict(
+                samples.features[own & is_late], intercept, weights
+            )
+    return probability
 
 
 def collect(folders: Sequence[Path]) -> Samples | None:
@@ -132,6 +153,7 @@ def samples_of(run: StoredRun, twin: StoredRun) -> list[Samples]:
             np.array(positive, np.float64),
             np.full(count, share / max(1, count)),
             np.full(count, run.facts["family"]),
+            np.full(count, run.facts["seed"]),
             np.full(count, run.name),
             np.array(at, np.int64),
         )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.fit_risk import Samples, fit, label, predict, skill
+from benchmarks.fit_risk import Samples, fit, label, predict, predict_left_out, skill
 from benchmarks.lab.storage import StoredRun
 from stabilizer.rules.risk.features import FEATURES
 
@@ -14,7 +14,8 @@ def drawn(weights, count=4000):
     chance = predict(features, -1.0, weights)
     positive = (noise.random(count) < chance).astype(float)
     names = np.full(count, "gpt")
-    return Samples(features, positive, np.ones(count), names, names, np.arange(count))
+    steps = np.arange(count)
+    return Samples(features, positive, np.ones(count), names, steps % 2, names, steps)
 
 
 def test_a_fit_finds_the_weights_that_made_the_data():
@@ -32,6 +33,15 @@ def test_a_sign_of_danger_never_lowers_the_risk():
     assert own["rise"] == 0
     assert own["healed"] == 0, "what has healed never raises it"
     assert own["age"] > 0.3
+
+
+def test_a_family_is_judged_by_what_others_have_taught():
+    samples = drawn(np.array([1.0 if name == "age" else 0.0 for name in FEATURES]))
+    assert np.isnan(predict_left_out(samples, None)).all(), "there is no other"
+    samples.families = np.where(samples.steps % 3 == 0, "gpt", "vit")
+    assert np.isfinite(predict_left_out(samples, None)).all()
+    late = predict_left_out(samples, 1)
+    assert np.isfinite(late).tolist() == (samples.seeds == 1).tolist()
 
 
 def test_a_step_is_judged_by_its_run_a_horizon_later():
