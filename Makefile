@@ -117,7 +117,7 @@ lab: $(VENV)/.dev
 
 # Plain runs of every change are enough; those of `make lab` are used too if they are there.
 fit-risk: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab --plain --rounds 3 --out build/lab-plain
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.lab --plain --rounds 2 --out build/lab-plain
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fit_risk --write $(ARGS)
 
 clean:
