@@ -188,6 +188,7 @@ class ReplayedJob:
         self._attempt = 0
         self._step = 0
         self._is_finite = True
+        self._loss_columns: dict[str, tuple[int, bool] | None] = {}
         self._in_flight: list[Command] = []
         self._alerts: dict[AlertKey, AlertSpan] = {}
 
@@ -246,7 +247,9 @@ class ReplayedJob:
         self._brain.set_snapshots(self._ring.held)
 
     def _note_loss(self, catalog: Catalog, block: FrameBlock) -> None:
-        found = loss_column(catalog)
+        if catalog.id not in self._loss_columns:
+            self._loss_columns[catalog.id] = loss_column(catalog)
+        found = self._loss_columns[catalog.id]
         if found is not None and (block.present is None or block.present[0][found[0]]):
             self._is_finite = bool(np.isfinite(block.values[0][found[0]]))
 

@@ -43,7 +43,7 @@ from stabilizer.rules.policy.policy import Policy, remedies_of
 from stabilizer.rules.ratio import RatioRule
 from stabilizer.rules.risk.features import RiskFeatures
 from stabilizer.rules.risk.model import METRIC, Risk, default_model
-from stabilizer.rules.rule import Rule
+from stabilizer.rules.rule import Frame, Rule
 from stabilizer.rules.spec import RuleSpec, SelectSpec
 from stabilizer.rules.wall_clock import ClockRule
 
@@ -89,7 +89,6 @@ class Brain:
         counted = [rule for rule in rules if not isinstance(rule, ClockRule)]
         self._counted = counted  # in steps
         self._by_name = {rule.spec.name: rule for rule in counted}
-        self._alerting = [rule for rule in counted if not rule.spec.signal]
         self._plans: dict[str, list[Rule]] = {}  # the rules that watch a catalog
         self._planned: set[str] = set()
 
@@ -209,8 +208,9 @@ class Brain:
         self._observe_loss(catalog_id, step, values, present)
         with np.errstate(all="ignore"):  # NaN and Inf are data
             self._risk.observe(catalog, step, values, present)
+            frame = Frame(self._attempt, step, catalog, values, present)
             for rule in self._watching(catalog):
-                changes = rule.observe(self._attempt, step, catalog, values, present)
+                changes = rule.observe(frame)
                 if changes and not rule.spec.signal:
                     out.alerts += changes
         self._note_changes(out.alerts)
@@ -272,15 +272,18 @@ class Brain:
         for absence in self._on_steps:
             own = absence.end_step(self._attempt, step)
             changes += () if absence.spec.signal else own
-        now = Now(step, self._by_name, self._phase.phase)
+        stirred = {rule.spec.name for rule in self._counted if rule.alerts.active}
+        now = Now(step, self._by_name, stirred, self._phase.phase)
         for compound in self._on_rules:
             own = compound.evaluate(self._attempt, now)
+            if compound.alerts.active:
+                stirred.add(compound.spec.name)
             if own and not compound.spec.signal:
                 changes += own
         self._note_changes(changes)
         active: dict[AlertKey, ActiveAlert] = {}
-        for rule in self._alerting:
-            if rule.alerts.active:
+        for rule in self._counted if stirred else ():
+            if not rule.spec.signal:
                 active |= {alert.key: alert for alert in rule.alerts.active.values()}
         if self._burst_until is not None and step >= self._burst_until:
             self._burst_until = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,6 +27,8 @@ class Now:
 
     step: int
     rules: Mapping[str, Rule | CompoundRule]
+    stirred: Set[str]
+    """Names of the rules with an alert that is pending or firing."""
     phase: Phase
 
 
@@ -43,6 +45,13 @@ class CompoundRule:
         self._last: dict[str, int] = {}  # the last step at which a rule fired
         self._onsets: dict[str, list[int]] = {}  # the steps at which a rule began to fire
         self._is_firing: set[str] = set()
+        nested = [*_walk(when)]
+        self._asks_ready = sorted({part.ready for part in nested if part.ready is not None})
+        self._asks_phase = any(part.phase for part in nested)
+        self._horizon = max(part.within for part in nested)
+        self._idle: list[bool | Phase] | None = None
+        """What `_surroundings` were when the condition was last not met and only they, or a part
+        that fires, could change that; None if time alone could."""
 
     @property
     def is_firing(self) -> bool:
@@ -65,10 +74,17 @@ class CompoundRule:
 
     def _evaluate(self, attempt: int, now: Now) -> list[AlertChange]:
         self.health.evaluations += 1
+        is_calm = now.stirred.isdisjoint(self._parts)
+        surroundings = self._surroundings(now)
+        if is_calm and surroundings == self._idle:
+            return []
         for name in self._parts:
             self._note(name, now.step, now.rules[name])
         is_met = self._holds(self._when, now)
+        self._idle = None
         if not is_met and not self.alerts.active:
+            if is_calm and now.step > max(self._last.values(), default=-1) + self._horizon:
+                self._idle = surroundings
             return []
         signs = [
             alert.first_step
@@ -84,6 +100,11 @@ class CompoundRule:
         changes = self.alerts.advance(attempt, now.step, sample, [INSTANCE])
         self.health.ok = True
         return changes
+
+    def _surroundings(self, now: Now) -> list[bool | Phase]:
+        """Return what the condition refers to besides alerts."""
+        ready: list[bool | Phase] = [now.rules[name].is_ready for name in self._asks_ready]
+        return [*ready, now.phase] if self._asks_phase else ready
 
     def _note(self, name: str, step: int, rule: Rule | CompoundRule) -> None:
         if not rule.alerts.active or not rule.is_firing:
@@ -126,6 +147,7 @@ class CompoundRule:
         self._last.clear()
         self._onsets.clear()
         self._is_firing.clear()
+        self._idle = None
         return self.alerts.reset(from_step, f"a new attempt began: {reason}")
 
     def end(self, step: int) -> list[AlertChange]:
@@ -151,5 +173,14 @@ class CompoundRule:
         self._last = {str(name): int(step) for name, step in head["last"].items()}
         self._onsets = {str(name): [*map(int, steps)] for name, steps in head["onsets"].items()}
         self._is_firing = set(head["is_firing"])
+        self._idle = None
         self.health.evaluations = head["evaluations"]
         self.alerts.load(part_of(arrays, "alerts."), [INSTANCE])
+
+
+def _walk(condition: ConditionSpec) -> Iterator[ConditionSpec]:
+    """Yield a condition and all conditions within it."""
+    yield condition
+    inverted = () if condition.not_ is None else (condition.not_,)
+    for part in (*(condition.all or ()), *(condition.any or ()), *inverted):
+        yield from _walk(part)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -79,6 +79,12 @@ class Quorum:
         """Take note of a verdict without a flag."""
         self._flagged[verdict.known] = False
         self._judged |= verdict.known
+
+    def note_clear_rows(self, rows: Iterable[int]) -> None:
+        """Take note that a few series were judged and are not flagged."""
+        for row in rows:
+            self._flagged[row] = False
+            self._judged[row] = True
 
     def combine(self, samples: FloatArray, verdict: Detection) -> AlertSample:
         """Return the state of every instance after a verdict on the series."""

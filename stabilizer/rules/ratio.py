@@ -15,7 +15,7 @@ from stabilizer.protocol.series import Catalog, SeriesKey
 from stabilizer.rules.detector_specs import DetectSpec
 from stabilizer.rules.detectors.interface import BoolArray, FloatArray, State, grown, part_of
 from stabilizer.rules.outcome import AlertChange
-from stabilizer.rules.rule import Rule
+from stabilizer.rules.rule import Frame, Rule
 from stabilizer.rules.selection import Selection
 from stabilizer.rules.spec import RatioSpec, RuleSpec, SelectSpec, Statistic
 
@@ -40,26 +40,20 @@ class RatioRule(Rule):
         """Return whether it watches a series of a catalog."""
         return self._divisors.watches(catalog) or self._selection.columns(catalog)[0].size > 0
 
-    def _evaluate(
-        self,
-        attempt: int,
-        step: int,
-        catalog: Catalog,
-        values: Float32Array,
-        present: BoolArray | None,
-    ) -> list[AlertChange]:
-        self._divisors.note(step, catalog, values, present)
-        columns, rows = self._selection.columns(catalog)[:2]
+    def _evaluate(self, frame: Frame) -> list[AlertChange]:
+        step, values = frame.step, frame.values
+        self._divisors.note(step, frame.catalog, values, frame.present)
+        columns, rows, _ = self._selection.columns(frame.catalog)
         if columns.size == 0:
             return []
         divisors = self._divisors.of(step, self._selection.series)[rows]
         usable = np.isfinite(divisors) & (divisors != 0)
-        if present is not None:
-            usable &= present[columns]
+        if frame.present is not None:
+            usable &= frame.present[columns]
         ratios, measured = values.copy(), np.zeros(len(values), np.bool_)
         ratios[columns] = values[columns] / divisors
         measured[columns] = usable
-        return super()._evaluate(attempt, step, catalog, ratios, measured)
+        return super()._evaluate(Frame(frame.attempt, step, frame.catalog, ratios, measured))
 
     @property
     def note(self) -> str:

@@ -23,9 +23,7 @@ from stabilizer.rules.detector_specs import DetectSpec
 from stabilizer.rules.detectors import build_detector
 from stabilizer.rules.detectors.interface import (
     BoolArray,
-    Detection,
     Detector,
-    FloatArray,
     State,
     part_of,
     unknown,
@@ -38,6 +36,54 @@ from stabilizer.rules.selection import Selection, Watched
 from stabilizer.rules.spec import RuleSpec, SelectSpec
 
 _NAN: Final = math.nan
+_SHORT: Final = 256
+"""Frames of so many columns are read as a whole; of longer ones, what a rule watches."""
+
+
+class Frame:
+    """The values of one catalog at one step, as all rules see them.
+
+    Args:
+        attempt: The attempt of the run.
+        step: Completed optimizer steps.
+        catalog: Names the columns.
+        values: Shape [N], in catalog order.
+        present: Shape [N]; None if everything was measured.
+    """
+
+    def __init__(
+        self,
+        attempt: int,
+        step: int,
+        catalog: Catalog,
+        values: Float32Array,
+        present: BoolArray | None = None,
+    ) -> None:
+        self.attempt = attempt
+        self.step = step
+        self.catalog = catalog
+        self.values = values
+        self.present = present
+        self._known: dict[tuple[tuple[int, int], ...], list[tuple[int, float]]] = {}
+        is_short = len(values) <= _SHORT
+        self._floats: list[float] | None = values.tolist() if is_short else None
+        self._there: list[bool] | None = None
+        if is_short and present is not None:
+            self._there = present.tolist()
+
+    def samples(self, pairs: tuple[tuple[int, int], ...]) -> list[tuple[int, float]]:
+        """Return row and value of those columns, given as (column, row), that were measured."""
+        known = self._known.get(pairs)
+        if known is None:
+            known = self._known[pairs] = self._read(pairs)
+        return known
+
+    def _read(self, pairs: tuple[tuple[int, int], ...]) -> list[tuple[int, float]]:
+        floats, there, present = self._floats, self._there, self.present
+        if floats is None:
+            item = self.values.item
+            return [(row, item(at)) for at, row in pairs if present is None or present[at]]
+        return [(row, floats[at]) for at, row in pairs if there is None or there[at]]
 
 
 class Rule:
@@ -71,70 +117,49 @@ class Rule:
         except Exception:  # noqa: BLE001  `observe` reports it
             return True
 
-    def observe(
-        self,
-        attempt: int,
-        step: int,
-        catalog: Catalog,
-        values: Float32Array,
-        present: BoolArray | None,
-    ) -> list[AlertChange]:
+    def observe(self, frame: Frame) -> list[AlertChange]:
         """Evaluate one frame; return what changed. A failure goes into `health`."""
         try:
-            return self._evaluate(attempt, step, catalog, values, present)
+            return self._evaluate(frame)
         except Exception as error:  # noqa: BLE001  a broken rule marks itself and stops no other
             self.health.ok = False
-            self.health.last_error = f"step {step}: {type(error).__name__}: {error}"[:500]
+            self.health.last_error = f"step {frame.step}: {type(error).__name__}: {error}"[:500]
             return []
 
-    def _evaluate(
-        self,
-        attempt: int,
-        step: int,
-        catalog: Catalog,
-        values: Float32Array,
-        present: BoolArray | None,
-    ) -> list[AlertChange]:
-        watched = self._selection.columns(catalog)
+    def _evaluate(self, frame: Frame) -> list[AlertChange]:
+        watched = self._selection.columns(frame.catalog)
+        step = frame.step
         if not watched.pairs or step <= self.spec.after_step or step <= self._inhibited_until:
             return []
         if len(self._selection.series) != self._rows:
             self._resize()
         if isinstance(self._detector, ScalarDetector):
-            sample = self._judge_few(self._detector, step, watched, values, present)
+            sample = self._judge_few(self._detector, frame, watched)
         else:
-            sample = self._judge_many(self._detector, step, watched, values, present)
+            sample = self._judge_many(self._detector, frame, watched)
         if sample is None:
             return []
-        return self.alerts.advance(attempt, step, sample, self._names)
+        return self.alerts.advance(frame.attempt, step, sample, self._names)
 
     def _judge_few(
-        self,
-        detector: ScalarDetector,
-        step: int,
-        watched: Watched,
-        values: Float32Array,
-        present: BoolArray | None,
+        self, detector: ScalarDetector, frame: Frame, watched: Watched
     ) -> AlertSample | None:
         """Judge the samples of a frame; return what may change an alert."""
-        samples = [
-            (row, values.item(column))
-            for column, row in watched.pairs
-            if present is None or present[column]
-        ]
+        samples = frame.samples(watched.pairs)
         if not samples:
             return None
         self.health.evaluations += 1
-        judgements = detector.update(step, samples)
+        judgements = detector.update(frame.step, samples)
         self.health.ok = True
         if not judgements:
             return None
         self.is_ready = True
-        is_calm = not self.alerts.active and not any(j.is_flagged for j in judgements)
-        if self._quorum is not None:
-            return self._ask_quorum(samples, judgements, is_calm=is_calm)
-        if is_calm:
+        if not self.alerts.active and True not in [j.is_flagged for j in judgements]:
+            if self._quorum is not None:
+                self._quorum.note_clear_rows(judgement.row for judgement in judgements)
             return None
+        if self._quorum is not None:
+            return self._ask_quorum(self._quorum, samples, judgements)
         of = dict(samples)
         return AlertSample(
             [JudgedInstance(j.row, j.is_flagged, of.get(j.row, _NAN), j.score) for j in judgements],
@@ -143,56 +168,42 @@ class Rule:
 
     def _ask_quorum(
         self,
+        quorum: Quorum,
         samples: Sequence[tuple[int, float]],
         judgements: Sequence[Judgement],
-        *,
-        is_calm: bool,
-    ) -> AlertSample | None:
+    ) -> AlertSample:
         values, verdict = np.full(self._rows, np.nan), unknown(self._rows)
         for row, value in samples:
             values[row] = value
         for row, is_flagged, score in judgements:
             verdict.known[row], verdict.flagged[row], verdict.score[row] = True, is_flagged, score
-        return self._sample(values, verdict, is_calm=is_calm)
+        return quorum.combine(values, verdict)
 
-    def _judge_many(
-        self,
-        detector: Detector,
-        step: int,
-        watched: Watched,
-        values: Float32Array,
-        present: BoolArray | None,
-    ) -> AlertSample | None:
+    def _judge_many(self, detector: Detector, frame: Frame, watched: Watched) -> AlertSample | None:
         """Judge the samples of a frame; return what may change an alert."""
         columns, rows, _ = watched
+        present = frame.present
         if present is None and columns.size == self._rows:
             samples, usable = np.empty(self._rows), self._everything
-            samples[rows] = values[columns]
+            samples[rows] = frame.values[columns]
         else:
             samples, usable = np.full(self._rows, np.nan), np.zeros(self._rows, np.bool_)
-            samples[rows] = values[columns]
+            samples[rows] = frame.values[columns]
             usable[rows] = True if present is None else present[columns]
             if not usable.any():
                 return None
         self.health.evaluations += 1
-        verdict = detector.update(step, samples, usable)
+        verdict = detector.update(frame.step, samples, usable)
         self.health.ok = True
         if not verdict.known.any():
             return None
         self.is_ready = True
-        is_calm = not self.alerts.active and not verdict.flagged.any()
-        return self._sample(samples, verdict, is_calm=is_calm)
-
-    def _sample(
-        self, samples: FloatArray, verdict: Detection, *, is_calm: bool
-    ) -> AlertSample | None:
-        if self._quorum is not None:
-            if is_calm:
+        if not self.alerts.active and not verdict.flagged.any():
+            if self._quorum is not None:
                 self._quorum.note_clear(verdict)
-                return None
-            return self._quorum.combine(samples, verdict)
-        if is_calm:
             return None
+        if self._quorum is not None:
+            return self._quorum.combine(samples, verdict)
         touched = sorted({*np.flatnonzero(verdict.flagged).tolist(), *self.alerts.active})
         known = [row for row in touched if verdict.known[row]]
         judged = judged_instances(known, verdict.flagged, samples, verdict.score)

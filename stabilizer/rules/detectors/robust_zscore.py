@@ -57,7 +57,7 @@ class RobustZscore:
         self._center = ring.median()
         share = max(self._spec.relative_floor, ROUNDING)
         relative = share if self._is_log else share * np.abs(self._center)
-        floor = np.maximum(relative, max(self._spec.absolute_floor, _TINY))
+        floor = np.maximum(relative, max(self._spec.absolute_floor, TINY))
         self._spread = np.maximum(ring.spread(self._center), floor)
 
     def learned(self) -> tuple[int, int] | None:
@@ -84,5 +84,5 @@ class RobustZscore:
         self._spread = np.array(state["spread"], np.float64)
 
 
-_TINY = 1e-12
+TINY = 1e-12
 """Keeps the division defined for a series of zeros."""

@@ -12,22 +12,32 @@ from typing import Any, Final
 
 from stabilizer.rules.detector_specs import (
     DetectorSpec,
+    FallenSpec,
     NonfiniteSpec,
     RiseSpec,
+    RobustZscoreSpec,
     SpikeSpec,
     StuckSpec,
     ThresholdSpec,
 )
 from stabilizer.rules.detectors.scalar.interface import ScalarDetector
 from stabilizer.rules.detectors.scalar.rise import ScalarRise
-from stabilizer.rules.detectors.scalar.simple import ScalarNonfinite, ScalarStuck, ScalarThreshold
+from stabilizer.rules.detectors.scalar.robust_zscore import ScalarRobustZscore
+from stabilizer.rules.detectors.scalar.simple import (
+    ScalarFallen,
+    ScalarNonfinite,
+    ScalarStuck,
+    ScalarThreshold,
+)
 from stabilizer.rules.detectors.scalar.spike import ScalarSpike
 
 MOST_SERIES: Final = 8
 """Beyond so many series arrays are faster."""
 
 _DETECTORS: Final[dict[type[DetectorSpec], Callable[[Any], ScalarDetector]]] = {
+    FallenSpec: ScalarFallen,
     RiseSpec: ScalarRise,
+    RobustZscoreSpec: ScalarRobustZscore,
     SpikeSpec: ScalarSpike,
     StuckSpec: ScalarStuck,
     ThresholdSpec: ScalarThreshold,

@@ -14,6 +14,7 @@ import numpy as np
 
 from stabilizer.rules.detectors.baseline import REFRESH_EVERY
 from stabilizer.rules.detectors.interface import State
+from stabilizer.rules.detectors.ring import MAD_TO_SIGMA
 
 INF = math.inf
 
@@ -63,6 +64,16 @@ class ScalarRing:
         ordered = self.ordered
         last = len(ordered) - 1
         return 0.5 * (ordered[last // 2] + ordered[(last + 1) // 2]) if ordered else INF
+
+    def spread(self, center: float) -> float:
+        """Return the scaled median absolute deviation from `center`; NaN without samples."""
+        if not self.ordered:
+            return math.nan
+        deviations = np.sort(np.abs(np.array(self.ordered, np.float32) - np.float32(center)))
+        last = len(deviations) - 1
+        return MAD_TO_SIGMA * (
+            0.5 * (deviations.item(last // 2) + deviations.item((last + 1) // 2))
+        )
 
     def quantile(self, share: float) -> float:
         """Return the quantile at a share in [0, 1]; +inf without samples."""
@@ -116,6 +127,8 @@ class ScalarBaseline:
         self._patience = patience
         self._streaks: list[int] = []
         self._since = 0
+        self._check_at = 0  # value of `since` before which nothing can become stale
+        self._has_streak = False
 
     def resize(self, num_series: int) -> None:
         """Make room for more series."""
@@ -123,6 +136,7 @@ class ScalarBaseline:
         self.rings += [ScalarRing(self._window) for _ in missing]
         self.ready += [False for _ in missing]
         self._streaks += [0 for _ in missing]
+        self._check_at = 0
 
     def learn(
         self,
@@ -132,20 +146,31 @@ class ScalarBaseline:
         flagged: Sequence[bool],
     ) -> None:
         """Learn one sample of every series; NaN where nothing is to be learned."""
-        streaks = self._streaks
-        any_flagged = True in flagged
+        if True in flagged:
+            self._spend(known, flagged)
+        elif self._has_streak:
+            self._streaks = [
+                0 if k else streak for k, streak in zip(known, self._streaks, strict=False)
+            ]
+            self._has_streak = any(self._streaks)
         for row, value in enumerate(values):
-            if flagged[row]:
-                streaks[row] += 1
-            elif known[row]:
-                streaks[row] = 0
-            if any_flagged and streaks[row] >= self._patience:
-                streaks[row] = 0
+            if -INF < value < INF and not flagged[row]:
+                self.rings[row].push(step, value)
+                if not self.ready[row]:
+                    self._check_at = 0
+        self._since += 1
+
+    def _spend(self, known: Sequence[bool], flagged: Sequence[bool]) -> None:
+        """Count flagged samples in a row; accept the new level of series with too many."""
+        self._has_streak = True
+        for row, streak in enumerate(self._streaks):
+            now = streak + 1 if flagged[row] else 0 if known[row] else streak
+            self._streaks[row] = now
+            if now >= self._patience:
+                self._streaks[row] = 0
                 self.rings[row].clear()
                 self.ready[row] = False
-            if not flagged[row] and -INF < value < INF:
-                self.rings[row].push(step, value)
-        self._since += 1
+                self._check_at = 0
 
     def learned(self) -> tuple[int, int]:
         """Return how many samples the furthest series has, and how many it needs."""
@@ -154,22 +179,20 @@ class ScalarBaseline:
 
     def is_stale(self) -> bool:
         """Return whether the statistics must be recomputed; the caller then does so."""
-        counts = [len(ring.ordered) for ring in self.rings]
-        if self._since < REFRESH_EVERY and not self._is_due(counts):
+        if self._since < self._check_at:
             return False
+        counts = [len(ring.ordered) for ring in self.rings]
         if not counts:
             return False
-        self.ready = [count >= self.warm_up for count in counts]
+        fewest = min([count for count in counts if count], default=self._window)
+        self._check_at = min(REFRESH_EVERY, max(1, fewest // 4))  # grows with the samples
+        enough = [count >= self.warm_up for count in counts]
+        became_ready = any(e and not r for e, r in zip(enough, self.ready, strict=False))
+        if not became_ready and self._since < self._check_at:
+            return False
+        self.ready = enough
         self._since = 0
-        return True in self.ready
-
-    def _is_due(self, counts: list[int]) -> bool:
-        """Return whether a series became ready, or the samples are still few."""
-        for count, is_ready in zip(counts, self.ready, strict=True):
-            if count >= self.warm_up and not is_ready:
-                return True
-        fewest = min((count for count in counts if count), default=self._window)
-        return self._since >= max(1, fewest // 4)
+        return True in enough
 
     def rewind(self, step: int) -> None:
         """Forget what was learned after a step."""
@@ -186,6 +209,8 @@ class ScalarBaseline:
     def _restart(self) -> None:
         self._streaks = [0 for _ in self._streaks]
         self.ready = [False for _ in self.ready]
+        self._has_streak = False
+        self._check_at = 0
 
     def state(self, prefix: str) -> State:
         """Return the arrays of a `Baseline`, named with a prefix."""
@@ -203,3 +228,5 @@ class ScalarBaseline:
         self._streaks = state[f"{prefix}patience"].tolist()
         self._since = int(state[f"{prefix}since"][0])
         self.ready = state[f"{prefix}ready"].tolist()
+        self._has_streak = any(self._streaks)
+        self._check_at = 0

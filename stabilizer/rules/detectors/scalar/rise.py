@@ -43,7 +43,7 @@ class _Lane:
     def __init__(self) -> None:
         self.sum = 0.0
         self.count = 0
-        self.means = [_NAN] * BLOCKS
+        self.blocks: list[float] = []  # means of the last blocks
         self.past = [_NAN] * (2 * LAG)
         self.heights = [_NAN] * LAG
         self.reference = _NAN
@@ -56,7 +56,17 @@ class _Lane:
         self.rise = _NAN
         self.score = _NAN
         self.unit = _NAN
+        self.is_suspect = False
         self.is_high = False
+
+    @property
+    def means(self) -> list[float]:
+        """Means of the last blocks, oldest first; NaN: none."""
+        return [_NAN] * (BLOCKS - len(self.blocks)) + self.blocks
+
+    @means.setter
+    def means(self, means: list[float]) -> None:
+        self.blocks = [mean for mean in means if not math.isnan(mean)]
 
     def close(self, sign: float) -> None:
         """Close the open block and set the level; NaN if there is none."""
@@ -65,18 +75,18 @@ class _Lane:
             return
         mean = self.sum / self.count
         self.sum, self.count = 0.0, 0
-        means = self.means
-        del means[0]
-        means.append(-mean if sign < 0 else mean)
-        ordered = sorted(value for value in means if not math.isnan(value))
-        if len(ordered) == BLOCKS:
-            self.level = 0.5 * (ordered[1] + ordered[2])
-        elif len(ordered) >= FEWEST_BLOCKS:
-            self.level = ordered[1]
+        blocks = self.blocks
+        blocks.append(-mean if sign < 0 else mean)
+        if len(blocks) > BLOCKS:
+            del blocks[0]
+        if len(blocks) >= FEWEST_BLOCKS:
+            ordered = sorted(blocks)
+            is_full = len(blocks) == BLOCKS
+            self.level = 0.5 * (ordered[1] + ordered[2]) if is_full else ordered[1]
 
     def restart(self) -> None:
         """Restart the smoothing."""
-        self.means = [_NAN] * BLOCKS
+        self.blocks: list[float] = []  # means of the last blocks
         self.past = [_NAN] * (2 * LAG)
         self.heights = [_NAN] * LAG
         self.sum, self.count = 0.0, 0
@@ -101,6 +111,7 @@ class ScalarRise(ScalarDetector):
         self._lanes: list[_Lane] = []
         self._first = -1  # step of the open block
         self._last = -1
+        self._bound = SUSPECT * spec.above
 
     def resize(self, num_series: int) -> None:
         """Make room for more series."""
@@ -124,58 +135,49 @@ class ScalarRise(ScalarDetector):
             return _NOTHING
         self._first = -1
         self._length = max(self._block, gap)
-        for lane in self._lanes:
-            lane.close(self._sign)
         return self._judge(step)
 
     def _judge(self, step: int) -> Sequence[Judgement]:
-        lanes = self._lanes
-        known = [self._measure(row, lane) for row, lane in enumerate(lanes)]
-        bound = SUSPECT * self._spec.above
-        suspect = [
-            is_known and (lane.score > bound or (self._is_two_sided and -lane.score > bound))
-            for is_known, lane in zip(known, lanes, strict=True)
-        ]
+        lanes, known = self._lanes, []
+        for row, lane in enumerate(lanes):
+            lane.close(self._sign)
+            lane.is_suspect = lane.is_high = False
+            lane.rise = lane.level - lane.reference
+            is_ready = self._levels.ready[row] and self._changes.ready[row] and lane.noise > 0
+            known.append(is_ready and not math.isnan(lane.level))
+            if known[row]:
+                self._measure(lane)
+        suspect = [lane.is_suspect for lane in lanes]
         if True in suspect:
-            healing = [
-                self._is_healing(step, lane, is_suspect=is_suspect)
-                for lane, is_suspect in zip(lanes, suspect, strict=True)
-            ]
+            for lane in lanes:
+                if self._is_healing(step, lane):
+                    lane.is_high = False
         else:
-            healing = suspect
             for lane in lanes:
                 lane.peak = -math.inf
                 lane.heights = [_NAN] * LAG
         self._learn(step, known, suspect)
         return [
-            Judgement(row, lane.is_high and not healing[row], lane.score)
-            for row, lane in enumerate(lanes)
-            if known[row]
+            Judgement(row, lane.is_high, lane.score) for row, lane in enumerate(lanes) if known[row]
         ]
 
-    def _measure(self, row: int, lane: _Lane) -> bool:
-        """Measure the rise of a level; return whether it can be judged."""
-        is_ready = self._levels.ready[row] and self._changes.ready[row] and lane.noise > 0
-        lane.rise = rise = lane.level - lane.reference
-        lane.is_high = False
-        if not is_ready or math.isnan(lane.level):
-            return False
-        spec = self._spec
-        scale = 1.0
+    def _measure(self, lane: _Lane) -> None:
+        """Measure the rise of a level that can be judged."""
+        spec, scale, rise = self._spec, 1.0, lane.rise
         if not self._is_log:
             progress = PROGRESS_SHARE * larger(lane.top - lane.reference, 0.0)
             scale = larger(abs(lane.reference), progress)
         lane.unit = larger(lane.noise, larger(spec.floor * scale, TINY))
         lane.score = score = rise / lane.unit
-        least = spec.least * scale
-        lane.is_high = score > spec.above and rise > least
-        if self._is_two_sided and -score > spec.above and -rise > least:
-            lane.is_high = True
-        return True
+        if self._is_two_sided and score < 0:
+            score, rise = -score, -rise
+        if score > self._bound:
+            lane.is_suspect = True
+            lane.is_high = score > spec.above and rise > spec.least * scale
 
-    def _is_healing(self, step: int, lane: _Lane, *, is_suspect: bool) -> bool:
+    def _is_healing(self, step: int, lane: _Lane) -> bool:
         """Return whether a rise is soon gone if it goes on falling as since its peak."""
-        if not is_suspect:
+        if not lane.is_suspect:
             lane.peak = -math.inf
             del lane.heights[0]
             lane.heights.append(_NAN)
@@ -194,21 +196,21 @@ class ScalarRise(ScalarDetector):
         return is_falling and not is_level
 
     def _learn(self, step: int, known: list[bool], suspect: list[bool]) -> None:
-        lanes = self._lanes
-        self._levels.learn(step, [lane.level for lane in lanes], known, suspect)
-        changes = []
-        for lane, is_suspect in zip(lanes, suspect, strict=True):
-            past = lane.past
-            changes.append(abs(lane.level - 2.0 * past[LAG] + past[0]) / SECOND)
+        levels, changes = [], []
+        for lane in self._lanes:
+            past, level = lane.past, lane.level
+            levels.append(level)
+            changes.append(abs(level - 2.0 * past[LAG] + past[0]) / SECOND)
             del past[0]
-            past.append(_NAN if is_suspect else lane.level)
+            past.append(_NAN if lane.is_suspect else level)
             lane.top = max(lane.top, past[-1])
+        self._levels.learn(step, levels, known, suspect)
         self._changes.learn(step, changes, known, suspect)
         if self._levels.is_stale():
-            for lane, ring in zip(lanes, self._levels.rings, strict=True):
+            for lane, ring in zip(self._lanes, self._levels.rings, strict=True):
                 lane.reference = ring.quantile(BEST_SHARE)
         if self._changes.is_stale():
-            for lane, ring in zip(lanes, self._changes.rings, strict=True):
+            for lane, ring in zip(self._lanes, self._changes.rings, strict=True):
                 lane.noise = ring.quantile(CALM_SHARE) / NORMAL_QUANTILE
 
     def learned(self) -> tuple[int, int] | None:

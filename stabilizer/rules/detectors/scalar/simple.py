@@ -1,4 +1,4 @@
-"""A fixed bound, values that are not finite, and a series that repeats one value, in floats."""
+"""Detectors without a learned baseline, in floats."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stabilizer.rules.detector_specs import StuckSpec, ThresholdSpec
+from stabilizer.rules.detector_specs import FallenSpec, StuckSpec, ThresholdSpec
 from stabilizer.rules.detectors.interface import State
 from stabilizer.rules.detectors.scalar.interface import Judgement, ScalarDetector
 
@@ -103,3 +103,51 @@ class ScalarStuck(ScalarDetector):
         self._since = state["since"].tolist()
         self._samples = state["samples"].tolist()
         self._has_changed = state["has_changed"].tolist()
+
+
+class ScalarFallen(ScalarDetector):
+    """See `Fallen`."""
+
+    def __init__(self, spec: FallenSpec) -> None:
+        self.threshold = spec.share
+        self._share = spec.share
+        self._under = -math.inf if spec.under is None else spec.under
+        self._steps = spec.early
+        self._early: list[float] = []
+        self._until: list[int] = []
+
+    def resize(self, num_series: int) -> None:
+        """Make room for more series."""
+        missing = range(num_series - len(self._early))
+        self._early += [math.nan for _ in missing]
+        self._until += [-1 for _ in missing]
+
+    def update(self, step: int, samples: Sequence[tuple[int, float]]) -> Sequence[Judgement]:
+        """Judge the samples of a step."""
+        return [self._judge(step, *sample) for sample in samples if math.isfinite(sample[1])]
+
+    def _judge(self, step: int, row: int, value: float) -> Judgement:
+        if self._until[row] < 0:
+            self._until[row] = step + self._steps
+        if step <= self._until[row] and not value <= self._early[row]:
+            self._early[row] = value
+        early = self._early[row]
+        is_flagged = value < self._share * early or value < self._under
+        return Judgement(row, is_flagged, value / (early or 1.0))
+
+    def forget(self) -> None:
+        """Reset: the job has entered a new phase."""
+        self._early = [math.nan for _ in self._early]
+        self._until = [-1 for _ in self._until]
+
+    def state(self) -> State:
+        """Return the arrays."""
+        return {
+            "early": np.array(self._early, np.float64),
+            "until": np.array(self._until, np.int64),
+        }
+
+    def load(self, state: State) -> None:
+        """Take over the arrays."""
+        self._early = state["early"].tolist()
+        self._until = state["until"].tolist()

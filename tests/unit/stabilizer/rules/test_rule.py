@@ -7,7 +7,7 @@ import pytest
 
 from stabilizer.protocol.batches import Marker, MarkerKind
 from stabilizer.protocol.series import Catalog
-from stabilizer.rules.rule import Rule
+from stabilizer.rules.rule import Frame, Rule
 from stabilizer.rules.spec import RuleSpec
 
 FRAME = Catalog.of([f'activation_rms{{layer="{i}"}}' for i in range(4)])
@@ -27,7 +27,7 @@ def make(**fields: object) -> Rule:
 
 def see(rule: Rule, step: int, *values: float, present: list[bool] | None = None):
     mask = None if present is None else np.array(present)
-    changes = rule.observe(1, step, FRAME, np.array(values, np.float32), mask)
+    changes = rule.observe(Frame(1, step, FRAME, np.array(values, np.float32), mask))
     return [(c.key.series, str(c.state)) for c in changes]
 
 
@@ -47,7 +47,7 @@ class TestQuorum:
 
     def test_message_counts_and_names_the_worst(self):
         rule = make(quorum=2, message="Look at the data.")
-        (change,) = rule.observe(1, 1, FRAME, np.array([20, 30, 1, 1], np.float32), None)
+        (change,) = rule.observe(Frame(1, 1, FRAME, np.array([20, 30, 1, 1], np.float32)))
         assert change.message == (
             '2 of 4 series, 2 needed; most at activation_rms{layer="1"}. Look at the data.'
         )
@@ -132,6 +132,6 @@ class TestHealth:
 
     def test_frame_without_its_series_is_no_evaluation(self):
         rule = make()
-        rule.observe(1, 1, Catalog.of(["loss"]), np.zeros(1, np.float32), None)
+        rule.observe(Frame(1, 1, Catalog.of(["loss"]), np.zeros(1, np.float32)))
         see(rule, 2, 0, 0, 0, 0, present=[False] * 4)
         assert rule.health.evaluations == 0

@@ -18,9 +18,12 @@ from stabilizer.rules.detectors.scalar.interface import ScalarDetector
 DETECTS = {
     "nonfinite": {"nonfinite": {}},
     "threshold": {"threshold": {"below": 1.5}},
+    "fallen": {"fallen": {"share": 0.9, "under": 1.0, "early": 20}},
     "stuck": {"stuck": {"steps": 3, "samples": 2}},
     "spike": {"spike": {"window": 8, "above": 2, "direction": "both", "relearn": 5}},
     "spike_down": {"spike": {"window": 8, "above": 3, "direction": "down", "min_samples": 3}},
+    "zscore": {"robust_zscore": {"window": 16, "above": 2, "relearn": 6, "two_sided": True}},
+    "zscore_log": {"robust_zscore": {"window": 9, "above": 1, "scale": "log", "min_samples": 2}},
     "rise": {"rise": {"above": 2, "smooth": 1, "window": 20, "ready": 4, "relearn": 12}},
     "rise_down": {"rise": {"above": 2, "smooth": 8, "window": 40, "ready": 4, "direction": "down"}},
     "rise_log": {
