@@ -184,8 +184,8 @@ def measure(name: str, run: Run, rules: str | None, steps: int) -> float:
 
 
 def single(detect: str) -> str:
-    metrics = "activation_rms, grad_norm, attention_entropy, attention_logit_max, loss, z_loss"
-    select = f"{{metric: [{metrics}]}}"
+    metrics = "activation_rms, grad_norm, attention_entropy, attention_logit_max"
+    select = f"{{metric: [{metrics}], module: '*'}}"
     return (
         f"rules: [{{name: r, select: {select}, detect: {{{detect}}}, severity: notice}}]\n{POLICY}"
     )

@@ -34,9 +34,12 @@ class Baseline:
         self._patience = Patience(patience)
         self._since = np.zeros(1, np.int64)
         self.ready = np.empty(0, np.bool_)
+        self._all_ready = False
+        self._check_at = 0  # value of `since` before which nothing can become stale
 
     def resize(self, num_series: int) -> None:
         """Make room for more series."""
+        self._all_ready, self._check_at = False, 0
         self.ring.resize(num_series)
         self._patience.resize(num_series)
         self.ready = grown(self.ready, num_series, 0)
@@ -51,12 +54,21 @@ class Baseline:
                 finite are learned as well: `values` is NaN where nothing is to be learned.
             flagged: Shape [N]; not learned.
         """
+        learnable = np.isfinite(values)
+        if flagged.any():
+            learnable &= ~flagged
+            self._spend_patience(known, flagged)
+        else:
+            self._patience.calm(known)
+        self.ring.push(step, values, learnable)
+        self._since += 1
+
+    def _spend_patience(self, known: BoolArray, flagged: BoolArray) -> None:
         accepted = self._patience.spend(known, flagged)
         if accepted is not None:
             self.ring.clear(accepted)
             self.ready[accepted] = False
-        self.ring.push(step, values, np.isfinite(values) & ~flagged)
-        self._since += 1
+            self._all_ready, self._check_at = False, 0
 
     def learned(self) -> tuple[int, int]:
         """Return how many samples the furthest series has, and how many it needs."""
@@ -67,17 +79,22 @@ class Baseline:
 
         Often while there are few samples, then every `REFRESH_EVERY` samples.
         """
+        since = int(self._since[0])
+        if self._all_ready and since < self._check_at:
+            return False
         count = self.ring.count
         if not count.size:
             return False
         fewest = int(count[count > 0].min(initial=self.ring.window))
-        every = min(REFRESH_EVERY, max(1, fewest // 4))
-        became_ready = ((count >= self.warm_up) & ~self.ready).any()
-        if not became_ready and self._since[0] < every:
+        self._check_at = min(REFRESH_EVERY, max(1, fewest // 4))  # grows with the samples
+        enough = count >= self.warm_up
+        became_ready = (enough & ~self.ready).any()
+        if not became_ready and since < self._check_at:
             return False
-        self.ready = count >= self.warm_up
+        self.ready = enough
+        self._all_ready = bool(enough.all())
         self._since[:] = 0
-        return bool(self.ready.any())
+        return bool(enough.any())
 
     def rewind(self, step: int) -> None:
         """Forget what was learned after a step."""
@@ -93,6 +110,7 @@ class Baseline:
 
     def _invalidate(self) -> None:
         self.ready[:] = False
+        self._all_ready, self._check_at = False, 0
 
     def state(self) -> State:
         """Return the arrays."""
@@ -105,6 +123,7 @@ class Baseline:
         self._patience.load(state)
         self._since = np.array(state["since"], np.int64)
         self.ready = np.array(state["ready"], np.bool_)
+        self._all_ready, self._check_at = bool(self.ready.all()), 0
 
 
 class Patience:
@@ -118,17 +137,22 @@ class Patience:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._streak = np.empty(0, np.int64)
+        self._any = False  # whether a series has a count
 
     def resize(self, num_series: int) -> None:
         """Make room for more series."""
         self._streak = grown(self._streak, num_series, 0)
 
+    def calm(self, known: BoolArray) -> None:
+        """Count a detection without a flag."""
+        if self._any:
+            self._streak[known] = 0
+            self._any = bool(self._streak.any())
+
     def spend(self, known: BoolArray, flagged: BoolArray) -> BoolArray | None:
-        """Count a detection; return the series whose new level is now accepted, None if none is."""
+        """Count a detection with flags; return the series whose new level is now accepted."""
         streak = self._streak
-        if not flagged.any():
-            streak[known] = 0
-            return None
+        self._any = True
         streak[known & ~flagged] = 0
         streak[flagged] += 1
         accepted = streak >= self.limit
@@ -140,6 +164,7 @@ class Patience:
     def clear(self) -> None:
         """Reset the counts."""
         self._streak[:] = 0
+        self._any = False
 
     def state(self) -> State:
         """Return the counts."""
@@ -148,3 +173,4 @@ class Patience:
     def load(self, state: State) -> None:
         """Take over the counts."""
         self._streak = np.array(state["patience"], np.int64)
+        self._any = bool(self._streak.any())

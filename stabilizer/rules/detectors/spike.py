@@ -66,9 +66,12 @@ class Spike:
         return -score if self._spec.direction is Direction.DOWN else score
 
     def _refresh(self) -> None:
-        if self._levels.is_stale():
+        has_levels, has_jumps = self._levels.is_stale(), self._jumps.is_stale()
+        if not has_levels and not has_jumps:
+            return
+        if has_levels:
             self._center = self._levels.ring.median()
-        if self._jumps.is_stale():
+        if has_jumps:
             self._spread = self._jumps.ring.median() * (MAD_TO_SIGMA / math.sqrt(2))
         floor = max(self._spec.relative_floor, ROUNDING) * np.abs(self._center)
         self._spread = np.maximum(

@@ -67,9 +67,12 @@ class ScalarSpike(ScalarDetector):
         return -score if self._direction is Direction.DOWN else score
 
     def _refresh(self) -> None:
-        if self._levels.is_stale():
+        has_levels, has_jumps = self._levels.is_stale(), self._jumps.is_stale()
+        if not has_levels and not has_jumps:
+            return
+        if has_levels:
             self._center = [ring.median() for ring in self._levels.rings]
-        if self._jumps.is_stale():
+        if has_jumps:
             factor = MAD_TO_SIGMA / math.sqrt(2)
             self._spread = [ring.median() * factor for ring in self._jumps.rings]
         for row, center in enumerate(self._center):
