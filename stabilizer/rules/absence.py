@@ -22,8 +22,7 @@ class AbsenceRule(Rule):
         try:
             verdict = detector.end_step(step)
             self.is_ready = self.is_ready or bool(verdict.known.any())
-            is_calm = not self.alerts.active and not verdict.flagged.any()
-            sample = self._sample(np.full(self._rows, np.nan), verdict, is_calm=is_calm)
+            sample = self._sample(np.full(self._rows, np.nan), verdict)
             return [] if sample is None else self.alerts.advance(attempt, step, sample, self._names)
         except Exception as error:  # noqa: BLE001  a broken rule marks itself and stops no other
             self.health.ok = False

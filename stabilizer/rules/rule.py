@@ -23,7 +23,9 @@ from stabilizer.rules.detector_specs import DetectSpec
 from stabilizer.rules.detectors import build_detector
 from stabilizer.rules.detectors.interface import (
     BoolArray,
+    Detection,
     Detector,
+    FloatArray,
     State,
     part_of,
     unknown,
@@ -198,6 +200,10 @@ class Rule:
         if not verdict.known.any():
             return None
         self.is_ready = True
+        return self._sample(samples, verdict)
+
+    def _sample(self, samples: FloatArray, verdict: Detection) -> AlertSample | None:
+        """Return what a verdict may change of an alert."""
         if not self.alerts.active and not verdict.flagged.any():
             if self._quorum is not None:
                 self._quorum.note_clear(verdict)

@@ -69,11 +69,10 @@ class ScalarRing:
         """Return the scaled median absolute deviation from `center`; NaN without samples."""
         if not self.ordered:
             return math.nan
-        deviations = np.sort(np.abs(np.array(self.ordered, np.float32) - np.float32(center)))
-        last = len(deviations) - 1
-        return MAD_TO_SIGMA * (
-            0.5 * (deviations.item(last // 2) + deviations.item((last + 1) // 2))
-        )
+        deviations = np.abs(np.array(self.ordered, np.float32) - np.float32(center))
+        ordered: list[float] = np.sort(deviations).tolist()
+        last = len(ordered) - 1
+        return MAD_TO_SIGMA * (0.5 * (ordered[last // 2] + ordered[(last + 1) // 2]))
 
     def quantile(self, share: float) -> float:
         """Return the quantile at a share in [0, 1]; +inf without samples."""

@@ -86,7 +86,7 @@ class _Lane:
 
     def restart(self) -> None:
         """Restart the smoothing."""
-        self.blocks: list[float] = []  # means of the last blocks
+        self.blocks = []
         self.past = [_NAN] * (2 * LAG)
         self.heights = [_NAN] * LAG
         self.sum, self.count = 0.0, 0
