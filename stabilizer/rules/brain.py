@@ -300,7 +300,7 @@ class Brain:
         values = np.array([risk.probability], np.float32)
         changes: list[AlertChange] = []
         for rule in watching:
-            own = rule.observe(self._attempt, step, _RISK, values, None)
+            own = rule.observe(Frame(self._attempt, step, _RISK, values))
             changes += () if rule.spec.signal else own
         return changes
 

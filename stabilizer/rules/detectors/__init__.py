@@ -26,16 +26,13 @@ from stabilizer.rules.detector_specs import (
 from stabilizer.rules.detectors.absent import Absent
 from stabilizer.rules.detectors.collapse import Collapse
 from stabilizer.rules.detectors.drift import Drift
-from stabilizer.rules.detectors.fallen import Fallen
 from stabilizer.rules.detectors.forecast import Forecast
 from stabilizer.rules.detectors.interface import Detector
-from stabilizer.rules.detectors.nonfinite import Nonfinite
 from stabilizer.rules.detectors.rise import Rise
 from stabilizer.rules.detectors.robust_zscore import RobustZscore
 from stabilizer.rules.detectors.shift import Shift
+from stabilizer.rules.detectors.simple import Fallen, Nonfinite, Stuck, Threshold
 from stabilizer.rules.detectors.spike import Spike
-from stabilizer.rules.detectors.stuck import Stuck
-from stabilizer.rules.detectors.threshold import Threshold
 
 _DETECTORS: Final[dict[type[DetectorSpec], Callable[[Any], Detector]]] = {
     AbsentSpec: Absent,
