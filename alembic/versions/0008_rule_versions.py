@@ -53,5 +53,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("rule_versions")
-    with op.batch_alter_table("runs") as batch:
-        batch.drop_column("brought_rules")
+    op.drop_column("runs", "brought_rules")

@@ -23,6 +23,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    with op.batch_alter_table("runs") as batch:
-        batch.drop_column("rewind")
-        batch.drop_column("rewind_reason")
+    op.drop_column("runs", "rewind")
+    op.drop_column("runs", "rewind_reason")

@@ -16,11 +16,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("runs") as batch:
-        batch.add_column(sa.Column("stepped_at", sa.DateTime(timezone=True), nullable=True))
-    op.execute("UPDATE runs SET stepped_at = last_seen_at")
-    with op.batch_alter_table("runs") as batch:
-        batch.alter_column("stepped_at", nullable=False)
+    # Not in a batch: SQLite would make the table anew, and drop what refers to it.
+    op.add_column("runs", sa.Column("stepped_at", sa.DateTime(timezone=True), nullable=True))
     op.create_table(
         "ticks",
         sa.Column(
@@ -46,5 +43,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("ticks")
-    with op.batch_alter_table("runs") as batch:
-        batch.drop_column("stepped_at")
+    op.drop_column("runs", "stepped_at")

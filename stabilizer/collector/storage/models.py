@@ -58,8 +58,8 @@ class RunRow(Table):
     """Counts the changes that the rules have processed; a brain of another version is stale."""
     created_at: Mapped[datetime] = mapped_column(index=True)
     last_seen_at: Mapped[datetime]
-    stepped_at: Mapped[datetime]
-    """When it last completed a step, as far as the collector knows."""
+    stepped_at: Mapped[datetime | None]
+    """When it last completed a step; None for one that has not since version 0.2."""
 
 
 class AttemptRow(Table):

@@ -180,7 +180,7 @@ class RunService:
 
     def _tick(self, run: RunRow) -> Tick:
         silent = max(0.0, self._silent_seconds(run.last_seen_at))
-        stalled = max(0.0, self._silent_seconds(run.stepped_at))
+        stalled = max(0.0, self._silent_seconds(run.stepped_at or run.last_seen_at))
         is_paused = RunState.PAUSED in {run.state, run.state_before_lost}
         return Tick(run.step, silent=silent, stalled=0.0 if is_paused else stalled)
 
