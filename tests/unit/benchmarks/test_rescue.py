@@ -104,7 +104,7 @@ def test_clipping_and_the_bound_are_what_they_say():
 def test_peers_run_beside_an_unprotected_job_without_touching_it(world):
     change = healthy_change(world.setting)
     alone = Ensemble(world, [world.first_state(Member(change))] * 2)
-    together = GuardedRuns(world, Member(change), [Unprotected(), Clipping()])
+    together = GuardedRuns(world, [(change, Unprotected()), (change, Clipping())])
     for _ in range(3):
         alone.step()
         together.step()
@@ -115,7 +115,7 @@ def test_peers_run_beside_an_unprotected_job_without_touching_it(world):
 def test_a_bound_restores_after_a_nan():
     world = World(Setting("gpt", "adamw", "fp32", 2, steps=CHECKPOINT_EVERY + 4))
     change = change_of(world.setting, NanGradient, CHECKPOINT_EVERY + 1)
-    curves = GuardedRuns(world, Member(change), [Unprotected(), RestoreOnBound()]).run()
+    curves = GuardedRuns(world, [(change, Unprotected()), (change, RestoreOnBound())]).run()
     assert outcome(curves[0], world.setting.steps) == math.inf
     assert outcome(curves[1], world.setting.steps) < 4.5
 
