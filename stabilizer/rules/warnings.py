@@ -107,14 +107,15 @@ def _fewest_needed(groups: GroupsSpec) -> float:
 
 
 def _policy_warnings(policy: PolicySpec, rules: tuple[RuleSpec, ...]) -> Iterator[str]:
-    loud = [rule for rule in rules if not rule.signal]
-    silent = {rule.name for rule in rules if rule.signal}
+    loud = [rule for rule in rules if not rule.signal and rule.clock is None]
+    silent = {rule.name: "is a signal and raises no alert" for rule in rules if rule.signal}
+    silent |= {rule.name: "is on the clock and opens no incident" for rule in rules if rule.clock}
     worst = max((RANKS[rule.severity] for rule in loud), default=-1)
     for part, items in policy.act_on.items.items():
         for item in (one for several in items for one in several.split("|")):
             kind, _, name = item.partition(":")
             if kind == "rule" and name in silent:
-                yield f"policy.act_on.{part}: rule {name} is a signal and raises no alert"
+                yield f"policy.act_on.{part}: rule {name} {silent[name]}"
             if kind == "severity" and RANKS[Severity(name)] > worst:
                 yield f"policy.act_on.{part}: no rule has severity {name} or worse"
     budget = policy.guards.budget

@@ -47,6 +47,31 @@ def test_rules_without_effect(rule, said):
 
 
 @pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"quorum": 1, "by": "tower", "select": {"metric": "loss", "tower": None}}, "by tower"),
+        ({"quorum": 1, "by": "towers"}, "'towers'"),
+        (
+            {
+                "quorum": 1,
+                "by": "source",
+                "groups": "all",
+                "select": {"metric": "loss", "source": "web"},
+            },
+            "selects 1 at most",
+        ),
+    ],
+)
+def test_groups_that_never_come_together(rule, said):
+    assert any(said in line for line in warned(rule))
+
+
+def test_a_rule_on_the_clock_is_never_acted_on():
+    clock = {"select": None, "detect": None, "clock": {"lost_for": "1h"}}
+    assert any("opens no incident" in line for line in warned(clock, act_on={"any": ["rule:a"]}))
+
+
+@pytest.mark.parametrize(
     ("policy", "said"),
     [
         ({"act_on": {"any": ["severity:divergence"]}}, "severity divergence"),
