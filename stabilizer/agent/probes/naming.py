@@ -97,7 +97,7 @@ class Site:
 def describe(model: nn.Module) -> list[Site]:
     """List the sites of a model, in the model's own order.
 
-    Shared modules are listed once, under their first name.
+    Shared modules are listed once, under their first name; a wrapped module once, as its wrapper.
     """
     default = _default_tower(model)
     parents = {"": model, **dict(model.named_modules())}
@@ -110,7 +110,8 @@ def describe(model: nn.Module) -> list[Site]:
         holder = parents[path.rpartition(".")[0]]
         kind = _kind(name, module, holder)
         layer = _layer(name)
-        if kind is not None and (layer is not None or kind is Kind.HEAD):
+        is_known = any(site.name == name for site in sites[-1:])  # a wrapper comes just before
+        if kind is not None and (layer is not None or kind is Kind.HEAD) and not is_known:
             observed = holder if isinstance(holder, nn.MultiheadAttention) else module
             tower = _tower(path, default)
             sites.append(Site(name, kind, layer, tower, module, observed))

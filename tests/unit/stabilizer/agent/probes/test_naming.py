@@ -130,6 +130,13 @@ class _Wrapping(nn.Module):
         self.add_module(name, inner)
 
 
+def test_a_wrapped_projection_is_listed_once():
+    wrapped = _Wrapping(nn.Linear(2, 2), "_fsdp_wrapped_module")
+    layer = nn.ModuleDict({"fc1": nn.Linear(2, 2), "fc2": wrapped})
+    sites = describe(nn.ModuleDict({"layers": nn.ModuleList([layer])}))
+    assert [site.name for site in sites] == ["layers.0.fc1", "layers.0.fc2"]
+
+
 def test_wrappers_do_not_show_in_names(make_idefics):
     model = make_idefics()
     names = [site.name for site in describe(model)]
