@@ -8,7 +8,7 @@ SHELL := /bin/bash
 # Write bytecode even where the environment forbids it: uv does not compile what it installs.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help venv demo test test-long test-containers coverage check docs bundle fit-rules bench bench-rescue lab fit-risk clean
+.PHONY: help venv demo test test-long test-containers coverage check docs bundle fit-rules bench bench-rules bench-rescue lab fit-risk clean
 
 help:
 	@echo "make demo    train, break, rewind, learn on: the whole loop on this machine (ARGS=\"--exit --report FILE --seed N\")"
@@ -20,6 +20,7 @@ help:
 	@echo "make bundle  a wheelhouse for machines without a network (EXTRAS=collector,dashboard)"
 	@echo "make fit-rules  set the constants of the shipped rules on recorded runs (hours; ARGS='--leave-out each --out DIR')"
 	@echo "make bench   the benchmarks, printed as ratios against a peer or a limit"
+	@echo "make bench-rules  what the rules cost per step, beside a plain EWMA, and the time of a long backtest"
 	@echo "make bench-rescue  faults against us and against what is used today, live (ARGS=--smoke: each once)"
 	@echo "make fit-risk  fit the risk on the laboratory's runs, a family left out (generates plain runs first; minutes)"
 	@echo "make lab     small real runs with computed outcomes, in build/lab; continues where it was (ARGS=--table)"
@@ -106,6 +107,10 @@ fit-rules: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@set -e; for file in $$(ls benchmarks/*.py | grep -v -e fit_rules -e fit_risk -e variations); do echo "== $$file"; OMP_NUM_THREADS=1 $(BIN)/python $$file; done
+
+# What the rules cost per step, and a backtest of 35,000 steps; the last line is JSON.
+bench-rules: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/rules_speed.py $(ARGS)
 
 # Faults of the laboratory, live: unprotected, with what is used today, and with us; one JSON line.
 bench-rescue: $(VENV)/.dev

@@ -25,7 +25,6 @@ from pathlib import Path
 
 import numpy as np
 
-from stabilizer.agent.probes.catalogs import PROJECTIONS, every_step_catalog
 from stabilizer.logs.formats import read_rows
 from stabilizer.logs.stream import steps_of
 from stabilizer.protocol.batches import MarkerKind
@@ -85,8 +84,8 @@ def modules(num_series: int) -> Catalog:
 
 def layer_series(layer: int) -> Iterator[SeriesKey]:
     own = {"layer": str(layer), "tower": "language"}
-    for kind in sorted(PROJECTIONS):
-        labels = {**own, "module": f"model.layers.{layer}.{kind}", "kind": str(kind)}
+    for kind in ("fc2", "k_proj", "o_proj", "q_proj"):
+        labels = {**own, "module": f"model.layers.{layer}.{kind}", "kind": kind}
         yield SeriesKey(metric="activation_rms", labels=labels)
         yield SeriesKey(metric="grad_norm", labels=labels)
     labels = {**own, "module": f"model.layers.{layer}.self_attn", "kind": "attention"}
@@ -112,6 +111,8 @@ class Run:
     """The frames of a run, shown to rules again and again."""
 
     def __init__(self, num_series: int, every: int) -> None:
+        from stabilizer.agent.probes.catalogs import every_step_catalog  # noqa: PLC0415  loads torch
+
         self.every_step = every_step_catalog(("decay", "no_decay"))
         self.modules = modules(num_series - len(self.every_step))
         self.num_series = num_series

@@ -80,15 +80,23 @@ class CsvParser(LineParser):
         yield self._row(header, step, cells)
 
     def _row(self, header: _Header, step: int, cells: list[str]) -> LogRow:
-        chosen = header.choose(cells)
-        present = None
-        try:
-            values = np.fromiter(map(float, chosen), np.float64, len(chosen))
-        except ValueError:
-            values, present = self._sparse(chosen)
+        values, present = self._read(header.choose(cells))
         attempt = None if header.attempt is None else parse_step(cells[header.attempt])
         time = None if header.time is None else parse_number(cells[header.time])
         return LogRow(step, header.columns, values, present, attempt, time)
+
+    def _read(self, cells: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read cells: of numbers alone, of numbers and empty cells, or one by one."""
+        num_cells = len(cells)
+        try:
+            if all(cells):
+                return np.fromiter(map(float, cells), np.float64, num_cells), None
+            present = np.fromiter(map(bool, cells), np.bool_, num_cells)
+            values = np.zeros(num_cells)
+            values[present] = np.fromiter(map(float, filter(None, cells)), np.float64)
+        except ValueError:
+            return self._sparse(cells)
+        return values, present
 
     def _sparse(self, cells: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         values, present = np.zeros(len(cells)), np.zeros(len(cells), np.bool_)
