@@ -161,7 +161,7 @@ def remedies_of(rules: Iterable[RuleSpec]) -> dict[str, RungSpec]:
     for spec in rules:
         if spec.remedy is None:
             continue
-        parts = frozenset() if spec.when is None else spec.when.rules()
+        parts: frozenset[str] = frozenset() if spec.when is None else spec.when.rules()
         places = (place for place, (name, _) in enumerate(ordered) if name in parts)
         ordered.insert(next(places, len(ordered)), (spec.name, spec.remedy))
     return dict(ordered)
