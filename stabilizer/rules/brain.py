@@ -23,11 +23,13 @@ from stabilizer.protocol.decisions import Severity
 from stabilizer.protocol.frames import Float32Array
 from stabilizer.protocol.runs import Phase, Tick
 from stabilizer.protocol.series import Catalog, SeriesKey
-from stabilizer.rules.absence import AbsenceRule
 from stabilizer.rules.alerting import ActiveAlert
 from stabilizer.rules.compound import CompoundRule, Now
 from stabilizer.rules.detector_specs import DetectSpec
 from stabilizer.rules.detectors.interface import BoolArray, State, part_of
+from stabilizer.rules.kinds.absence import AbsenceRule
+from stabilizer.rules.kinds.ratio import RatioRule
+from stabilizer.rules.kinds.wall_clock import ClockRule
 from stabilizer.rules.loader import RuleFile
 from stabilizer.rules.outcome import (
     AlertChange,
@@ -40,12 +42,10 @@ from stabilizer.rules.phase import PhaseTracker
 from stabilizer.rules.policy.loss_level import loss_column
 from stabilizer.rules.policy.memory import Memory
 from stabilizer.rules.policy.policy import Policy, remedies_of
-from stabilizer.rules.ratio import RatioRule
 from stabilizer.rules.risk.features import RiskFeatures
 from stabilizer.rules.risk.model import METRIC, Risk, default_model
 from stabilizer.rules.rule import Frame, Rule
 from stabilizer.rules.spec import RuleSpec, SelectSpec
-from stabilizer.rules.wall_clock import ClockRule
 
 AnyRule = Rule | CompoundRule | ClockRule
 _MEMORY = TypeAdapter(Memory)

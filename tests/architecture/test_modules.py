@@ -16,6 +16,7 @@ SEAMS = {
     "stabilizer/protocol/*.py": "the contract, one module per topic",
     "stabilizer/logs/*.py": "plug-ins: one format of logs each",
     "stabilizer/rules/detectors/*.py": "plug-ins: one detector each",
+    "stabilizer/rules/kinds/*.py": "plug-ins: one kind of rule each",
     "stabilizer/collector/api/routers/*.py": "plug-ins: one group of endpoints each",
     "trainer/faults/*.py": "plug-ins: one kind of failure each",
     "trainer/data/sources/*.py": "plug-ins: one kind of data source each",
