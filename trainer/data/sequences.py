@@ -31,8 +31,8 @@ FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 # Mean and deviation per colour of CLIP, with which IDEFICS' vision encoder was trained.
 _MEAN: Final = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 _DEVIATION: Final = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
-# What PIL raises on damaged files, by its tests of fuzzed ones; and its warnings, where warnings
-# are errors.
+# PIL raises these on damaged files (its fuzz tests list them), and its warnings where warnings are
+# errors.
 _DECODER_ERRORS: Final = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
     *(RuntimeError, EOFError, MemoryError, AssertionError, struct.error, zlib.error),
@@ -83,7 +83,7 @@ def open_upright(sample_id: str, file: bytes, *, draft: int | None = None) -> Im
             return _as_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadDocumentError(sample_id, str(error), Reason.PICTURE_TOO_LARGE) from error
-    except UnidentifiedImageError as error:  # PIL names an object in memory
+    except UnidentifiedImageError as error:  # PIL's message holds the address of an object
         raise BadDocumentError(
             sample_id,
             f"a picture cannot be decoded: it is none of {', '.join(FORMATS)}",
@@ -96,7 +96,7 @@ def open_upright(sample_id: str, file: bytes, *, draft: int | None = None) -> Im
 
 
 def picture_size(file: bytes) -> tuple[int, int] | None:
-    """Return width and height by a picture's header alone; None where there is none."""
+    """Return width and height from the header of a picture; None without a valid header."""
     try:
         with Image.open(io.BytesIO(file), formats=FORMATS) as image:
             return image.size
@@ -109,7 +109,7 @@ def _too_large(sample_id: str, width: int, height: int) -> BadDocumentError:
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    image.load()  # all of it: a truncated file says so here
+    image.load()  # decodes everything: a truncated file fails here
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I;16"):  # PIL would cut such grey levels off at 255
         levels = np.asarray(upright).astype(np.uint16) >> 8
@@ -126,15 +126,15 @@ class Piece:
     """The part of one document in one sequence."""
 
     sample_id: str
-    """Which document."""
+    """Id of the document."""
     source: str
-    """Where it is from."""
+    """Name of its source."""
     tokens: list[int] = field(default_factory=list)
-    """Ids; special ones for pictures among them."""
+    """Token ids, with special tokens for pictures."""
     learned: list[bool] = field(default_factory=list)
     """For each token, whether it is predicted."""
     pictures: list[bytes] = field(default_factory=list)
-    """Files, one for every `<image>` in the tokens."""
+    """Image files, one for every `<image>` token."""
 
     def teaches(self) -> bool:
         """Whether any token after the first one is predicted."""
@@ -190,9 +190,7 @@ class DocumentLayout:
                 self._append(pieces[-1], part, is_learned)
                 continue
             self._spread(pieces, self._tokens(part), is_learned)
-        if (
-            len(pieces[-1].tokens) < self._length
-        ):  # alone in a piece nothing of it would be predicted
+        if len(pieces[-1].tokens) < self._length:  # a token alone in a piece predicts nothing
             self._end(pieces[-1], document)
         return _teaching(pieces, document)
 
@@ -270,7 +268,7 @@ class EncodedSample:
     image_attention_mask: Tensor
     """[S, I] int64; 1 where the token sees the picture."""
     document_ids: Tensor
-    """[S] int64; which of the documents a token is of, -1 at padding."""
+    """[S] int64; index of the document that a token belongs to; -1 at padding."""
 
 
 class SequenceEncoder:
@@ -369,7 +367,7 @@ class SequenceEncoder:
         )
 
     def _labels(self, input_ids: Tensor, pieces: Sequence[Piece]) -> Tensor:
-        """Predict what is learned, but no picture, and no beginning from another document's end."""
+        """Label what is learned, except pictures and the first token of each document."""
         learned = torch.zeros(self._length, dtype=torch.bool)
         flags = [flag for piece in pieces for flag in piece.learned]
         learned[: len(flags)] = torch.tensor(flags, dtype=torch.bool)
@@ -383,7 +381,7 @@ class SequenceEncoder:
     def _image_mask(self, input_ids: Tensor, document_ids: Tensor) -> Tensor:
         is_image = input_ids.eq(self._image)
         images = torch.arange(self._max_images)
-        newest = is_image.cumsum(0)[:, None] - 1  # number of the last picture, -1: none
+        newest = is_image.cumsum(0)[:, None] - 1  # index of the last picture; -1: none
         seen = images <= newest if self._sees_all else images == newest
         owners = torch.full((self._max_images,), -2, dtype=torch.int64)  # no owner
         shown = document_ids[is_image][: self._max_images]

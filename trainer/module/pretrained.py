@@ -31,7 +31,7 @@ _HUB_NAME: Final = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 def find_folder(source: str, field: str) -> Path:
-    """Return the local folder of a source; what is on the hub comes through its cache.
+    """Return the local folder of a source; files of the hub come from its cache.
 
     Args:
         source: A folder, or `owner/name` with or without `@revision`.
@@ -105,7 +105,7 @@ class WeightFiles:
         return tensor
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self._stack.close()
 
     def _paths(self, folder: Path) -> list[Path]:
@@ -145,20 +145,20 @@ _VISION: Final = "vision_config"
 _BUFFERS: Final = re.compile(r"(\A|\.)(inv_freq|original_inv_freq|position_ids)\Z")
 """Computed, not learned; old checkpoints hold them."""
 _ADDED: Final = re.compile(r"\.(o_norm|fc2_norm)\.")
-"""Norms that no IDEFICS but ours has."""
+"""Norms that only our variant of IDEFICS has."""
 
 Fields = Mapping[str, object]
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a source is: the parts that come from it, and how it names them."""
+    """A kind of source: the parts that it holds, and its names for them."""
 
     parts: frozenset[Part]
     rename: Callable[[Iterable[str]], dict[str, str]]
-    """Names in the files to names in our model; what is left out is of no use to us."""
+    """Names in the files to names in our model; unused ones are left out."""
     expected: Callable[[ModelConfig], Fields]
-    """What its `config.json` must say, by dotted name."""
+    """Required values in its `config.json`, by dotted name."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class PretrainedWeights:
 
     @torch.no_grad()
     def fill(self, model: nn.Module) -> None:
-        """Read everything into a model with memory, tensor by tensor; files are closed after it."""
+        """Read all tensors into a materialized model, one by one, then close the files."""
         parameters = dict(model.named_parameters())
         for source in self._sources:
             for name, place in source.places.items():
@@ -189,13 +189,13 @@ class PretrainedWeights:
         self.close()
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for source in self._sources:
             source.files.close()
 
 
 def open_pretrained(config: ModelConfig, model: nn.Module) -> PretrainedWeights:
-    """Find the sources, and compare them with the model that they are for.
+    """Find the sources, and check them against the model.
 
     Where the sources have another format than the model, the loaded parameters are changed to it.
 
@@ -353,7 +353,7 @@ def _vision_fields(config: ModelConfig) -> Fields:
         "image_size": vision.image_size,
         "patch_size": vision.patch_size,
         "hidden_act": vision.activation,
-        "layer_norm_eps": 1e-5,  # IDEFICS knows no other
+        "layer_norm_eps": 1e-5,  # IDEFICS has no other
     }
     return {f"{_VISION}.{name}": value for name, value in fields.items()}
 

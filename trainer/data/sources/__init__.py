@@ -1,4 +1,4 @@
-"""Where documents are from: files of a kind, wherever they are, and documents by number."""
+"""Sources of documents: files of several formats, local or remote, read by document number."""
 
 from trainer.data.sources.conversations import ConversationSource
 from trainer.data.sources.files import StoredFile, is_relative, list_files

@@ -28,7 +28,7 @@ from trainer.data.sources.files import BadShardError, Content, Shards, StoredFil
 
 SUFFIX: Final = ".jsonl"
 _ROLES: Final = frozenset({"system", "user", "assistant"})
-_BLOCK: Final = 1024  # conversations that lie near each other
+_BLOCK: Final = 1024  # conversations that are stored together
 
 
 class ConversationSource:
@@ -101,7 +101,7 @@ def _lines(file: StoredFile) -> Content[array[int]]:
 def _turns(sample_id: str, line: bytes) -> list[dict[str, Any]]:
     try:
         content: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:  # the latter: nested without end
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
         raise BadDocumentError(sample_id, f"the line is no JSON: {error}") from error
     content = content if isinstance(content, dict) else {}
     turns = content.get("turns", content.get("messages"))

@@ -31,7 +31,7 @@ class StoredFile:
     url: str
     """A local path, or a URL."""
     name: str
-    """Short name, which no other file of the source has."""
+    """Short name, unique in its source."""
 
     @property
     def is_local(self) -> bool:
@@ -39,7 +39,7 @@ class StoredFile:
         return _SCHEME not in self.url
 
     def open(self) -> IO[bytes]:
-        """Open for reading; it can seek. Reading raises OSError and nothing else.
+        """Open for reading, with seeks. Reading raises only OSError.
 
         Raises:
             OSError: It cannot be opened.
@@ -73,7 +73,7 @@ class StoredFile:
 
 
 class _RemoteFile(io.RawIOBase):
-    """A file of another machine, whose errors are those of a local one."""
+    """A remote file that raises the errors of a local one."""
 
     def __init__(self, url: str, opened: Any) -> None:  # noqa: ANN401  whatever fsspec gives
         super().__init__()
@@ -118,7 +118,7 @@ def _as_os_error(url: str) -> Iterator[None]:
         yield
     except OSError:
         raise
-    except Exception as error:  # aiohttp, botocore, ...: they have no base in common
+    except Exception as error:  # aiohttp, botocore, ...: no common base class
         raise OSError(f"{url}: {str(error) or type(error).__name__}") from error
 
 
@@ -224,7 +224,7 @@ class Shards(Generic[Index]):
         *,
         max_bad_in_a_row: int,
     ) -> None:
-        """Look into every file.
+        """Index every file.
 
         Args:
             source: Its name.

@@ -31,7 +31,7 @@ _READ_ERRORS: Final = (OSError, pa.ArrowException)  # ArrowInvalid is a ValueErr
 
 
 class ParquetSource:
-    """All documents of one source, by number. Reads only the row groups that are asked for."""
+    """All documents of one source, by number. Reads only the row groups that it needs."""
 
     def __init__(
         self,

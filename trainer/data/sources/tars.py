@@ -24,7 +24,7 @@ SUFFIX: Final = ".tar"
 _PICTURES: Final = frozenset({"jpg", "jpeg", "png", "webp"})
 _CAPTIONS: Final = ("txt", "json")  # the first one counts
 _CAPTION_KEYS: Final = ("caption", "text")
-_BLOCK: Final = 1024  # samples that lie near each other
+_BLOCK: Final = 1024  # samples that are stored together
 _MAX_BYTES: Final = 2**28  # of one sample; what is larger is an attack or a mistake
 _ABSENT: Final = -1
 
@@ -38,7 +38,7 @@ class _Span(NamedTuple):
 
 @dataclass(slots=True)
 class _ShardIndex:
-    """Where every sample of a shard is: some 50 bytes for each."""
+    """Positions of all samples of a shard, about 50 bytes each."""
 
     keys: list[str] = field(default_factory=list)
     pictures: array[int] = field(default_factory=lambda: array("q"))
@@ -148,7 +148,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, _Span]]:
 
 
 def _read(sample_id: str, file: StoredFile, *spans: _Span) -> list[bytes]:
-    """Read several nearby places at once."""
+    """Read several nearby ranges at once."""
     start = min(span.start for span in spans)
     end = max(span.start + span.size for span in spans)
     if end - start > _MAX_BYTES:
@@ -167,7 +167,7 @@ def _read(sample_id: str, file: StoredFile, *spans: _Span) -> list[bytes]:
 def _caption(sample_id: str, content: bytes, is_json: bool) -> str:
     try:
         text: Any = json.loads(content) if is_json else content.decode("utf-8")
-    except (ValueError, RecursionError) as error:  # the latter: nested without end
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
         raise BadDocumentError(sample_id, f"its caption cannot be read: {error}") from error
     if isinstance(text, dict):
         text = next((text[key] for key in _CAPTION_KEYS if key in text), None)
