@@ -1,4 +1,4 @@
-"""What version 0.1 left behind, unpacked, and today's commands on it."""
+"""What released versions left behind, unpacked, and today's commands on it."""
 
 import gzip
 import io
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.compat.wire import RECORDED
+from tests.compat.wire import VERSIONS, folder_of, load
 from tests.forked import start_module
 from tests.postgres import PostgresServer, find_programs
 
@@ -26,9 +26,28 @@ def wait_until(predicate, process, log):
     return answer
 
 
-def unpack_job(folder):
+class Recording:
+    """What users of a version hold."""
+
+    def __init__(self, version):
+        self.version = version
+        self.folder = folder_of(version)
+
+    def load(self, name):
+        return load(self.version, name)
+
+    def unzip(self, name):
+        return gzip.decompress((self.folder / name).read_bytes())
+
+
+@pytest.fixture(scope="session", params=VERSIONS)
+def recording(request):
+    return Recording(request.param)
+
+
+def unpack_job(recording, folder):
     """Unpack what jobs left on disk."""
-    packed = gzip.decompress((RECORDED / "job.tar.gz").read_bytes())
+    packed = recording.unzip("job.tar.gz")
     with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         tar.extractall(folder, filter="data")
     return folder
@@ -68,17 +87,17 @@ def server():
 
 
 @pytest.fixture
-def sqlite_database(tmp_path):
+def sqlite_database(recording, tmp_path):
     file = tmp_path / "collector.db"
-    file.write_bytes(gzip.decompress((RECORDED / "collector.db.gz").read_bytes()))
+    file.write_bytes(recording.unzip("collector.db.gz"))
     return f"sqlite:///{file}"
 
 
 @pytest.fixture
-def postgresql_database(server):
+def postgresql_database(recording, server):
     name = server.create("template1")
     dump = server.folder / f"{name}.sql"
-    dump.write_bytes(gzip.decompress((RECORDED / "collector.sql.gz").read_bytes()))
+    dump.write_bytes(recording.unzip("collector.sql.gz"))
     dump.chmod(0o644)
     where = ["-h", str(server.folder), "-U", "stabilizer", "-v", "ON_ERROR_STOP=1", "-q"]
     server.run("psql", *where, "-f", str(dump), name)
@@ -86,6 +105,6 @@ def postgresql_database(server):
 
 
 @pytest.fixture
-def job_folder(tmp_path):
+def job_folder(recording, tmp_path):
     """The corpus, the folder of a run with a checkpoint, and the spool of a job that was killed."""
-    return unpack_job(tmp_path / "job")
+    return unpack_job(recording, tmp_path / "job")

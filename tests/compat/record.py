@@ -3,7 +3,7 @@
     python tests/compat/record.py      (in a checkout of the version; needs PostgreSQL's programs)
 
 It uses the project as a user does, by its commands and over HTTP, and imports nothing of it. Run it
-for a new version into a new folder (`RECORDED` in wire.py); it never overwrites a recording.
+for a new version into a new folder (`VERSIONS` in wire.py); it never overwrites a recording.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from typing import ClassVar
 import httpx
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.compat.wire import RECORDED, pack, save, without_repetitions
+from tests.compat.wire import VERSIONS, folder_of, pack, save, without_repetitions
 from tests.postgres import PostgresServer, find_programs
 
+RECORDED = folder_of(VERSIONS[-1])
 SECONDS = 120
 KEPT_HEADERS = ("content-type", "accept", "user-agent", "x-stabilizer-actor", "authorization")
 PERSON = {"X-Stabilizer-Actor": "ada"}
@@ -416,7 +417,7 @@ WHERE state IN ('proposed', 'pending', 'delivered')"""
 
 def record_sqlite(folder):
     story = Story(folder, f"sqlite:///{folder}/collector.db")
-    save("wire.json.gz", without_repetitions(story.tell()))
+    save(RECORDED, "wire.json.gz", without_repetitions(story.tell()))
     with contextlib.closing(sqlite3.connect(folder / "collector.db")) as database:
         database.execute(KEEP_OPEN)
         database.commit()
@@ -424,7 +425,7 @@ def record_sqlite(folder):
         database.execute("VACUUM")
     content = (folder / "collector.db").read_bytes()
     (RECORDED / "collector.db.gz").write_bytes(gzip.compress(content, 9, mtime=0))
-    save("reads_sqlite.json.gz", story.reads())
+    save(RECORDED, "reads_sqlite.json.gz", story.reads())
     keep_job(story.folder)
     record_command_lines(folder)
 
@@ -441,7 +442,7 @@ def record_postgres(folder):
         where = ["-h", str(server.folder), "-U", "stabilizer", "--no-owner", "--inserts"]
         server.run("pg_dump", *where, "-f", str(dump), database)
         (RECORDED / "collector.sql.gz").write_bytes(gzip.compress(dump.read_bytes(), 9, mtime=0))
-        save("reads_postgresql.json.gz", story.reads())
+        save(RECORDED, "reads_postgresql.json.gz", story.reads())
     finally:
         server.stop()
 
@@ -468,6 +469,20 @@ COMMAND_LINES = [
     "stabilizer rules check {recorded}/bad_rules.yaml {recorded}/rules.yaml",
     "stabilizer rules check {folder}/missing.yaml",
     "stabilizer rules show",
+    "stabilizer rules explain --help",
+    "stabilizer rules explain loss_nonfinite",
+    "stabilizer rules explain nonsense",
+    "stabilizer rules apply --help",
+    "stabilizer rules versions --help",
+    "stabilizer rules test --help",
+    "stabilizer rules test {recorded}/rule_tests.yaml",
+    "stabilizer backtest --help",
+    "stabilizer backtest {recorded}/log.csv --rules {recorded}/rules.yaml",
+    "stabilizer backtest {recorded}/log.csv --rules {recorded}/rules.yaml --json",
+    "stabilizer backtest {folder}/missing.csv",
+    "stabilizer follow --help",
+    "stabilizer import --help",
+    "stabilizer import {recorded}/log.csv --database sqlite:///{folder}/imported.db",
     "stabilizer db --help",
     "stabilizer db upgrade --help",
     "stabilizer db current --help",
@@ -528,7 +543,7 @@ def record_command_lines(folder):
             text = getattr(done, name).replace(str(folder), "{folder}")
             entry[name] = text.replace(str(RECORDED), "{recorded}")
         recorded.append(entry)
-    save("command_lines.json.gz", recorded)
+    save(RECORDED, "command_lines.json.gz", recorded)
 
 
 if __name__ == "__main__":

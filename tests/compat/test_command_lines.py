@@ -1,8 +1,10 @@
-"""Every command of version 0.1 has its options, its exit status and its machine-readable output.
+"""Every command of a released version has its options, exit status, and machine-readable output.
 
 Texts may be put better; what programs read may only grow.
 """
 
+import functools
+import json
 import re
 import shlex
 import subprocess
@@ -13,57 +15,96 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from stabilizer.cli.main import app as stabilizer
-from tests.compat.conftest import unpack_job
-from tests.compat.wire import RECORDED, load
+from tests.compat.conftest import Recording, unpack_job
+from tests.compat.wire import VERSIONS
 from trainer.__main__ import app as trainer
 
-LINES = load("command_lines.json.gz")
 APPS = {"stabilizer": stabilizer, "trainer": trainer}
 PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where the commands read and write, in the order in which they were recorded."""
-    return unpack_job(tmp_path_factory.mktemp("lines"))
+class Lines:
+    """The recorded commands of a version, and their answers today.
+
+    Args:
+        recording: Of the version.
+        known: Answers to commands that read no recorded file, by command.
+    """
+
+    def __init__(self, recording, folder, known):
+        self.recording = recording
+        self.folder = folder
+        self.recorded = {line["command"]: line for line in lines_of(recording.version)}
+        self.answers = {}
+        for command in self.recorded:  # in their order: later ones read what earlier ones wrote
+            if "{" not in command and command not in known:
+                known[command] = self._run(command)
+            self.answers[command] = known.get(command) or self._run(command)
+
+    def stdout(self, command):
+        return self.recorded[command]["stdout"]
+
+    def _run(self, line):
+        places = {"folder": str(self.folder), "recorded": str(self.recording.folder)}
+        data = f"data.folder={self.folder}/corpus"
+        program, *arguments = shlex.split(line.format(**places, data=data))
+        if program in APPS:
+            done = CliRunner().invoke(APPS[program], arguments, env=PLAIN, prog_name=program)
+            status, out, err = done.exit_code, done.stdout, done.stderr
+        else:
+            command = [sys.executable, "-m", program, *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            status, out, err = done.returncode, done.stdout, done.stderr
+        for name, place in places.items():
+            out, err = (text.replace(place, f"{{{name}}}") for text in (out, err))
+        return status, out, err
+
+
+@functools.cache
+def lines_of(version):
+    return Recording(version).load("command_lines.json.gz")
 
 
 @pytest.fixture(scope="module")
-def answers(folder):
-    """Status and output of every recorded command, as it is today."""
-    return {line["command"]: run(line["command"], folder) for line in LINES}
+def lines(tmp_path_factory):
+    """Return the lines of a version."""
+    known = {}
+
+    @functools.cache
+    def make(version):
+        recording = Recording(version)
+        folder = unpack_job(recording, tmp_path_factory.mktemp(version))
+        return Lines(recording, folder, known)
+
+    return make
 
 
-def run(line, folder):
-    data = f"data.folder={folder}/corpus"
-    program, *arguments = shlex.split(line.format(folder=folder, recorded=RECORDED, data=data))
-    if program in APPS:
-        told = CliRunner().invoke(APPS[program], arguments, env=PLAIN, prog_name=program)
-        status, out, err = told.exit_code, told.stdout, told.stderr
-    else:
-        command = [sys.executable, "-m", program, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        status, out, err = done.returncode, done.stdout, done.stderr
-    places = [(str(folder), "{folder}"), (str(RECORDED), "{recorded}")]
-    for place, name in places:
-        out, err = out.replace(place, name), err.replace(place, name)
-    return status, out, err
+def commands(matches=lambda line: True):
+    """Parameters: each version with each of its commands that matches."""
+    return pytest.mark.parametrize(
+        ("version", "command"),
+        [
+            pytest.param(version, line["command"], id=f"{version} {line['command']}")
+            for version in VERSIONS
+            for line in lines_of(version)
+            if matches(line)
+        ],
+    )
 
 
-@pytest.mark.parametrize("line", LINES, ids=lambda line: line["command"])
-def test_status_and_kind_of_output(line, answers):
-    status, out, err = answers[line["command"]]
-    assert status == line["status"], out + err
-    assert bool(out) == bool(line["stdout"]), out
-    assert bool(err) == bool(line["stderr"]), err
+@commands()
+def test_status_and_kind_of_output(version, command, lines):
+    status, out, err = lines(version).answers[command]
+    recorded = lines(version).recorded[command]
+    assert status == recorded["status"], out + err
+    assert bool(out) == bool(recorded["stdout"]), out
+    assert bool(err) == bool(recorded["stderr"]), err
 
 
-@pytest.mark.parametrize(
-    "line", [line for line in LINES if "--help" in line["command"]], ids=lambda x: x["command"]
-)
-def test_options_arguments_and_commands_are_there(line, answers):
-    _, out, _ = answers[line["command"]]
-    assert offered(line["stdout"]) <= offered(out)
+@commands(lambda line: "--help" in line["command"])
+def test_options_arguments_and_commands_are_there(version, command, lines):
+    _, out, _ = lines(version).answers[command]
+    assert offered(lines(version).stdout(command)) <= offered(out)
 
 
 def offered(text):
@@ -72,34 +113,26 @@ def offered(text):
     return {*options, *re.findall(r"^│ ([a-z]+) ", text, re.MULTILINE)}
 
 
-def recorded(command):
-    return next(line["stdout"] for line in LINES if line["command"] == command)
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        line["command"]
-        for line in LINES
-        if "config show" in line["command"]
-        and not line["status"]
-        and "--help" not in line["command"]
-    ],
-)
-def test_a_shown_configuration_holds_the_same_fields(command, answers):
-    assert lacking(as_yaml(recorded(command)), as_yaml(answers[command][1])) == []
-
-
-def test_shown_rules_are_a_rule_file_with_the_same_rules(answers):
-    before, now = (
-        as_yaml(recorded("stabilizer rules show")),
-        as_yaml(answers["stabilizer rules show"][1]),
+@commands(
+    lambda line: (
+        "config show" in line["command"] and not line["status"] and "--help" not in line["command"]
     )
+)
+def test_a_shown_configuration_holds_the_same_fields(version, command, lines):
+    _, out, _ = lines(version).answers[command]
+    assert lacking(as_yaml(lines(version).stdout(command)), as_yaml(out)) == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_shown_rules_are_a_rule_file_with_the_same_rules(version, lines):
+    _, out, _ = lines(version).answers["stabilizer rules show"]
+    before, now = (as_yaml(text) for text in (lines(version).stdout("stabilizer rules show"), out))
     names = [{rule["name"] for rule in rules["rules"]} for rules in (before, now)]
     assert names[0] <= names[1]
     assert before["policy"].keys() <= now["policy"].keys()
 
 
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(
     ("command", "pattern"),
     [
@@ -117,17 +150,29 @@ def test_shown_rules_are_a_rule_file_with_the_same_rules(answers):
         ),
     ],
 )
-def test_lines_that_programs_read_are_there(command, pattern, answers):
-    before = re.findall(pattern, recorded(command), re.MULTILINE)
+def test_lines_that_programs_read_are_there(version, command, pattern, lines):
+    before = re.findall(pattern, lines(version).stdout(command), re.MULTILINE)
     assert before
-    assert set(before) <= set(re.findall(pattern, answers[command][1], re.MULTILINE))
+    _, out, _ = lines(version).answers[command]
+    assert set(before) <= set(re.findall(pattern, out, re.MULTILINE))
 
 
-def test_a_database_is_brought_to_the_newest_revision(answers):
-    database = "--database sqlite:///{folder}/fresh.db"
-    _, upgraded, _ = answers[f"stabilizer db upgrade {database}"]
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_database_is_brought_to_the_newest_revision(version, lines):
+    command = "stabilizer db upgrade --database sqlite:///{folder}/fresh.db"
+    _, upgraded, _ = lines(version).answers[command]
     assert re.fullmatch(r"revision \d{4}\n", upgraded)
-    assert upgraded >= recorded(f"stabilizer db upgrade {database}")
+    assert upgraded >= lines(version).stdout(command)
+
+
+@pytest.mark.parametrize("version", VERSIONS[1:])  # 0.1 had no backtest
+def test_a_backtest_prints_the_same_fields(version, lines):
+    command = "stabilizer backtest {recorded}/log.csv --rules {recorded}/rules.yaml --json"
+    before, now = (
+        json.loads(lines(version).stdout(command)),
+        json.loads(lines(version).answers[command][1]),
+    )
+    assert before.keys() <= now.keys()
 
 
 def as_yaml(text):

@@ -1,18 +1,20 @@
-"""A database of version 0.1 migrates by itself; all of it can be read, and its runs go on."""
+"""A database of a released version migrates by itself; all of it is readable; its runs continue."""
 
 import httpx
 import pytest
 
-from tests.compat.wire import Mapping, load, replay
+from tests.compat.wire import Mapping, replay
 
 pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
-def test_every_endpoint_answers_as_before_and_the_rules_continue(backend, request, serve):
+def test_every_endpoint_answers_as_before_and_the_rules_continue(
+    recording, backend, request, serve
+):
     database = request.getfixturevalue(f"{backend}_database")
     with serve(database) as url:
-        assert replay(url, load(f"reads_{backend}.json.gz"), Mapping(fixed=True)) == []
+        assert replay(url, recording.load(f"reads_{backend}.json.gz"), Mapping(fixed=True)) == []
         with httpx.Client(base_url=f"{url}/api/v1", timeout=30, trust_env=False) as http:
             the_rules_continue(http)
 

@@ -1,4 +1,4 @@
-"""A job of version 0.1 goes on under today's agent: from its checkpoint, and with its spool."""
+"""A job of a released version continues under today's agent: its checkpoint and its spool."""
 
 import re
 import threading
@@ -8,20 +8,25 @@ import httpx
 import pytest
 
 from tests.compat.conftest import SECONDS
-from tests.compat.wire import RECORDED
 from tests.forked import start_module
 
 pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
-def fit(job_folder, tmp_path):
+def fit(recording, job_folder, tmp_path):
     def fit(name, url, steps, *more):
         out = job_folder / name
         log = tmp_path / "trainer.log"
         arguments = ["--config", str(job_folder / "watched" / "config.yaml"), "--collector", url]
         arguments += ["--data", str(job_folder / "corpus"), "--out", str(out), "--run", name]
-        arguments += ["--policy", str(RECORDED / "rules.yaml"), "--steps", str(steps), *more]
+        arguments += [
+            "--policy",
+            str(recording.folder / "rules.yaml"),
+            "--steps",
+            str(steps),
+            *more,
+        ]
         environment = {
             "STABILIZER_SPOOL_DIRECTORY": str(job_folder / "spool"),
             "OMP_NUM_THREADS": "1",

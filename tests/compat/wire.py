@@ -17,7 +17,8 @@ from pathlib import Path
 
 import httpx
 
-RECORDED = Path(__file__).parent / "v0_1"
+VERSIONS = ("v0_1", "v0_2")
+"""Folders of the recordings, oldest first; the newest is the one that `record.py` fills."""
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d.*")
@@ -25,19 +26,26 @@ _TEXTS = frozenset({"message", "detail", "title", "explanation", "text"})
 """Fields that operators read; what they say may be put better."""
 _MOMENTS = frozenset({"times", "next_cursor"})
 """Fields that hold the time of arrival in other forms."""
+_FITTED = frozenset({"risk"})
+"""Fields of a model that is fitted again for every version: only their names are compared."""
 _SWEPT_SECONDS = 10.0
 """What the collector does by the clock, such as expiry, has happened by then."""
 
 
-def load(name):
+def folder_of(version):
+    """Return where the recording of a version is."""
+    return Path(__file__).parent / version
+
+
+def load(version, name):
     """Read a recorded JSON file."""
-    return json.loads(gzip.decompress((RECORDED / name).read_bytes()))
+    return json.loads(gzip.decompress((folder_of(version) / name).read_bytes()))
 
 
-def save(name, content):
+def save(folder, name, content):
     """Write a JSON file so that the same content gives the same bytes."""
     text = json.dumps(content, indent=0, sort_keys=True)
-    (RECORDED / name).write_bytes(gzip.compress(text.encode(), 9, mtime=0))
+    (folder / name).write_bytes(gzip.compress(text.encode(), 9, mtime=0))
 
 
 def pack(body: bytes):
@@ -74,7 +82,10 @@ class Mapping:
         if isinstance(recorded, dict) and isinstance(current, dict):
             found = [f"{where}.{name} is missing" for name in recorded if name not in current]
             for name in recorded.keys() & current.keys():
-                if name not in _TEXTS and (self.fixed or name not in _MOMENTS):
+                if name in _FITTED and isinstance(recorded[name], dict):
+                    lacking = recorded[name].keys() - (current[name] or {}).keys()
+                    found += [f"{where}.{name}.{each} is missing" for each in lacking]
+                elif name not in _TEXTS and (self.fixed or name not in _MOMENTS):
                     found += self.differences(recorded[name], current[name], f"{where}.{name}")
             return found
         if isinstance(recorded, list) and isinstance(current, list):
