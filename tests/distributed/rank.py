@@ -28,8 +28,10 @@ PLANS = {
     "undisturbed": {},
     "rollback": {7: lambda job: kit.rollback(job, 4)},
     "cut": {5: lambda job: kit.command(job, ReduceLrParameters(factor=0.5))},
-    "unknown": {7: lambda job: kit.rollback(job, 4, snapshot_id="step4-99")},
-    "stop": {6: lambda job: kit.command(job, StopParameters())},
+    "stop": {
+        5: lambda job: kit.command(job, CheckpointNowParameters()),
+        6: lambda job: kit.command(job, StopParameters()),
+    },
     "pause": {
         6: lambda job: [
             kit.command(job, PauseParameters()),
@@ -38,28 +40,33 @@ PLANS = {
         ]
     },
 }
+REFUSED = {
+    "ddp": {7: lambda job: kit.rollback(job, 4, snapshot_id="step4-99")},
+    "fsdp2": {
+        6: lambda job: [
+            kit.rollback(job, 4, snapshot_id="step4-99"),
+            kit.rollback(job, 6, snapshot_id="step6-4"),  # before rank 0 knows that it is NaN
+        ],
+        7: lambda job: [kit.rollback(job, 6), kit.rollback(job, 4)],
+    },
+}
 SHARDED_PLANS = {
     "unwatched": {},
     "skip": {7: lambda job: kit.rollback(job, 4, skip_steps=1)},
-    "checkpoint": {6: lambda job: kit.command(job, CheckpointNowParameters())},
-    "spoiled": {
-        6: lambda job: kit.rollback(job, 6, snapshot_id="step6-4"),  # before rank 0 knows
-        7: lambda job: kit.rollback(job, 6),
-    },
-    "misfit": {7: lambda job: kit.rollback(job, 4)},
     "pending": {7: lambda job: kit.rollback(job, 4, snapshot_id="step4-3")},
 }
-DISTURBED = {"spoiled": jobs.NanInOneShard, "misfit": jobs.OtherLayout}
 
 
 def train(strategy, plan, rank):
     sharded = strategy == "fsdp2"
+    plans = PLANS | SHARDED_PLANS | {"refused": REFUSED[strategy]}
+    is_disturbed = sharded and plan == "refused"
     ran = kit.train(
         partial(DataLoader, kit.Points(noise=True), batch_size=4, shuffle=True, num_workers=1),
-        plan=(PLANS | SHARDED_PLANS)[plan] if rank == 0 else {},
+        plan=plans[plan] if rank == 0 else {},
         net=(jobs.PendingNet if plan == "pending" else jobs.ShardedNet) if sharded else kit.Net,
         watched=plan != "unwatched",
-        callbacks=[DISTURBED[plan]()] if plan in DISTURBED else [],
+        callbacks=[jobs.NanInOneShard(), jobs.OtherLayout()] if is_disturbed else [],
         snapshot_every=2,
         max_epochs=3,
         accelerator="cpu",
@@ -132,8 +139,8 @@ def loop(rank, disturbed):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     local_rank = int(os.environ["LOCAL_RANK"])
-    plans = [("ddp", plan) for plan in PLANS]
-    plans += [("fsdp2", plan) for plan in (PLANS | SHARDED_PLANS)]
+    plans = [("ddp", plan) for plan in [*PLANS, "refused"]]
+    plans += [("fsdp2", plan) for plan in [*PLANS, *SHARDED_PLANS, "refused"]]
     reports = {f"{strategy}/{plan}": train(strategy, plan, local_rank) for strategy, plan in plans}
     reports["norms"] = norms()
     reports["nan"] = norms(jobs.NanGradient())

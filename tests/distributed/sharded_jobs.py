@@ -136,8 +136,9 @@ class OtherLayout(pl.Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         if trainer.global_step == 6 and trainer.global_rank == 1:
             for snapshot in watcher(trainer).job.ring._snapshots:
-                held = snapshot.state.trainer.tree["module"]["parameters"]
-                held["head.weight"] = replace(held["head.weight"], layout=None)
+                if snapshot.state is not None:
+                    held = snapshot.state.trainer.tree["module"]["parameters"]
+                    held["head.weight"] = replace(held["head.weight"], layout=None)
 
 
 class Frames(pl.Callback):

@@ -61,15 +61,37 @@ def test_replicas_stay_equal(ran):
 
 
 def test_a_refusal_touches_no_rank(run):
-    reference, refused = run("undisturbed"), run("unknown")
-    assert [r["reason"] for r in refused[0]["results"]] == ["unknown_snapshot"]
+    reference, refused = run("undisturbed"), run("refused")
+    assert refused[0]["results"][0]["reason"] == "unknown_snapshot"
+    assert {result["state"] for result in refused[0]["results"]} == {"rejected"}
     assert [r["history"] for r in refused] == [r["history"] for r in reference]
     assert [r["weights"] for r in refused] == [r["weights"] for r in reference]
 
 
-def test_both_ranks_stop_at_the_same_boundary(run):
+def test_one_rank_refuses_for_all(ran):
+    """A part that is not finite, before and after rank 0 knows; then a part that does not fit."""
+    _, *results = ran("fsdp2/refused")[0]["results"]
+    assert [(result["reason"], result["message"]) for result in results] == [
+        ("snapshot_not_finite", "rejected by another rank"),
+        ("snapshot_not_finite", "snapshot step6-4 holds NaN or Inf"),
+        ("unsupported", "rejected by another rank"),
+    ]
+
+
+def test_a_layout_that_cannot_be_copied_is_refused(ran):
+    reference, refused = ran("fsdp2/undisturbed"), ran("fsdp2/pending")
+    (result,) = refused[0]["results"]
+    assert (result["state"], result["reason"]) == ("rejected", "unsupported")
+    assert "extra is distributed as P" in result["message"]
+    assert [r["history"] for r in refused] == [r["history"] for r in reference]
+
+
+def test_ranks_write_a_checkpoint_and_stop_at_the_same_boundary(run):
     stopped = run("stop")
-    assert stopped[0]["results"][0]["state"] == "applied"
+    saved, ended = stopped[0]["results"]
+    assert (saved["state"], ended["state"]) == ("applied", "applied")
+    path = Path(saved["read_back"]["checkpoint_path"])
+    assert path.is_file() or len(list(path.glob("*.distcp"))) == 2
     assert [max(step for step, _, _ in r["history"]) for r in stopped] == [6, 6]
 
 
@@ -97,30 +119,6 @@ def test_shards_skip_the_same_data_after_a_rollback(ran):
         assert steps[back] == 4
         passed_over = [ids for step, ids, _ in undisturbed["history"] if step == 5]
         assert [ids for step, ids, _ in mine["history"][back:] if step == 4] == passed_over
-
-
-def test_shards_are_written_to_a_checkpoint(ran):
-    saved, reference = ran("fsdp2/checkpoint"), ran("fsdp2/undisturbed")
-    (result,) = saved[0]["results"]
-    assert result["state"] == "applied"
-    assert len(list(Path(result["read_back"]["checkpoint_path"]).glob("*.distcp"))) == 2
-    assert [r["weights"] for r in saved] == [r["weights"] for r in reference]
-
-
-@pytest.mark.parametrize(
-    ("plan", "reason", "messages"),
-    [
-        ("spoiled", "snapshot_not_finite", ["another rank", "step6-4 holds NaN or Inf"]),
-        ("misfit", "unsupported", ["another rank"]),
-        ("pending", "unsupported", ["extra is distributed as P"]),
-    ],
-)
-def test_a_refusal_of_one_rank_touches_no_shard(ran, plan, reason, messages):
-    reference, refused = ran("fsdp2/undisturbed"), ran(f"fsdp2/{plan}")
-    for result, message in zip(refused[0]["results"], messages, strict=True):
-        assert (result["state"], result["reason"]) == ("rejected", reason)
-        assert message in result["message"]
-    assert [r["history"] for r in refused] == [r["history"] for r in reference]
 
 
 def test_gradient_norms_of_shards_are_those_of_one_process(ran):
