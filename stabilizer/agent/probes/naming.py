@@ -102,7 +102,7 @@ def describe(model: nn.Module) -> list[Site]:
     default = _default_tower(model)
     parents = {"": model, **dict(model.named_modules())}
     strip = _root_prefix(model)
-    sites = []
+    sites: list[Site] = []
     for path, module in model.named_modules():
         name = canonical_name(path.removeprefix(strip))
         if not name:
