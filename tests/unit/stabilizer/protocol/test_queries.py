@@ -28,7 +28,7 @@ class TestSilence:
             ({}, "exactly one"),
             ({"until": LATER, "until_step": 5, "run_id": "r"}, "exactly one"),
             ({"until_step": 5}, "needs run_id"),
-            ({"until": LATER.replace(tzinfo=None)}, "time zone"),
+            ({"until": LATER.replace(tzinfo=None)}, "timezone"),
         ],
     )
     def test_without_a_clear_end_it_is_refused(self, given, message):
