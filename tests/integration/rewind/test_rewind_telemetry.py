@@ -49,7 +49,7 @@ class Collector:
         if path.endswith("/runs"):
             self.registered = RunRegister.model_validate_json(request.body)
             answer = RunRegistered(
-                run_id="r", attempt=1, plan=SamplingPlan(), mode=Mode.AUTO,
+                run_id="run", attempt=1, plan=SamplingPlan(), mode=Mode.AUTO,
                 protocol_version=PROTOCOL_VERSION,
             )  # fmt: skip
             return HttpResponse(201, answer.model_dump_json().encode())

@@ -16,8 +16,9 @@ class Screen:
 
     def __init__(self, page):
         self.page = page
-        page.clock.install()
+        page.clock.install(time=0)
         page.set_content(PAGE)
+        page.clock.pause_at(1)  # seconds; else the page's clock runs on between two calls
         page.evaluate(DASH + SCRIPT)
         page.mouse.move(50, 50)
 
