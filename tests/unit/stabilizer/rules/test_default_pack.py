@@ -72,13 +72,13 @@ class TestRollback:
         assert first(result)[0] == "rollback"
         assert result.proposals[0].step <= AT + 40
 
-    def test_rate_that_was_raised_is_cut_as_well(self, run):
+    def test_rate_that_was_raised_is_taken_back_by_the_rollback_alone(self, run):
         run.columns["loss"] *= run.after(1.8)
         run.columns["grad_norm"] *= run.after(4.0)
         run.columns["lr"] = 1e-3 * run.after(14.0)
         kind, text = first(run.replayed())
         assert kind == "rollback"
-        assert "multiply the learning rate by 0.1" in text
+        assert "multiply" not in text
 
     def test_gradients_exploded(self, run):
         run.columns["grad_norm"] *= run.after(40.0)
