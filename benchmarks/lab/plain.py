@@ -47,7 +47,7 @@ class PlainRuns:
         while (step := self.ensemble.members[0].step) < until:
             norms: list[float] = []
             result = self.ensemble.step(
-                lambda: norms.extend(self.ensemble.gradients.norm(dim=1).tolist())  # noqa: B023
+                lambda: norms.extend(self.ensemble.gradients.norm(dim=1).tolist())  # noqa: B023  called in this turn
             )
             self._steps.append(step + 1)
             self._rows.append(self._measured(result, norms))

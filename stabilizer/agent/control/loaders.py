@@ -311,6 +311,11 @@ class TrackedLoader:
             self._remember_position()
         return _TrackedIterator(self)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of every part that has one, before a pass."""
+        for part in _epoch_aware(self.loader):
+            part.set_epoch(epoch)  # type: ignore[attr-defined]  # checked by _epoch_aware
+
     def restore_start(self, own: StartConditions, samples: int) -> None:
         """Restore the moment before a pass: the next `iter()` begins it.
 

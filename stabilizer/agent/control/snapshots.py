@@ -22,6 +22,8 @@ from stabilizer.protocol.commands import RejectReason, SnapshotTarget
 
 logger = logging.getLogger(__name__)
 
+_MAX_FAILURES: Final = 3
+"""Failed snapshots in a row after which no more are taken."""
 _MEMORY_SHARE: Final = 0.25
 """Share of the memory limit that snapshots may use by default."""
 
@@ -52,6 +54,29 @@ class CaughtError:
             self.error = error
             return True
         return False
+
+
+class SnapshotAttempts:
+    """Takes snapshots; an error while copying costs the snapshot, never the job."""
+
+    def __init__(self) -> None:
+        self.obstacle: str | None = None
+        """Why no more are taken; None if they are."""
+        self._failures = 0
+
+    def take(self, step: int, copy: Callable[[], Snapshot]) -> Snapshot | None:
+        """Return the snapshot that `copy` makes; None if it raises."""
+        with CaughtError() as copying:
+            snapshot = copy()
+            self._failures = 0
+            return snapshot
+        self._failures += 1
+        logger.warning("no snapshot at step %d: %r", step, copying.error)
+        # A TypeError is copy.deepcopy of a lock, generator or open file: it would fail again.
+        if isinstance(copying.error, TypeError) or self._failures >= _MAX_FAILURES:
+            self.obstacle = f"the job's state cannot be copied: {copying.error}"
+            logger.warning("this job cannot be rewound: %s", self.obstacle)
+        return None
 
 
 def default_max_bytes() -> int:

@@ -28,7 +28,7 @@ from lightning.pytorch.strategies import (
 )
 
 from stabilizer.agent.control.host_copy import HostCopier
-from stabilizer.agent.control.snapshots import CaughtError, Snapshot
+from stabilizer.agent.control.snapshots import CaughtError, Snapshot, SnapshotAttempts
 from stabilizer.agent.control.torch_state import RandomState, capture_random_state, unfit
 from stabilizer.agent.integrations.lightning_data import DataPosition, TrainingData
 from stabilizer.agent.integrations.lightning_state import TrainerSnapshot, TrainerState
@@ -39,8 +39,6 @@ from stabilizer.protocol.batches import SnapshotInfo
 logger = logging.getLogger(__name__)
 
 _CHECKPOINT_FOLDER: Final = "stabilizer"
-_MAX_FAILURES: Final = 3
-"""Failed snapshots in a row after which no more are taken."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class LightningFit:
         self._obstacle = find_obstacle(trainer)
         self._wrapped: list[tuple[object, str]] = []
         self._is_stopping = False
-        self._failures = 0
+        self._attempts = SnapshotAttempts()
 
     def install(self, on_boundary: Callable[[], None]) -> None:
         """Hook in, before the training data is set up.
@@ -119,7 +117,7 @@ class LightningFit:
         """Why this job cannot be rewound; None if it can."""
         if self._obstacle is None and self._state is None:
             return "training has not started"
-        return self._obstacle or self._data.unsupported
+        return self._obstacle or self._attempts.obstacle or self._data.unsupported
 
     @property
     def step(self) -> int:
@@ -152,17 +150,8 @@ class LightningFit:
         """
         if self.unsupported is not None or self._state is None:
             return None
-        with CaughtError() as copying:
-            snapshot = self._copy(self._state, snapshot_id, attempt)
-            self._failures = 0
-            return snapshot
-        self._failures += 1
-        logger.warning("no snapshot at step %d: %r", self.step, copying.error)
-        # A TypeError is copy.deepcopy of a lock, generator or open file: it would fail again.
-        if isinstance(copying.error, TypeError) or self._failures >= _MAX_FAILURES:
-            self._obstacle = f"the job's state cannot be copied: {copying.error}"
-            logger.warning("this job cannot be rewound: %s", self._obstacle)
-        return None
+        state = self._state
+        return self._attempts.take(self.step, lambda: self._copy(state, snapshot_id, attempt))
 
     def _copy(self, state: TrainerState, snapshot_id: str, attempt: int) -> Snapshot:
         is_finite = state.is_finite

@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from stabilizer.agent.control.host_copy import HostCopier, Tree, is_finite, thaw
 from stabilizer.agent.control.loaders import LoaderPosition, StatefulLoader, TrackedLoader
-from stabilizer.agent.control.snapshots import CaughtError, Snapshot
+from stabilizer.agent.control.snapshots import Snapshot, SnapshotAttempts
 from stabilizer.agent.control.torch_state import (
     RandomState,
     capture_module,
@@ -33,9 +33,6 @@ from stabilizer.errors import ControlError, RestoreError
 from stabilizer.protocol.batches import SnapshotInfo
 
 logger = logging.getLogger(__name__)
-
-_MAX_FAILURES: Final = 3
-"""Failed snapshots in a row after which no more are taken."""
 
 
 class StatefulObject(Protocol):
@@ -75,7 +72,12 @@ class RewindableData(Protocol):
     def position(self) -> Any:  # noqa: ANN401  what `restore` takes
         """Return the position, between two batches."""
 
-    def restore(self, position: Any, random: RandomState, skip_batches: int) -> None:  # noqa: ANN401
+    def restore(
+        self,
+        position: Any,  # noqa: ANN401  what `position` returns
+        random: RandomState,
+        skip_batches: int,
+    ) -> None:
         """Restore a position and the random state at it; skip data."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -117,7 +119,8 @@ class LoopData:
     def begin(self) -> None:
         """Begin a pass unless one is under way."""
         if self._iterators is None:
-            self._set_epoch()
+            for tracked in self._tracked:
+                tracked.set_epoch(self.epoch)
             self._iterators = [iter(tracked) for tracked in self._tracked]
             self._batches = 0
 
@@ -162,20 +165,6 @@ class LoopData:
     def _discard(self, batches: int) -> None:
         while batches and not self.is_empty:
             batches -= self.next() is not None
-
-    def _set_epoch(self) -> None:
-        for tracked in self._tracked:
-            loader = tracked.loader
-            batch_sampler = getattr(loader, "batch_sampler", None)
-            for part in (
-                loader,
-                getattr(loader, "dataset", None),
-                getattr(loader, "sampler", None),
-                batch_sampler,
-                getattr(batch_sampler, "sampler", None),
-            ):
-                if callable(set_epoch := getattr(part, "set_epoch", None)):
-                    set_epoch(self.epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch, and the states of the loaders that have one."""
@@ -235,7 +224,7 @@ class LoopTraining:
         self._accumulate = accumulate
         self._save = save
         self._obstacle = obstacle or find_layout_obstacle(model)
-        self._failures = 0
+        self._attempts = SnapshotAttempts()
         self._exempt = frozenset(
             name for name, buffer in model.named_buffers() if not is_finite([buffer])
         )
@@ -262,8 +251,9 @@ class LoopTraining:
     @property
     def unsupported(self) -> str | None:
         """Why this job cannot be rewound; None if it can."""
-        if self._obstacle is not None or self.data is None:
-            return self._obstacle
+        obstacle = self._obstacle or self._attempts.obstacle
+        if obstacle is not None or self.data is None:
+            return obstacle
         return self.data.unsupported
 
     def take(self, snapshot_id: str, attempt: int) -> Snapshot | None:
@@ -273,17 +263,8 @@ class LoopTraining:
         """
         if self.unsupported is not None or self.data is None:
             return None
-        with CaughtError() as copying:
-            snapshot = self._copy(self.data, snapshot_id, attempt)
-            self._failures = 0
-            return snapshot
-        self._failures += 1
-        logger.warning("no snapshot at step %d: %r", self.step, copying.error)
-        # A TypeError is copy.deepcopy of a lock, generator or open file: it would fail again.
-        if isinstance(copying.error, TypeError) or self._failures >= _MAX_FAILURES:
-            self._obstacle = f"the job's state cannot be copied: {copying.error}"
-            logger.warning("this job cannot be rewound: %s", self._obstacle)
-        return None
+        data = self.data
+        return self._attempts.take(self.step, lambda: self._copy(data, snapshot_id, attempt))
 
     def _copy(self, data: RewindableData, snapshot_id: str, attempt: int) -> Snapshot:
         finite = is_finite(finite_candidates(self._model, self._optimizers, self._exempt))

@@ -207,7 +207,7 @@ class WatchedTrainer:
             self._data.release()
         self._job = self._data = self._training = None
 
-    def _reporting_failures(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def _reporting_failures(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  the trainer's own
         try:
             return original(*args, **kwargs)
         except BaseException as error:
@@ -217,7 +217,7 @@ class WatchedTrainer:
             self._release()
             raise
 
-    def _measured(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def _measured(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  the trainer's own
         loss = original(*args, **kwargs)
         if self._job is not None:
             self._loss = loss if self._loss is None else self._loss + loss
@@ -232,7 +232,7 @@ class WatchedTrainer:
                 )
         return loss
 
-    def _after_boundary(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def _after_boundary(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  the trainer's own
         if self._job is None or self._data is None or self._training is None:
             return original(*args, **kwargs)
         self._boundary()
@@ -253,7 +253,7 @@ class WatchedTrainer:
         if self._training.is_stopping:
             self._trainer.control.should_training_stop = True
 
-    def _from_boundaries(self, original: Callable[..., Any], **kwargs: Any) -> None:  # noqa: ANN401
+    def _from_boundaries(self, original: Callable[..., Any], **kwargs: Any) -> None:  # noqa: ANN401  the trainer's own
         """Run an epoch; after a rollback, from there up to the end of the same epoch."""
         data, trainer, target = self._data, self._trainer, kwargs["epoch"]
         if data is None:
@@ -366,17 +366,17 @@ class _Callback(TrainerCallback):
     def __init__(self, watched: WatchedTrainer) -> None:
         self._watched = watched
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401  the trainer's own
         """Begin."""
         del args, state, control
         self._watched.begin(kwargs["train_dataloader"])
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401  the trainer's own
         """Report the step."""
         del args, control, kwargs
         self._watched.end_step(state.global_step)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ANN401  the trainer's own
         """End."""
         del args, state, control, kwargs
         self._watched.end()

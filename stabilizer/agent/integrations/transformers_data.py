@@ -61,7 +61,7 @@ def _keep_last(base: _TrackedBase, batches: Iterator[Any]) -> Iterator[Any]:
 class ResumedEpoch:
     """The rest of an epoch, as the shard itself would have read it."""
 
-    def __init__(self, shard: Any, ahead: Any, batches: Iterator[Any]) -> None:  # noqa: ANN401
+    def __init__(self, shard: Any, ahead: Any, batches: Iterator[Any]) -> None:  # noqa: ANN401  accelerate's
         self._shard = shard
         self._ahead = ahead
         self._batches = batches
@@ -87,7 +87,7 @@ class ResumedEpoch:
 class EpochData:
     """The data of one `train` call, read epoch by epoch."""
 
-    def __init__(self, loader: Any, world_size: int, accumulate: int) -> None:  # noqa: ANN401
+    def __init__(self, loader: Any, world_size: int, accumulate: int) -> None:  # noqa: ANN401  accelerate's
         self.epoch = 0
         self.consumed = 0
         self.is_restored = False
